@@ -1,0 +1,1 @@
+"""Data sets: records, readers of public layouts, sampling, and a synthetic world."""

@@ -1,0 +1,138 @@
+"""What the rest of the library knows of a data set: videos, their annotations, their packed features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+SNIPPET_SECONDS = 16 / 25
+"""Seconds one snippet covers: 16 frames at 25 frames a second, the convention of public I3D features."""
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message names the file, the value and the remedy."""
+
+
+class SegmentTable(NamedTuple):
+    """Segments of many videos as parallel arrays: ground truth, proposals or detections.
+
+    Rows refer to videos and classes by index into lists that the caller keeps. Ground truth has
+    `score` all ones.
+    """
+
+    video: np.ndarray  # (n,) int64, index of the video
+    label: np.ndarray  # (n,) int64, index of the class
+    segment: np.ndarray  # (n, 2) float64, [start, end) in seconds
+    score: np.ndarray  # (n,) float64
+
+    @classmethod
+    def from_rows(cls, video: object, label: object, segment: object, score: object = None) -> SegmentTable:
+        """Build a table from anything array-like; an absent `score` becomes ones."""
+        label_array = np.asarray(label, np.int64).reshape(-1)
+        count = len(label_array)
+        return cls(
+            np.asarray(video, np.int64).reshape(count),
+            label_array,
+            np.asarray(segment, np.float64).reshape(count, 2),
+            np.ones(count) if score is None else np.asarray(score, np.float64).reshape(count),
+        )
+
+    def take(self, index: np.ndarray) -> SegmentTable:
+        """The rows that `index` (integers or booleans) selects, in its order."""
+        return SegmentTable(*(column[index] for column in self))
+
+
+@dataclass(frozen=True)
+class Video:
+    """One annotated video.
+
+    Attributes:
+      id: name of the video, also the stem of its feature files.
+      subset: the annotation file's word for its part of the data set.
+      segments: (n, 2) float64, start and end of every annotated instance, seconds.
+      segment_labels: n class names, one an instance.
+      duration: length in seconds where the annotation file states it.
+    """
+
+    id: str
+    subset: str
+    segments: np.ndarray
+    segment_labels: tuple[str, ...]
+    duration: float | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The video-level labels: every class with an instance, sorted."""
+        return tuple(sorted(set(self.segment_labels)))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Snippet features of one split, its videos end to end.
+
+    Attributes:
+      streams: one array a stream, (snippets of all videos, dim of the stream), float32.
+      offsets: (videos + 1,) int64; video v owns the rows offsets[v] to offsets[v + 1].
+    """
+
+    streams: tuple[np.ndarray, ...]
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(videos,) int64, snippets in each video."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The videos of one split with their features, in the same order."""
+
+    name: str
+    videos: tuple[Video, ...]
+    features: Features
+
+    def multi_hot(self, classes: Sequence[str]) -> np.ndarray:
+        """Video-level labels as (videos, classes) float32 of zeros and ones."""
+        index = {name: c for c, name in enumerate(classes)}
+        out = np.zeros((len(self.videos), len(classes)), np.float32)
+        for v, video in enumerate(self.videos):
+            out[v, [index[name] for name in video.labels]] = 1
+        return out
+
+    def ground_truth(self, classes: Sequence[str]) -> SegmentTable:
+        """Every annotated instance of the split, in the order of `videos`."""
+        index = {name: c for c, name in enumerate(classes)}
+        rows = [(v, index[name]) for v, video in enumerate(self.videos) for name in video.segment_labels]
+        segments = [video.segments for video in self.videos]
+        columns = np.asarray(rows, np.int64).reshape(-1, 2)
+        return SegmentTable.from_rows(columns[:, 0], columns[:, 1], np.concatenate(segments))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set ready for training and evaluation.
+
+    Attributes:
+      source: where it came from, for messages and reports.
+      classes: class names; a class is referred to by its index here.
+      streams: stream names, such as ("rgb", "flow").
+      train: split to learn from; only its video-level labels are used.
+      test: split to evaluate on.
+      snippet_seconds: seconds one snippet covers.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    streams: tuple[str, ...]
+    train: Split
+    test: Split
+    snippet_seconds: float = field(default=SNIPPET_SECONDS)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Feature dimension of every stream."""
+        return tuple(stream.shape[1] for stream in self.train.features.streams)

@@ -1,0 +1,1 @@
+"""Evaluation of detections and of video-level classification."""
