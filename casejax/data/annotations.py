@@ -1,0 +1,163 @@
+"""Read the text files of the published layout: annotations, splits, lists of names."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casejax.data.records import DataError, Video
+
+DURATION_SLACK = 1e-3  # seconds an instance may end after the stated duration: rounding, not a mistake
+
+
+def read_annotations(path: str | os.PathLike[str]) -> dict[str, Video]:
+    """Read every video of an annotation file, by id.
+
+    Times may be numbers or strings that spell numbers, in seconds.
+
+    Raises:
+      DataError: no such file, not JSON, no "database", or an entry that cannot be used.
+    """
+    path = Path(path)
+    document = _read_json(path)
+    database = document.get("database") if isinstance(document, dict) else None
+    if not isinstance(database, dict):
+        raise DataError(f'{path}: no "database" object; put the videos into {{"database": {{ID: ...}}}}')
+    videos, problems = {}, []
+    for video, entry in database.items():
+        try:
+            videos[video] = _parse_video(video, entry, f"{path}: video {video!r}")
+        except DataError as error:
+            problems.append(str(error))
+    raise_first(problems)
+    return videos
+
+
+def read_split(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read the video ids of one split file, in the order of its lines.
+
+    Blank lines, surrounding white space and CRLF line ends are accepted.
+
+    Raises:
+      DataError: no such file, no id in it, an id twice, or an id that is no plain file name.
+    """
+    path = Path(path)
+    if not path.exists():
+        there = ", ".join(sorted(p.name for p in path.parent.glob("split_*.txt"))) or "none"
+        raise DataError(f"{path}: no such split file (found: {there}); write one video id a line into it")
+    ids = read_lines(path)
+    if not ids:
+        raise DataError(f"{path}: lists 0 videos; write one video id a line into it")
+    for video in ids:
+        check_id(video, path)
+    twice = [video for video, count in Counter(ids).items() if count > 1]
+    raise_first([f"{path}: lists {video!r} more than once; keep one of the lines" for video in twice])
+    return tuple(ids)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped, without the blank ones."""
+    return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+
+
+def check_id(video: str, source: Path) -> None:
+    """Refuse an id that would lead a path out of its folder; `source` is the file to blame."""
+    if not video or ".." in video or "/" in video or "\\" in video:
+        raise DataError(f"{source}: video id {video!r} is no plain file name; rename the video")
+
+
+def raise_first(problems: Iterable[str]) -> None:
+    """Raise the first of several problems as a `DataError` that counts the others."""
+    problems = list(problems)
+    if problems:
+        raise DataError(problems[0] + _and_more(len(problems) - 1))
+
+
+def first_three(names: Sequence[str]) -> str:
+    """Names for a message: three at most, and how many there are beyond."""
+    return ", ".join(names[:3]) + _and_more(len(names) - 3)
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count} more)" if count > 0 else ""
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; put it there or pass another folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}); save it as readable UTF-8") from error
+
+
+def _read_json(path: Path) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:  # json would keep the last one and drop the others in silence
+            raise DataError(f"{path}: has the key {twice[0]!r} twice in one object; keep one")
+        return dict(pairs)
+
+    try:
+        return json.loads(_read_text(path), object_pairs_hook=unique, parse_int=float)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path}: not JSON at {where} ({error.msg}); repair or download it again") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: nested too deep to be annotations; download it again") from error
+
+
+def _parse_video(video: str, entry: Any, where: str) -> Video:
+    if not isinstance(entry, dict) or not isinstance(entry.get("annotations"), list):
+        raise DataError(f'{where}: no "annotations" list; add one, empty where nothing happens')
+    duration = entry.get("duration")
+    if duration is not None:
+        duration = _seconds(duration, f"{where}, duration")
+        if duration <= 0:
+            raise DataError(f"{where}: duration {duration} s is not positive; fix it or drop the duration")
+    rows = [
+        _parse_instance(instance, duration, f"{where}, annotation {number} (counted from 0)")
+        for number, instance in enumerate(entry["annotations"])
+    ]
+    segments = np.asarray([segment for _, segment in rows], np.float64).reshape(-1, 2)
+    return Video(video, str(entry.get("subset", "")), segments, tuple(label for label, _ in rows), duration)
+
+
+def _parse_instance(instance: Any, duration: float | None, where: str) -> tuple[str, tuple[float, float]]:
+    if not isinstance(instance, dict):
+        raise DataError(f'{where}: {reprlib.repr(instance)} is no object; write {{"label", "segment"}}')
+    label, segment = instance.get("label"), instance.get("segment")
+    if not isinstance(label, str) or not label.strip():
+        raise DataError(f"{where}: label {reprlib.repr(label)} is no class name; write one as a string")
+    if not isinstance(segment, list) or len(segment) != 2:
+        raise DataError(f"{where}: segment {reprlib.repr(segment)} is no pair; write [start, end] in seconds")
+    start, end = (_seconds(time, f"{where}, segment {reprlib.repr(segment)}") for time in segment)
+    if start < 0:
+        raise DataError(f"{where}: starts at {start} s, before the video; fix it or remove the annotation")
+    if end <= start:
+        raise DataError(
+            f"{where}: ends at {end} s, not after its start at {start} s; fix it or remove the annotation"
+        )
+    if duration is not None and end > duration + DURATION_SLACK:
+        raise DataError(
+            f"{where}: ends at {end} s, but the stated duration is {duration} s; fix it or drop the duration"
+        )
+    return label, (start, end)
+
+
+def _seconds(value: Any, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{where}: {reprlib.repr(value)} is no finite number; write seconds, such as 18.6")
+    return number

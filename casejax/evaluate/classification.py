@@ -1,0 +1,59 @@
+"""Video-level classification: how well the selected classes and their scores fit the labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Shaped
+
+
+class ClassificationMetrics(NamedTuple):
+    """Video-level metrics in [0, 1]; NaN where nothing is there to measure."""
+
+    accuracy: float
+    mean_average_precision: float
+
+
+def classification_metrics(
+    scores: Float[np.ndarray, "V C"], selected: Bool[np.ndarray, "V C"], labels: Shaped[np.ndarray, "V C"]
+) -> ClassificationMetrics:
+    """Accuracy of the selected classes, and mean average precision of the class scores.
+
+    Accuracy is the share of videos whose selected classes are exactly their labels, as the CASE program
+    counts it. Average precision of a class is the mean, over the videos that have it, of the precision
+    among all videos that score at least as high, so equal scores share a precision whatever their order;
+    the mean runs over the classes that some video has.
+
+    Args:
+      scores: video-level class scores.
+      selected: classes chosen for each video, see `casejax.localize.select_classes`.
+      labels: multi-hot video-level labels; whatever is positive counts.
+
+    Raises:
+      ValueError: shapes that disagree, or NaN scores.
+    """
+    if not scores.shape == selected.shape == labels.shape:
+        raise ValueError(
+            "scores, selected and labels need one shape (V, C), got "
+            f"{scores.shape}, {selected.shape} and {labels.shape}"
+        )
+    if np.isnan(scores).any():
+        raise ValueError(f"scores of video {np.argwhere(np.isnan(scores))[0, 0]} hold NaN")
+    present = labels > 0
+    exact = (selected == present).all(axis=1)
+    precisions = [
+        _average_precision(scores[:, c], present[:, c]) for c in np.flatnonzero(present.any(axis=0))
+    ]
+    return ClassificationMetrics(
+        float(exact.mean()) if len(exact) else float("nan"),
+        float(np.mean(precisions)) if precisions else float("nan"),
+    )
+
+
+def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    at_least = len(scores) - np.searchsorted(np.sort(scores), scores[positive])
+    positives = np.count_nonzero(positive) - np.searchsorted(np.sort(scores[positive]), scores[positive])
+    return float((positives / at_least).mean())

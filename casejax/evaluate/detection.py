@@ -1,0 +1,257 @@
+"""Detection mAP as ActivityNet and CASE measure it: tIoU matching, average precision, protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from casejax.data.records import DataError, SegmentTable
+from casejax.localize import temporal_iou
+
+TIOUS = tuple(np.linspace(0.1, 0.7, 7).tolist())
+"""tIoU thresholds of the CASE tables, with the float64 rounding of the published list."""
+
+_BLOCK_PAIRS = 2**20  # pairs of prediction and ground truth compared at a time
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionResult:
+    """Average precision per class and tIoU threshold.
+
+    Attributes:
+      tious: (K,) float64, tIoU thresholds.
+      classes: C class names.
+      ap: (C, K) float64 in [0, 1]; NaN for a class without ground truth, zero for one that has ground
+        truth and no prediction.
+      num_predictions: (C,) int64.
+      num_ground_truth: (C,) int64.
+    """
+
+    tious: np.ndarray
+    classes: tuple[str, ...]
+    ap: np.ndarray
+    num_predictions: np.ndarray
+    num_ground_truth: np.ndarray
+
+    @property
+    def mean_ap(self) -> np.ndarray:
+        """(K,) mAP: mean over the classes with ground truth, NaN where there is none."""
+        present = self.num_ground_truth > 0
+        return self.ap[present].mean(axis=0) if present.any() else np.full(len(self.tious), np.nan)
+
+    def average(self, low: float, high: float) -> float:
+        """Mean of the mAP over all tIoU thresholds from `low` to `high`, both included."""
+        inside = (self.tious > low - 1e-9) & (self.tious < high + 1e-9)
+        if not inside.any():
+            raise ValueError(f"no tIoU threshold in [{low}, {high}] among {self.tious.tolist()}")
+        return float(self.mean_ap[inside].mean())
+
+    @property
+    def without_predictions(self) -> tuple[str, ...]:
+        """Classes with ground truth that were never predicted; their AP of zero is in the mean."""
+        return self._names((self.num_ground_truth > 0) & (self.num_predictions == 0))
+
+    @property
+    def without_ground_truth(self) -> tuple[str, ...]:
+        """Classes without ground truth; they are not in the mean."""
+        return self._names(self.num_ground_truth == 0)
+
+    def _names(self, which: np.ndarray) -> tuple[str, ...]:
+        return tuple(self.classes[c] for c in np.flatnonzero(which))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a detection mAP was measured with; a number means nothing without it.
+
+    Attributes:
+      name: name of the preset.
+      ground_truth: the set of annotated videos.
+      label_source: where a video's classes come from.
+      units: unit in which segments are compared.
+      tious: tIoU thresholds.
+      averages: (low, high) ranges of tIoU whose mean mAP is reported.
+      matching: which ground truth a prediction takes.
+      interpolation: how precision is read off.
+      class_mean: classes that the mean runs over.
+      ambiguous_filter: whether predictions that touch ambiguous intervals are dropped.
+    """
+
+    name: str
+    ground_truth: str
+    label_source: str = "segment labels"
+    units: str = "seconds"
+    tious: tuple[float, ...] = TIOUS
+    averages: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.7), (0.1, 0.7))
+    matching: str = "best free ground truth"
+    interpolation: str = "interpolated at all points"
+    class_mean: str = "classes with ground truth"
+    ambiguous_filter: bool = False
+
+    def describe(self, num_videos: int, num_instances: int, *, selection: str = "not stated") -> str:
+        """The protocol in one line, to be printed next to every number.
+
+        Args:
+          num_videos: annotated videos that were evaluated.
+          num_instances: their ground-truth segments.
+          selection: how the evaluated model was chosen, such as "last step".
+        """
+        tious = ", ".join(f"{tiou:g}" for tiou in self.tious)
+        return (
+            f"protocol {self.name}: {self.ground_truth}, {num_videos} videos, {num_instances} instances, "
+            f"labels from {self.label_source}, ambiguous filter {'on' if self.ambiguous_filter else 'off'}, "
+            f"{self.units}, tIoU {tious}, {self.matching}, AP {self.interpolation}, "
+            f"mean over {self.class_mean}, model selection: {selection}"
+        )
+
+
+CASE = Protocol("case", "THUMOS14 test in the 210-video list")
+"""CASE (ICCV 2023), Table 1: mAP at 0.1 to 0.7 and its averages over 0.1:0.5, 0.3:0.7, 0.1:0.7."""
+
+
+def evaluate_detections(
+    predictions: SegmentTable,
+    ground_truth: SegmentTable,
+    classes: Sequence[str],
+    *,
+    tious: Sequence[float] = TIOUS,
+) -> DetectionResult:
+    """Average precision of detections, as the ActivityNet program defines it.
+
+    The predictions of a class are taken over all videos by descending score, equal scores in reverse
+    order of listing. Each takes, among the ground truth of its video and class that is still free, the
+    one with the highest tIoU (of equals the later listed) if that reaches the threshold; otherwise it is
+    a false positive. AP is the area under the interpolated precision over all recall points (VOC 2011).
+
+    One difference: the tIoU of segments with an empty union is zero, and so is never a hit; the published
+    program gets NaN there and counts it as one. A segment of zero length is allowed and never matches.
+
+    Args:
+      predictions: detections, in seconds.
+      ground_truth: annotated instances, in seconds; their scores are not read.
+      classes: names of the classes that labels index.
+      tious: thresholds in (0, 1].
+
+    Raises:
+      DataError: a row with a time or score that is not finite, with its end before its start, or with a
+        label that `classes` does not have; the message names the row.
+      ValueError: a threshold outside (0, 1].
+    """
+    thresholds = np.asarray(tious, np.float64)
+    if not ((thresholds > 0) & (thresholds <= 1)).all():
+        raise ValueError(f"tIoU thresholds must lie in (0, 1], got {thresholds.tolist()}")
+    num_classes = len(classes)
+    _check(predictions, "predictions", num_classes)
+    _check(ground_truth, "ground truth", num_classes)
+
+    # From here on a prediction is its rank by score. Within a class that is the order of the matching.
+    ranked = predictions.take(np.argsort(predictions.score, kind="stable")[::-1])
+    num_predictions = np.bincount(ranked.label, minlength=num_classes)
+    num_ground_truth = np.bincount(ground_truth.label, minlength=num_classes)
+    position = _order_in_group(ranked.label, num_classes)
+
+    threshold, rank = _match(ranked, ground_truth, num_classes, thresholds)
+    curve = threshold * num_classes + ranked.label[rank]
+    num_curves = len(thresholds) * num_classes
+    hits = _order_in_group(curve, num_curves)
+    # Precision at the k-th hit of each curve. Only there does recall move, by 1 / (ground truths), and no
+    # false positive lies above the hit before it.
+    precision = np.zeros((num_curves, num_ground_truth.max(initial=0)))
+    precision[curve, hits - 1] = hits / position[rank]
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)
+    area = envelope.sum(axis=1).reshape(len(thresholds), num_classes).T
+    ap = area / np.where(num_ground_truth > 0, num_ground_truth, np.nan)[:, None]
+    return DetectionResult(thresholds, tuple(classes), ap, num_predictions, num_ground_truth)
+
+
+def _match(
+    ranked: SegmentTable, ground_truth: SegmentTable, num_classes: int, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of threshold and rank of every prediction that finds ground truth, in that order.
+
+    Greedy matching by rank is deferred acceptance in which every ground truth prefers the better rank:
+    in each round all unplaced predictions of all thresholds ask the best ground truth that has not yet
+    refused them, and each ground truth stays with the best that ever asked.
+    """
+    count, num_slots = len(ranked.score), len(ground_truth.score)
+    rank, truth, tiou = _edges(ranked, ground_truth, num_classes, thresholds.min(initial=1))
+    threshold, edge = np.nonzero(tiou >= thresholds[:, None])
+    asker, slot = threshold * count + rank[edge], threshold * num_slots + truth[edge]
+
+    # Number the askers without gaps; their edges lie between `at` and `stop`, best first.
+    number, at = np.unique(asker, return_index=True)
+    stop = np.append(at[1:], len(asker))
+    nobody = len(number)
+    holder = np.full(len(thresholds) * num_slots, nobody)
+    unplaced = np.arange(nobody)
+    while len(unplaced):
+        asked = slot[at[unplaced]]
+        before = holder[asked]
+        np.minimum.at(holder, asked, unplaced)
+        refused = unplaced[holder[asked] != unplaced]
+        displaced = before[(holder[asked] != before) & (before != nobody)]
+        unplaced = np.unique(np.concatenate([refused, displaced]))
+        at[unplaced] += 1
+        unplaced = unplaced[at[unplaced] < stop[unplaced]]
+    placed = number[np.sort(holder[holder != nobody])]
+    return np.divmod(placed, max(count, 1))
+
+
+def _edges(
+    ranked: SegmentTable, ground_truth: SegmentTable, num_classes: int, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (rank, ground truth, tIoU) of one video and class with tIoU >= least, best first in a rank."""
+    key = ground_truth.video * num_classes + ground_truth.label
+    by_key = np.argsort(key, kind="stable")
+    wanted = ranked.video * num_classes + ranked.label
+    begin = np.searchsorted(key[by_key], wanted, side="left")
+    count = np.searchsorted(key[by_key], wanted, side="right") - begin
+    total = np.cumsum(count)
+    cuts = np.searchsorted(total, np.arange(_BLOCK_PAIRS, total[-1] if len(total) else 0, _BLOCK_PAIRS))
+    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for block in np.split(np.arange(len(wanted)), np.unique(cuts)):
+        rank = np.repeat(block, count[block])
+        within = np.arange(len(rank)) - np.repeat(np.cumsum(count[block]) - count[block], count[block])
+        truth = by_key[begin[rank] + within]
+        tiou = temporal_iou(ranked.segment[rank], ground_truth.segment[truth])
+        close = tiou >= least
+        found.append((rank[close], truth[close], tiou[close]))
+    rank, truth, tiou = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((-truth, -tiou, rank))
+    return rank[order], truth[order], tiou[order]
+
+
+def _order_in_group(group: np.ndarray, num_groups: int) -> np.ndarray:
+    """For every element: 1 for the first of its group, 2 for the second, and so on."""
+    order = np.argsort(group, kind="stable")
+    size = np.bincount(group, minlength=num_groups)
+    out = np.empty(len(group), np.int64)
+    out[order] = np.arange(len(group)) - np.repeat(np.cumsum(size) - size, size) + 1
+    return out
+
+
+def _check(table: SegmentTable, what: str, num_classes: int) -> None:
+    """Refuse rows that no evaluation can mean."""
+    finite = np.isfinite(table.segment).all(axis=1) & np.isfinite(table.score)
+    if not finite.all():
+        row = np.argmin(finite)
+        raise DataError(
+            f"{what}, row {row}: segment {table.segment[row].tolist()} with score {table.score[row]} "
+            "must be finite; drop the row or fix what wrote it"
+        )
+    reversed_ = table.segment[:, 1] < table.segment[:, 0]
+    if reversed_.any():
+        row = np.argmax(reversed_)
+        raise DataError(
+            f"{what}, row {row}: segment {table.segment[row].tolist()} ends before it starts; "
+            "drop the row or swap its times"
+        )
+    unknown = (table.label < 0) | (table.label >= num_classes)
+    if unknown.any():
+        row = np.argmax(unknown)
+        raise DataError(
+            f"{what}, row {row}: label {table.label[row]} is no index into the {num_classes} classes; "
+            "evaluate with the class list the table was made with"
+        )

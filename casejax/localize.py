@@ -1,0 +1,399 @@
+"""From snippet scores to detections: class selection, proposals, their scores, suppression.
+
+Everything here is NumPy on arrays of many videos at once; nothing loops over proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from casejax.data.records import SegmentTable
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+THRESHOLDS = tuple(np.arange(0.1, 1, 0.1).tolist())
+"""Activation thresholds on the fused T-CAS, with the float64 rounding of the published list."""
+
+_BLOCK_SAMPLES = 2**18  # samples of upsampled curves held at a time: two megabytes, which stay in cache
+
+
+class Runs(NamedTuple):
+    """Stretches of consecutive active samples, ordered by curve, then threshold, then start."""
+
+    curve: np.ndarray  # (n,) int64, index of the curve
+    threshold: np.ndarray  # (n,) int64, index of the threshold
+    first: np.ndarray  # (n,) int64, first active sample
+    last: np.ndarray  # (n,) int64, last active sample, included
+
+
+class Survivors(NamedTuple):
+    """What suppression leaves: rows of its input, group after group, with their new scores."""
+
+    row: np.ndarray  # (m,) int64, row of the input table
+    score: np.ndarray  # (m,) float64
+
+
+def select_classes(
+    video_scores: Float[np.ndarray, "V C"], *, threshold: float = 0.25
+) -> Bool[np.ndarray, "V C"]:
+    """Classes to localize in each video: all that reach `threshold`, else the single best one.
+
+    Args:
+      video_scores: video-level class scores.
+      threshold: smallest score that selects a class.
+    """
+    selected = video_scores >= threshold
+    videos = np.flatnonzero(~selected.any(axis=1))
+    if len(videos):
+        selected[videos, np.argmax(video_scores[videos], axis=1)] = True
+    return selected
+
+
+def upsample(scores: Float[np.ndarray, "*batch T"], *, scale: int = 24) -> Float[np.ndarray, "*batch L"]:
+    """Linear interpolation onto `scale` samples a snippet, L = T * scale, in float64.
+
+    Sample i stands at snippet i / scale, so the last scale - 1 samples lie beyond the last snippet; the
+    last slope is continued there. One snippet gives a constant. Differences of neighbours are taken in
+    the dtype of `scores`, as in the published program.
+
+    Args:
+      scores: snippet scores, snippets on the last axis.
+      scale: samples per snippet.
+
+    Raises:
+      ValueError: no snippet, or a scale below one.
+    """
+    num_snippets = scores.shape[-1]
+    if num_snippets < 1 or scale < 1:
+        raise ValueError(f"upsample needs a snippet and a scale of at least 1, got {scores.shape=}, {scale=}")
+    if num_snippets == 1:
+        return np.repeat(scores.astype(np.float64), scale, axis=-1)
+    position = np.arange(num_snippets * scale) * (1 / scale)
+    # A sample on a snippet belongs to the interval that ends there. It matters: in float32 the value
+    # plus the difference is not the next value.
+    left = np.clip(np.ceil(position).astype(np.int64) - 1, 0, num_snippets - 2)
+    samples = np.bincount(left)
+    out = np.repeat(np.diff(scores, axis=-1).astype(np.float64), samples, axis=-1)
+    out *= position - left
+    out += np.repeat(scores[..., :-1], samples, axis=-1)
+    return out
+
+
+def propose(
+    curves: Float[np.ndarray, "G L"],
+    *,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+    drop_lone_first: bool = True,
+) -> Runs:
+    """Runs of consecutive samples that are positive and reach a threshold, for every threshold.
+
+    Args:
+      curves: upsampled T-CAS, one row a video and class.
+      thresholds: activation thresholds, compared in float64.
+      drop_lone_first: drop the run of a curve and threshold whose only active sample is the first, as
+        the published program does (it asks whether any active index is non-zero).
+    """
+    num_curves, num_samples = curves.shape
+    active = np.zeros((num_curves, num_samples + 2), bool)  # inactive at both ends, so that runs close
+    found = []
+    for k, threshold in enumerate(thresholds):
+        np.greater_equal(curves, max(float(threshold), np.nextafter(0, 1)), out=active[:, 1:-1])
+        # Edges alternate, start and end; an end is the sample after the last active one.
+        curve, sample = np.divmod(np.flatnonzero(active[:, 1:] != active[:, :-1]), num_samples + 1)
+        found.append((curve[::2], np.full(len(curve) // 2, k), sample[::2], sample[1::2] - 1))
+    if not found:
+        return Runs(*(np.empty(0, np.int64) for _ in Runs._fields))
+    runs = Runs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    list_id = runs.curve * len(thresholds) + runs.threshold
+    order = np.argsort(list_id, kind="stable")  # within a list the runs are in order already
+    if drop_lone_first:
+        alone = np.bincount(list_id)[list_id] == 1
+        order = order[~(alone & (runs.last == 0))[order]]
+    return Runs(*(column[order] for column in runs))
+
+
+def outer_inner_contrast(
+    curves: Float[np.ndarray, "G L"],
+    curve: Int[np.ndarray, "n"],
+    first: Int[np.ndarray, "n"],
+    last: Int[np.ndarray, "n"],
+    *,
+    outer_ratio: float = 0.15,
+) -> Float[np.ndarray, "n"]:
+    """Outer-inner contrast (OIC): mean inside a run minus mean over the margins on its two sides.
+
+    With w = outer_ratio * (run length) the margins begin at sample trunc(first - w) and end at sample
+    trunc(last + w), both clipped to the curve. No margin counts as mean zero.
+
+    Args:
+      curves: upsampled T-CAS.
+      curve: row of `curves` of every run.
+      first: first sample of every run.
+      last: last sample of every run, included.
+      outer_ratio: margin width as a part of the run's length.
+
+    References:
+      Shou et al., "AutoLoc", ECCV 2018, Sec. 3.2. The widths follow the CASE program.
+    """
+    if outer_ratio < 0:
+        raise ValueError(f"outer_ratio must not be negative, got {outer_ratio}")
+    total = np.zeros((curves.shape[0], curves.shape[1] + 1))
+    np.cumsum(curves, axis=1, out=total[:, 1:])
+    length = last + 1 - first
+    width = outer_ratio * length
+    outer_first = np.maximum((first - width).astype(np.int64), 0)
+    outer_stop = np.minimum((last + width).astype(np.int64) + 1, curves.shape[1])
+    inner = total[curve, last + 1] - total[curve, first]
+    outer = total[curve, outer_stop] - total[curve, outer_first] - inner
+    num_outer = outer_stop - outer_first - length
+    return inner / length - np.where(num_outer > 0, outer, 0) / np.maximum(num_outer, 1)
+
+
+def temporal_iou(
+    a: Float[np.ndarray, "*#n 2"], b: Float[np.ndarray, "*#n 2"], *, plus_one: bool = False
+) -> Float[np.ndarray, "*n"]:
+    """Temporal IoU of segments [start, end), broadcast; zero where the union is empty.
+
+    Args:
+      a: segments in seconds.
+      b: segments in seconds.
+      plus_one: add one second to both lengths and to the overlap, as the published NMS does.
+    """
+    extra = 1.0 if plus_one else 0.0
+    overlap = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0]) + extra
+    overlap = np.maximum(overlap, 0)
+    union = (a[..., 1] - a[..., 0] + extra) + (b[..., 1] - b[..., 0] + extra) - overlap
+    return overlap / np.where(union > 0, union, 1)
+
+
+def hard_nms(
+    segment: Float[np.ndarray, "n 2"],
+    score: Float[np.ndarray, "n"],
+    group: Int[np.ndarray, "n"],
+    *,
+    threshold: float = 0.4,
+    plus_one: bool = False,
+) -> Survivors:
+    """Greedy suppression within each group: the best segment removes those it overlaps, and so on.
+
+    Args:
+      segment: proposals in seconds.
+      score: their scores; equal scores rank the later row first.
+      group: proposals compete within a group only, one group a video and class.
+      threshold: tIoU from which a segment is suppressed.
+      plus_one: tIoU with one second added, see `temporal_iou`.
+
+    Returns:
+      The kept rows, group after group, by descending score.
+    """
+    order, suppressor = _suppress(segment, score, group, threshold, plus_one)
+    index = order[suppressor == np.arange(len(order))]
+    return Survivors(index, score[index].astype(np.float64))
+
+
+def decay_once_nms(
+    segment: Float[np.ndarray, "n 2"],
+    score: Float[np.ndarray, "n"],
+    group: Int[np.ndarray, "n"],
+    *,
+    threshold: float = 0.4,
+    sigma: float = 0.35,
+    plus_one: bool = False,
+) -> Survivors:
+    """Greedy suppression that keeps what it suppresses, decayed once: the published CASE variant.
+
+    A suppressed segment returns with score * exp(-tIoU^2 / sigma), where the tIoU is with its suppressor
+    alone. No segment is lost. A negative score rises towards zero.
+
+    Args:
+      segment: proposals in seconds.
+      score: their scores; equal scores rank the later row first.
+      group: proposals compete within a group only, one group a video and class.
+      threshold: tIoU from which a segment is suppressed.
+      sigma: width of the decay.
+      plus_one: tIoU with one second added, see `temporal_iou`.
+
+    Returns:
+      Group after group: first the kept rows by descending score, then the suppressed ones in the order
+      of their suppressors and, under one suppressor, by descending undecayed score.
+    """
+    order, suppressor = _suppress(segment, score, group, threshold, plus_one)
+    gone = suppressor != np.arange(len(order))
+    iou = temporal_iou(segment[order], segment[order[suppressor]], plus_one=plus_one)
+    decayed = score[order] * np.where(gone, np.exp(-(iou**2) / sigma), 1.0)
+    output = np.lexsort((suppressor, gone, group[order]))
+    return Survivors(order[output], decayed[output])
+
+
+def soft_nms(
+    segment: Float[np.ndarray, "n 2"],
+    score: Float[np.ndarray, "n"],
+    group: Int[np.ndarray, "n"],
+    *,
+    sigma: float = 0.5,
+    plus_one: bool = False,
+) -> Survivors:
+    """Gaussian Soft-NMS: every pick multiplies all that remains by exp(-tIoU^2 / sigma).
+
+    Args:
+      segment: proposals in seconds.
+      score: their scores, best not negative; equal ones rank the initially better, then the later row.
+      group: proposals compete within a group only, one group a video and class.
+      sigma: width of the decay.
+      plus_one: tIoU with one second added, see `temporal_iou`.
+
+    Returns:
+      All rows, group after group, in the order of their picks.
+
+    References:
+      Bodla et al., "Soft-NMS", ICCV 2017, Eq. 3.
+    """
+    rest = _ranked(score, group)
+    current = score.astype(np.float64)
+    picks = []
+    while len(rest):
+        start, member = _groups(group[rest])
+        peak = np.maximum.reduceat(current[rest], start)[member]
+        best = np.flatnonzero(current[rest] == peak)
+        best = best[_groups(member[best])[0]]  # the first where several are equal
+        picks.append(rest[best])
+        iou = temporal_iou(segment[rest], segment[rest[best]][member], plus_one=plus_one)
+        iou[best] = 0  # a pick does not decay itself
+        current[rest] *= np.exp(-(iou**2) / sigma)
+        rest = np.delete(rest, best)
+    index = np.concatenate([rest, *picks])
+    index = index[np.argsort(group[index], kind="stable")]
+    return Survivors(index, current[index])
+
+
+def localize(
+    scores: Float[np.ndarray, "V T C"],
+    video_scores: Float[np.ndarray, "V C"],
+    durations: Float[np.ndarray, "V"],
+    *,
+    class_threshold: float = 0.25,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+    scale: int = 24,
+    outer_ratio: float = 0.15,
+    score_weight: float = 0.2,
+    nms: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] = decay_once_nms,
+    drop_lone_first: bool = True,
+) -> SegmentTable:
+    """Detections of many videos from their fused T-CAS.
+
+    Classes are selected, their curves upsampled and thresholded, every run becomes a proposal scored
+    OIC + score_weight * (video score of its class), and `nms` acts on each video and class.
+
+    Args:
+      scores: fused T-CAS, T snippets that cover the whole video evenly.
+      video_scores: video-level class scores.
+      durations: seconds the T snippets cover: snippets of the original video times 16 / 25, not T times.
+      class_threshold: see `select_classes`.
+      thresholds: see `propose`.
+      scale: samples a snippet is upsampled to.
+      outer_ratio: see `outer_inner_contrast`.
+      score_weight: weight of the video score in a proposal's score.
+      nms: suppression; takes segments (n, 2) in seconds, scores (n,) and groups (n,).
+      drop_lone_first: see `propose`.
+
+    Returns:
+      Detections in seconds, ordered by video, then class, then as `nms` leaves them.
+
+    Raises:
+      ValueError: shapes that disagree, NaN or infinite scores, a duration that is not positive; the
+        message names the first such video.
+    """
+    if scores.ndim != 3 or video_scores.shape != scores.shape[::2] or durations.shape != scores.shape[:1]:
+        raise ValueError(
+            "localize needs scores (V, T, C), video_scores (V, C) and durations (V,), got "
+            f"{scores.shape}, {video_scores.shape} and {durations.shape}"
+        )
+    for name, array in (("scores", scores), ("video_scores", video_scores), ("durations", durations)):
+        broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        if broken.any():
+            raise ValueError(f"{name} of video {np.argmax(broken)} hold NaN or infinity")
+    if (durations <= 0).any():
+        first = np.argmax(durations <= 0)
+        raise ValueError(f"duration of video {first} is {durations[first]} s, expected more than 0")
+
+    video, label = np.nonzero(select_classes(video_scores, threshold=class_threshold))
+    num_samples = scores.shape[1] * scale
+    block = max(1, _BLOCK_SAMPLES // num_samples)
+    owners, segments, values = [np.empty(0, np.int64)], [np.empty((0, 2))], [np.empty(0)]
+    for begin in range(0, len(video), block):
+        here = slice(begin, begin + block)
+        curves = upsample(scores[video[here], :, label[here]], scale=scale)
+        runs = propose(curves, thresholds=thresholds, drop_lone_first=drop_lone_first)
+        contrast = outer_inner_contrast(curves, runs.curve, runs.first, runs.last, outer_ratio=outer_ratio)
+        owner = runs.curve + begin
+        seconds = durations[video[owner]].astype(np.float64) / num_samples
+        owners.append(owner)
+        segments.append(np.stack([runs.first, runs.last + 1], axis=1) * seconds[:, None])
+        # The product stays in the dtype of the video scores, as in the published program.
+        values.append(contrast + score_weight * video_scores[video[owner], label[owner]])
+
+    group, segment = np.concatenate(owners), np.concatenate(segments)
+    row, score = nms(segment, np.concatenate(values), group)
+    return SegmentTable(video[group[row]], label[group[row]], segment[row], score)
+
+
+def _suppress(
+    segment: np.ndarray, score: np.ndarray, group: np.ndarray, threshold: float, plus_one: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by (group, rank), and the position in that order of what suppresses each; its own if kept.
+
+    A row is kept once every better row that overlaps it is gone, and gone once one of them is kept. Both
+    verdicts are final, so sweeping over the open pairs until none is left equals picking one by one.
+    """
+    order = _ranked(score, group)
+    better, worse = _overlapping(segment[order], group[order], threshold, plus_one)
+    gone = np.zeros(len(order), bool)
+    i, j = better, worse
+    while len(i):
+        contested = np.zeros(len(order), bool)
+        contested[j] = True
+        gone[j[~contested[i]]] = True
+        still_open = ~(gone[i] | gone[j])
+        i, j = i[still_open], j[still_open]
+    suppressor = np.where(gone, len(order), np.arange(len(order)))
+    acted = ~gone[better] & gone[worse]
+    np.minimum.at(suppressor, worse[acted], better[acted])
+    return order, suppressor
+
+
+def _overlapping(
+    segment: np.ndarray, group: np.ndarray, threshold: float, plus_one: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of rows (i, j), i < j, of one group whose tIoU reaches `threshold`."""
+    if not threshold > 0:
+        raise ValueError(f"the tIoU threshold of NMS must be above 0, got {threshold}")
+    order = np.lexsort((segment[:, 0], group))
+    start, group, reach = segment[order, 0], group[order], segment[order, 1] + (1 if plus_one else 0)
+    pairs = [np.empty((2, 0), np.int64)]
+    # Compare every row with the one `lag` places behind it by start, for as long as it begins in time.
+    row, lag = np.arange(len(order) - 1), 1
+    while len(row):
+        row = row[(group[row + lag] == group[row]) & (start[row + lag] < reach[row])]
+        pair = order[np.stack([row, row + lag])]
+        iou = temporal_iou(segment[pair[0]], segment[pair[1]], plus_one=plus_one)
+        pairs.append(pair[:, iou >= threshold])
+        lag += 1
+        row = row[row + lag < len(order)]
+    first, second = np.concatenate(pairs, axis=1)
+    return np.minimum(first, second), np.maximum(first, second)
+
+
+def _ranked(score: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Rows by group, in it by descending score, the later of equals first."""
+    return np.lexsort((score, -group))[::-1]
+
+
+def _groups(sorted_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each group of a sorted array starts, and the ordinal of every element's group."""
+    head = np.ones(len(sorted_group), bool)
+    head[1:] = sorted_group[1:] != sorted_group[:-1]
+    return np.flatnonzero(head), np.cumsum(head) - 1

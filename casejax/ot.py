@@ -1,0 +1,311 @@
+"""Entropic optimal transport between snippets and clusters, and the priors it is given.
+
+The self-labels of CASE (Liu et al., "Revisiting Foreground and Background Separation in Weakly-supervised
+Temporal Action Localization", ICCV 2023) are transport plans. Everything here is a pure function of arrays;
+this module needs jax alone and can be lifted into any other code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, Num
+
+JUDGED_AT = 1e-4
+"""Marginal error up to which `converged` is true where no tolerance was asked for."""
+
+
+class SinkhornOutput(NamedTuple):
+    """A transport plan with the evidence of how far the iteration got.
+
+    `plan[n, k] = exp(row_potential[n] + column_potential[k] + scores[n, k] / epsilon + log_prior[n, k])`.
+
+    Attributes:
+      plan: (N, K), the mass that goes from row n to column k.
+      row_potential: (N,), log-scaling of the rows; 0 for rows without mass.
+      column_potential: (K,), log-scaling of the columns; -inf for columns without mass.
+      iterations: updates of both sides that were done.
+      row_error: L1 distance of the plan's row sums to the row marginal, as a share of the whole mass.
+      column_error: the same of the columns. Rows are scaled last, so after a truncated iteration it is
+        this one that is left over.
+      converged: both errors are at most `tolerance` (1e-4 where none was given).
+    """
+
+    plan: Float[Array, "n k"]
+    row_potential: Float[Array, " n"]
+    column_potential: Float[Array, " k"]
+    iterations: Int[Array, ""]
+    row_error: Float[Array, ""]
+    column_error: Float[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def sinkhorn(
+    scores: Num[Array, "n k"],
+    *,
+    log_prior: Float[Array, "n k"] | None = None,
+    row_marginal: Num[Array, " n"] | None = None,
+    column_marginal: Num[Array, " k"] | None = None,
+    mask: Bool[Array, " n"] | None = None,
+    epsilon: float | Float[Array, ""] = 0.05,
+    num_iters: int = 3,
+    tolerance: float | None = None,
+) -> SinkhornOutput:
+    """Log-domain Sinkhorn iteration towards the plan of maximal score with given marginals.
+
+    Solves `max <Q, scores> - epsilon KL(Q, prior)` over plans Q with the given marginals (Eqs. 7-10, 12 and
+    22-29 of CASE; with a flat prior the usual entropic problem). One iteration scales the columns, then the
+    rows (Alg. 1), so the row marginal is exact and the column marginal is met only as far as the iteration
+    got. The `num_iters=3` of the paper is a truncated iteration; it depends on constants added to single
+    rows, which a converged plan does not.
+
+    A row or column of zero mass takes no part: its plan entries are 0, and its scores, whatever they are
+    (NaN too), change neither a value nor a gradient. Scores may lie anywhere within ±1e4 epsilon.
+
+    Differentiable through the unrolled iteration where `tolerance` is None; wrap the result in
+    `jax.lax.stop_gradient` where a plan serves as a label. Batches: `jax.vmap`.
+
+    Args:
+      scores: (N, K) similarity of rows to columns, higher is better. float32 or float64 is kept; other
+        types are computed in float32.
+      log_prior: (N, K) logarithm of the prior plan, up to a constant; -inf forbids an entry.
+      row_marginal: (N,) non-negative mass of the rows; default 1 each.
+      column_marginal: (K,) non-negative proportions of the columns, scaled here to the mass of the rows;
+        default equipartition, N/K each (Eq. 9).
+      mask: (N,) True for rows that take part; default all.
+      epsilon: entropic strength in units of `scores`, as in OTT and POT. The printed epsilon of 20 of the
+        CASE paper is `1 / 20` here.
+      num_iters: iterations, or with a tolerance the most of them; static, at least 1.
+      tolerance: stop once both marginal errors are at most this (a `lax.while_loop`: forward mode only).
+
+    Returns:
+      The plan, both log-potentials, iterations done, both marginal errors and whether they are small.
+
+    Raises:
+      ValueError: `scores` is not a matrix with K >= 1, another array does not fit it, or `epsilon`,
+        `num_iters` or `tolerance` is out of range.
+
+    References:
+      Cuturi, "Sinkhorn Distances", NeurIPS 2013.
+    """
+    scores = jnp.asarray(scores)
+    _check_problem(scores, log_prior, row_marginal, column_marginal, mask, epsilon, num_iters, tolerance)
+    dtype = scores.dtype if scores.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
+    num_rows, num_columns = scores.shape
+
+    rows = jnp.ones(num_rows, dtype) if row_marginal is None else jnp.asarray(row_marginal, dtype)
+    if mask is not None:
+        rows = jnp.where(mask, rows, 0)
+    mass = rows.sum()
+    columns = (
+        equipartition(num_columns, mass) if column_marginal is None else jnp.asarray(column_marginal, dtype)
+    )
+    columns = columns * _divide(mass, columns.sum())
+
+    support = (rows > 0)[:, None] & (columns > 0)[None, :]
+    logits = jnp.where(support, scores.astype(dtype), 0) / jnp.asarray(epsilon, dtype)
+    if log_prior is not None:
+        prior = jnp.asarray(log_prior, dtype)
+        support &= prior > -jnp.inf
+        logits += jnp.where(support, prior, 0)
+    log_rows, log_columns = _log_or_zero(rows), _log_or_zero(columns)
+
+    # The carried matrix is the log plan itself: potentials are absorbed as they arise, so the entries that
+    # matter stay near zero and keep their float32 digits however large the scores are.
+    def column_sums(log_plan: Float[Array, "n k"]) -> Float[Array, " k"]:
+        return _log_sum_exp(log_plan, support, axis=0)
+
+    def iterate(
+        log_plan: Float[Array, "n k"], log_sums: Float[Array, " k"]
+    ) -> tuple[Float[Array, "n k"], Float[Array, " n"], Float[Array, " k"]]:
+        step_columns = log_columns - log_sums
+        log_plan = log_plan + step_columns[None, :]
+        step_rows = log_rows - _log_sum_exp(log_plan, support, axis=1)
+        return log_plan + step_rows[:, None], step_rows, step_columns
+
+    def column_error(log_sums: Float[Array, " k"]) -> Float[Array, ""]:
+        sums = jnp.where(support.any(axis=0), jnp.exp(log_sums), 0)
+        return _divide(jnp.abs(sums - columns).sum(), mass)
+
+    # Rows without a support cannot be met, whatever the iteration does; all others are exact.
+    row_error = _divide(jnp.where(support.any(axis=1), 0, rows).sum(), mass)
+
+    Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+    def body(carry: Carry) -> Carry:
+        log_plan, log_sums, u, v, done = carry
+        log_plan, step_rows, step_columns = iterate(log_plan, log_sums)
+        return log_plan, column_sums(log_plan), u + step_rows, v + step_columns, done + 1
+
+    carry = (logits, column_sums(logits), jnp.zeros_like(rows), jnp.zeros_like(columns), jnp.int32(0))
+    if tolerance is None:
+        carry = jax.lax.fori_loop(0, num_iters, lambda _, c: body(c), carry, unroll=num_iters <= 8)
+        judged_at = JUDGED_AT
+    else:
+        judged_at = tolerance
+
+        def unfinished(carry: Carry) -> Bool[Array, ""]:
+            return (carry[4] < num_iters) & ((column_error(carry[1]) > tolerance) | (carry[4] == 0))
+
+        carry = jax.lax.while_loop(unfinished, body, carry)
+    log_plan, log_sums, u, v, done = carry
+
+    error = column_error(log_sums)
+    return SinkhornOutput(
+        plan=jnp.where(support, jnp.exp(log_plan), 0),
+        row_potential=jnp.where(rows > 0, u, 0),
+        column_potential=jnp.where(columns > 0, v, -jnp.inf),
+        iterations=done,
+        row_error=row_error,
+        column_error=error,
+        converged=(error <= judged_at) & (row_error <= judged_at) & (mass > 0),
+    )
+
+
+def equipartition(num_columns: int, mass: float | Float[Array, ""] = 1.0) -> Float[Array, " k"]:
+    """The column marginal that gives every column the same share (Eq. 9 of CASE): mass / K each."""
+    return jnp.full(num_columns, jnp.asarray(mass) / num_columns)
+
+
+def foreground_marginal(
+    labels: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None, floor: float = 0.0
+) -> Float[Array, "2"]:
+    """The shares of foreground and background among snippet labels (Eq. 13 of CASE).
+
+    Args:
+      labels: Q^A, any shape, 1 for foreground, 0 for background.
+      mask: True for real snippets; default all. Without a real snippet both shares are 1/2.
+      floor: least share of either, for data where one side can vanish.
+
+    Returns:
+      (2,) shares of foreground and background; they sum to 1.
+    """
+    if mask is None:
+        foreground = labels.mean()
+    else:
+        count = mask.sum()
+        total = jnp.where(mask, labels, 0).sum()
+        foreground = jnp.where(count > 0, total / jnp.maximum(count, 1), 0.5)
+    foreground = jnp.clip(foreground, floor, 1 - floor)
+    return jnp.stack([foreground, 1 - foreground])
+
+
+def ascending_rank(
+    attention: Float[Array, " n"], mask: Bool[Array, " n"] | None = None
+) -> Float[Array, " n"]:
+    """Rank of each snippet by foreground probability, as a share: the least gets 1/N, the greatest 1.
+
+    Equal values rank in their order. Masked snippets are not counted; what stands at their place has no
+    meaning.
+    """
+    keys = attention if mask is None else jnp.where(mask, attention, jnp.inf)
+    order = jnp.argsort(keys, stable=True)
+    rank = jnp.zeros(order.shape, order.dtype).at[order].set(jnp.arange(1, len(order) + 1, dtype=order.dtype))
+    return _share(rank, mask, attention.dtype)
+
+
+def published_rank(
+    attention: Float[Array, " n"], mask: Bool[Array, " n"] | None = None
+) -> Float[Array, " n"]:
+    """What the published program uses in the place of a rank: the sorting permutation itself.
+
+    Entry n is one less the index of the n-th most attended snippet, as a share of N. It carries no
+    information on snippet n, and is here to reproduce published runs.
+    """
+    keys = -attention if mask is None else jnp.where(mask, -attention, jnp.inf)
+    return 1 - _share(jnp.argsort(keys, stable=True) + 1, mask, attention.dtype)
+
+
+def gaussian_rank_prior(
+    attention: Float[Array, " n"],
+    cluster_foreground: Float[Array, " k"],
+    *,
+    std: float | Float[Array, ""] = 10.0,
+    rank: Callable[..., Float[Array, " n"]] = ascending_rank,
+    mask: Bool[Array, " n"] | None = None,
+) -> Float[Array, "n k"]:
+    """Log density that ties snippets of high rank to clusters of high foreground probability.
+
+    Eq. 11 of CASE: `log N(rank_n / N; Q^C_k1, std)`. With the published std of 10 it is all but flat,
+    since both numbers lie in [0, 1]; 0.1 to 0.5 acts.
+
+    Args:
+      attention: (N,) foreground probability of the snippets, P^A.
+      cluster_foreground: (K,) foreground probability of the clusters, Q^C_{:,1}.
+      std: standard deviation, in units of the normalised rank; positive.
+      rank: `ascending_rank`, `published_rank`, or any function of (attention, mask) to [0, 1]; with
+        `lambda p, mask: p` the attention stands for the rank (appendix C.3).
+      mask: True for real snippets; default all.
+
+    Returns:
+      (N, K) log density.
+
+    Raises:
+      ValueError: `std` is a number and not positive.
+    """
+    if isinstance(std, int | float) and not std > 0:
+        raise ValueError(f"std must be positive, got {std}")
+    std = jnp.asarray(std, attention.dtype)
+    distance = rank(attention, mask)[:, None] - cluster_foreground.astype(attention.dtype)[None, :]
+    return -0.5 * (distance / std) ** 2 - jnp.log(std * math.sqrt(2 * math.pi))
+
+
+def _share(rank: Int[Array, " n"], mask: Bool[Array, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:
+    count = jnp.asarray(len(rank)) if mask is None else jnp.maximum(mask.sum(), 1)
+    return rank.astype(dtype) / count.astype(dtype)
+
+
+def _log_sum_exp(x: Float[Array, "n k"], where: Bool[Array, "n k"], axis: int) -> Float[Array, " m"]:
+    """Log of the sum of exp over `where`; 0 where there is nothing, so that nothing downstream is NaN."""
+    top = jnp.max(x, axis=axis, keepdims=True, where=where, initial=-jnp.inf)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.where(where, jnp.exp(jnp.where(where, x - top, 0)), 0).sum(axis=axis)
+    empty = ~where.any(axis=axis)
+    return jnp.where(empty, 0, jnp.log(jnp.where(empty, 1, total)) + jnp.squeeze(top, axis))
+
+
+def _log_or_zero(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.log(jnp.where(x > 0, x, 1))
+
+
+def _divide(x: Float[Array, ""], y: Float[Array, ""]) -> Float[Array, ""]:
+    """Ratio that is 0 where the denominator is."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
+
+
+def _check_problem(
+    scores: Array,
+    log_prior: object,
+    row_marginal: object,
+    column_marginal: object,
+    mask: object,
+    epsilon: object,
+    num_iters: int,
+    tolerance: object,
+) -> None:
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"scores must be (N, K) with N, K >= 1, got shape {scores.shape}; vmap over batches")
+    num_rows, num_columns = scores.shape
+    wanted = {
+        "log_prior": (log_prior, (num_rows, num_columns)),
+        "row_marginal": (row_marginal, (num_rows,)),
+        "column_marginal": (column_marginal, (num_columns,)),
+        "mask": (mask, (num_rows,)),
+    }
+    for name, (value, shape) in wanted.items():
+        if value is not None and jnp.shape(value) != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} for scores of {scores.shape}, got {jnp.shape(value)}"
+            )
+    if isinstance(epsilon, int | float) and not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
+    if not isinstance(num_iters, int) or num_iters < 1:
+        raise ValueError(f"num_iters must be an integer of at least 1, got {num_iters!r}")
+    if isinstance(tolerance, int | float) and not tolerance > 0:
+        raise ValueError(f"tolerance must be positive or None, got {tolerance}")

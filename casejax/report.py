@@ -1,0 +1,165 @@
+"""What a run leaves for a person: result table, predictions, per-class AP, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from casejax import plots
+from casejax.data.records import Dataset, SegmentTable
+from casejax.evaluate.classification import ClassificationMetrics
+from casejax.evaluate.detection import DetectionResult, Protocol
+from casejax.evaluate.results import results_dict
+from casejax.scores import SnippetScores
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: under a temporary name first, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_predictions(path: Path, detections: SegmentTable, dataset: Dataset) -> None:
+    """Detections on the test split in the ActivityNet results format."""
+    videos = [video.id for video in dataset.test.videos]
+    write_json(path, results_dict(detections, videos, dataset.classes))
+
+
+def write_average_precision(path: Path, result: DetectionResult) -> None:
+    """Per-class AP as CSV: a row a class, a column a tIoU, fractions; empty without ground truth."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    tious = [f"AP@{tiou:g}" for tiou in result.tious]
+    writer.writerow(["class", "ground_truth", "predictions", *tious, "mean"])
+    for c, name in enumerate(result.classes):
+        known = result.num_ground_truth[c] > 0
+        values = (
+            [f"{x:.6f}" for x in [*result.ap[c], result.ap[c].mean()]] if known else [""] * (len(tious) + 1)
+        )
+        writer.writerow([name, result.num_ground_truth[c], result.num_predictions[c], *values])
+    write_text(path, text.getvalue())
+
+
+def print_results(
+    console: Console,
+    rows: Mapping[str, tuple[DetectionResult, ClassificationMetrics]],
+    *,
+    protocol: Protocol,
+    num_videos: int,
+    num_instances: int,
+    selection: str,
+) -> None:
+    """Print the protocol line and one table row a model: mAP at each tIoU, averages, classification; %."""
+    description = protocol.describe(num_videos, num_instances, selection=selection)
+    console.print(description, soft_wrap=True, highlight=False, markup=False)
+    table = Table("mAP, %", box=None, pad_edge=False)
+    for tiou in protocol.tious:
+        table.add_column(f"{tiou:.1f}", justify="right")
+    for low, high in protocol.averages:
+        table.add_column(f"{low:.1f}:{high:.1f}", justify="right", style="bold")
+    table.add_column("cls acc", justify="right")
+    table.add_column("cls mAP", justify="right")
+    for name, (detection, classification) in rows.items():
+        values = [*detection.mean_ap, *(detection.average(low, high) for low, high in protocol.averages)]
+        table.add_row(name, *(f"{100 * value:.1f}" for value in [*values, *classification]))
+    console.print(table)
+    result = next(reversed(rows.values()))[0]
+    for text, names in (
+        ("never predicted (AP 0)", result.without_predictions),
+        ("without ground truth (not in the mean)", result.without_ground_truth),
+    ):
+        if names:
+            console.print(f"classes {text}: {', '.join(names)}", highlight=False, markup=False)
+
+
+def summary(
+    detection: DetectionResult, classification: ClassificationMetrics, protocol: Protocol
+) -> dict[str, Any]:
+    """The printed numbers as plain values, fractions."""
+    return {
+        "mAP": {
+            f"{tiou:.2f}": float(value)
+            for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)
+        },
+        "average_mAP": {f"{low}:{high}": detection.average(low, high) for low, high in protocol.averages},
+        "classification_accuracy": classification.accuracy,
+        "classification_mAP": classification.mean_average_precision,
+    }
+
+
+def draw_pictures(
+    folder: Path,
+    dataset: Dataset,
+    scores: SnippetScores,
+    detections: SegmentTable,
+    cluster_labels: np.ndarray,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    timelines: int = 4,
+) -> list[Path]:
+    """Draw the curves of a run, its clusters, and the timelines of a few test videos.
+
+    Args:
+      folder: where the PNG files go.
+      dataset: for ground truth and names.
+      scores: of the test split, NumPy arrays with a leading axis of videos.
+      detections: of the test split.
+      cluster_labels: (S, K, 2) Q^C.
+      metrics: the lines of metrics.jsonl.
+      timelines: videos to draw, spread evenly over the lengths.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ImportError: matplotlib is missing; the message says how to install it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "curves": plots.training_curves(metrics),
+        "clusters": plots.cluster_foreground(cluster_labels[:, :, 0], dataset.streams),
+    }
+    lengths = dataset.test.features.lengths
+    by_length = np.argsort(lengths, kind="stable")
+    spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
+    for v in by_length[spread[:timelines]]:
+        video = dataset.test.videos[v]
+        figures[f"timeline_{video.id}"] = plots.timeline(
+            title=video.id,
+            duration=float(lengths[v] * dataset.snippet_seconds),
+            ground_truth=[
+                (name, video.segments[[label == name for label in video.segment_labels]])
+                for name in video.labels
+            ],
+            attention=scores.attention[v],
+            transformed=scores.transformed[v],
+            fused=scores.foreground[v],
+            predictions=[
+                (dataset.classes[c], found.segment, found.score)
+                for c in np.unique(detections.label[detections.video == v])
+                for found in [detections.take((detections.video == v) & (detections.label == c))]
+            ],
+        )
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        plots.save(figure, path)
+    return paths

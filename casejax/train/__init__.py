@@ -1,0 +1,1 @@
+"""Training: configuration, objective, sharded step, loop, checkpoints."""

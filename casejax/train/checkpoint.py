@@ -1,0 +1,111 @@
+"""Checkpoints: the training state and what describes it, written by Orbax, atomically."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from casejax.train.state import TrainState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the folder, what differs and the remedy."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest two of them, in `folder`/<step>."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
+            item_names=("state", "meta"),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Write the state and its description; a crash half-way leaves no checkpoint of that step."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(_storable(state)), meta=ocp.args.JsonSave(meta)
+        )
+        self._manager.save(step, args=items)
+        self._manager.wait_until_finished()
+
+    def meta(self) -> dict[str, Any]:
+        """The description saved with the newest checkpoint.
+
+        Raises:
+          CheckpointError: none, or an unreadable one.
+        """
+        return self._restore("meta", ocp.args.JsonRestore())
+
+    def restore(self, template: TrainState) -> TrainState:
+        """The newest state, placed as the template is (on any number of devices).
+
+        Args:
+          template: a state of the wanted structure, shapes and sharding; its values are not used.
+
+        Raises:
+          CheckpointError: no checkpoint, an unreadable one, or one of other shapes.
+        """
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(template))
+        self._compare_shapes(wanted)
+        stored = self._restore("state", ocp.args.StandardRestore(wanted))
+        return stored._replace(key=jax.random.wrap_key_data(stored.key))
+
+    def close(self) -> None:
+        """Release the manager's resources."""
+        self._manager.close()
+
+    def _restore(self, item: str, args: Any) -> Any:
+        step = self.latest
+        if step is None:
+            raise CheckpointError(f"{self.folder} holds no checkpoint; train first, or name another folder")
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        except Exception as error:  # Orbax raises many types for damaged files
+            raise CheckpointError(
+                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
+                "delete that step's folder to fall back on the one before"
+            ) from error
+
+    def _compare_shapes(self, wanted: TrainState) -> None:
+        if self.latest is None:
+            return
+        found = _shapes(self._manager.item_metadata(self.latest)["state"].tree)
+        for path, shape in _shapes(wanted).items():
+            if found.get(path) != shape:
+                raise CheckpointError(
+                    f"{self.folder / str(self.latest)} is of another shape: {path} is "
+                    f"{found.get(path, 'missing')}, this configuration needs {shape}; use the checkpoint with "
+                    "the configuration and features it was trained with"
+                )
+
+
+def _storable(state: TrainState) -> TrainState:
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [".".join(_name(entry) for entry in path) for path, _ in leaves]
+    return {name: tuple(np.shape(leaf)) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def _name(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)

@@ -1,0 +1,173 @@
+"""Every option of a run, in frozen dataclasses. The fields' comments are the command line's help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def option(default: T, help: str) -> T:
+    """A dataclass field with its default and the sentence that explains it."""
+    return field(default=default, metadata={"help": help})  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network (Table 9 of CASE)."""
+
+    num_clusters: int = option(16, "latent clusters K; 16 for THUMOS14, 64 for ActivityNet")
+    hidden: int = option(512, "width of the embedding encoders")
+    encoder_dtype: Literal["float32", "bfloat16"] = option("float32", "type the encoders compute in")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The method: labels and losses. The defaults are those of the published program."""
+
+    num_snippets: int = option(
+        750, "snippets T sampled from every video; 750 for THUMOS14, 50 for ActivityNet"
+    )
+    sampling: Literal["random", "uniform"] = option("random", "how training picks the T snippets of a video")
+    top_k_divisor: int = option(
+        8, "snippets a selected one (k = T // divisor); 8 for THUMOS14, 2 for ActivityNet"
+    )
+    cas_weight: float = option(1 / 3, "omega, weight of P^V in the T-CAS that selects snippets; paper: 0.25")
+    pooling: Literal["logits", "probabilities"] = option(
+        "logits", "what is averaged over the top k for a video"
+    )
+    gce_exponent: float = option(
+        0.7, "gamma of the generalized cross-entropy (Eq. 2); 0 is plain cross-entropy"
+    )
+    co_label_selection: bool = option(True, "select snippets from both streams together (Eq. 21)")
+    co_label_clusters: bool = option(True, "share Q^S and Q^C between the streams (Eqs. 17-20)")
+    fuse: Literal["logits", "probabilities"] = option("logits", "what co-labelling averages over the streams")
+    transport: bool = option(True, "label by optimal transport; off: the model's own predictions (Table 5)")
+    hard_labels: bool = option(False, "one-hot instead of soft Q^S (Table 5)")
+    epsilon: float = option(1 / 20, "entropic strength on cosines; the paper prints its inverse, 20")
+    sinkhorn_iters: int = option(3, "Sinkhorn iterations")
+    sinkhorn_tolerance: float | None = option(None, "iterate to this marginal error instead of a fixed count")
+    prior: bool = option(
+        True, "tie Q^S to Q^C by the Gaussian rank prior (Eq. 12); off: entropy only (Eq. 10)"
+    )
+    rank: Literal["argsort", "true", "attention"] = option(
+        "argsort", "what Eq. 11 ranks by: the published permutation, the true rank, or P^A itself"
+    )
+    prior_std: float = option(10.0, "sigma of Eq. 11; 0.1 to 0.5 acts, 10 is all but flat")
+    initial_foreground: float | None = option(None, "Q^C before the first step; default 1/K as published")
+    cluster_marginal: Literal["foreground", "equal"] = option(
+        "foreground", "column marginal of Q^C: the share of foreground (Eq. 13) or equipartition (Eq. 9)"
+    )
+    prototype_features: Literal["raw", "unit"] = option("raw", "embeddings averaged into prototypes (Eq. 4)")
+    projected: bool = option(True, "project cluster directions before each step; off: differentiate the norm")
+    head_temperature: float = option(10.0, "factor on the cosines of the cluster head")
+    cluster_temperature: float = option(10.0, "rho, factor on the cosines of Eq. 5")
+    snippet_weight: float = option(1.0, "lambda_S, weight of the snippet clustering loss (Eq. 14)")
+    cluster_weight: float = option(0.3, "lambda_C, weight of the cluster classification loss (Eq. 14)")
+    sum_streams: bool = option(True, "sum the streams' losses, the video loss apart, which is averaged")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """From scores to segments. The defaults are those of the published program."""
+
+    test_cas_weight: float = option(1 / 5, "omega in inference; paper: 0.25")
+    transformed_weight: float = option(0.5, "share of P^T in P^M; 0 leaves clustering out of inference")
+    class_threshold: float = option(0.25, "video score from which a class is localised")
+    scale: int = option(24, "upsampling of the T-CAS before thresholds are applied")
+    outer_ratio: float = option(0.15, "width of the outer margins of a proposal, as a share of its length")
+    score_weight: float = option(0.2, "weight of the video score in a proposal's score")
+    nms: Literal["decay_once", "soft", "hard"] = option("decay_once", "non-maximum suppression")
+    nms_threshold: float = option(0.4, "tIoU from which a proposal is suppressed")
+    nms_decay: float = option(0.35, "scale of the decay exp(-tIoU^2 / decay) of suppressed scores")
+    nms_plus_one: bool = option(True, "add one second to lengths in the tIoU of NMS, as published")
+    drop_lone_first: bool = option(
+        True, "drop a threshold whose only active position is the first, as published"
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run: optimisation, placement, output."""
+
+    epochs: int = option(300, "passes over the training videos")
+    batch_size: int = option(16, "videos a step, over all devices")
+    learning_rate: float = option(1e-4, "step size of Adam")
+    weight_decay: float = option(5e-4, "L2 penalty added to the gradient before Adam, on all parameters")
+    seed: int = option(0, "seed of parameters, order and sampling")
+    log_every: int = option(12, "steps a line of metrics.jsonl; that many run in one dispatch")
+    checkpoint_every: int = option(120, "steps between checkpoints, rounded up to a log step")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides the outcome of a run, given its data."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Config:
+        """Inverse of `as_dict`.
+
+        Raises:
+          ValueError: a group or an option that does not exist.
+        """
+        groups = {f.name: f.default_factory for f in fields(cls)}
+        unknown = [name for name in values if name not in groups]
+        parts = {}
+        for name, make in groups.items():
+            known = {f.name for f in fields(make())}  # type: ignore[misc,arg-type]
+            given = dict(values.get(name, {}))
+            unknown += [f"{name}.{key}" for key in given if key not in known]
+            parts[name] = replace(make(), **{k: v for k, v in given.items() if k in known})  # type: ignore[misc]
+        if unknown:
+            raise ValueError(f"unknown options {unknown}: the file is of another version of casejax")
+        return cls(**parts)
+
+    def changed(self, **values: Any) -> Config:
+        """A copy with single options replaced, named without their group."""
+        parts = {}
+        for part in fields(self):
+            group = getattr(self, part.name)
+            own = {f.name: values.pop(f.name) for f in fields(group) if f.name in values}
+            parts[part.name] = replace(group, **own)
+        if values:
+            raise ValueError(f"unknown options: {sorted(values)}")
+        return Config(**parts)
+
+    def check(self) -> None:
+        """Refuse values that no run can use.
+
+        Raises:
+          ValueError: naming the option, its value and what is allowed.
+        """
+        counts = (
+            "num_clusters hidden num_snippets top_k_divisor sinkhorn_iters scale epochs batch_size log_every"
+        )
+        positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_decay"
+        shares = "cas_weight gce_exponent test_cas_weight transformed_weight class_threshold"
+        flat = {f.name: getattr(group, f.name) for group in self._groups() for f in fields(group)}
+        for name in (*counts.split(), "checkpoint_every"):
+            if flat[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {flat[name]}")
+        for name in positive.split():
+            if not flat[name] > 0:
+                raise ValueError(f"{name} must be positive, got {flat[name]}")
+        for name in shares.split():
+            if not 0 <= flat[name] <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {flat[name]}")
+        for name in ("weight_decay", "snippet_weight", "cluster_weight", "outer_ratio", "nms_threshold"):
+            if not flat[name] >= 0:
+                raise ValueError(f"{name} must not be negative, got {flat[name]}")
+
+    def _groups(self) -> list[Any]:
+        return [getattr(self, f.name) for f in fields(self) if is_dataclass(getattr(self, f.name))]

@@ -1,0 +1,211 @@
+"""From a data set to a trained state: resume, train, log, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import casejax
+from casejax.data.records import DataError, Dataset
+from casejax.train import mesh as placement
+from casejax.train.checkpoint import CheckpointError, Checkpoints
+from casejax.train.config import Config
+from casejax.train.interrupt import StopRequest
+from casejax.train.state import TrainState, initial_state
+from casejax.train.step import make_train_steps, pack
+
+MAY_CHANGE = {"train.epochs", "train.log_every", "train.checkpoint_every"}
+"""Options that may differ when a run is resumed: none of them changes what a step computes."""
+
+
+class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an error)
+    """Training stopped on a signal, after saving."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by signal {signum} at step {step}")
+        self.signum, self.step = signum, step
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: its structure, the last state, and the state before the first step."""
+
+    graphdef: nnx.GraphDef[Any]
+    state: TrainState
+    initial: TrainState
+    seconds: float
+
+
+def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint is saved with: enough to rebuild the network, and to recognise the run."""
+    return {
+        "casejax": casejax.__version__,
+        "config": config.as_dict(),
+        "data": {
+            "source": dataset.source,
+            "classes": list(dataset.classes),
+            "streams": list(dataset.streams),
+            "dims": list(dataset.dims),
+            "snippet_seconds": dataset.snippet_seconds,
+            "train_videos": len(dataset.train.videos),
+            "train_snippets": int(dataset.train.features.offsets[-1]),
+        },
+    }
+
+
+def train(
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    devices: int | None = None,
+    console: Console | None = None,
+) -> Trained:
+    """Train CASE on the train split and keep checkpoints and metrics in `out`.
+
+    Args:
+      dataset: only features and video-level labels of its train split are used.
+      config: all options.
+      out: folder of the run; `out/checkpoints` and `out/metrics.jsonl` are written.
+      resume: go on from the newest checkpoint in `out`, if there is one.
+      devices: shard the batch over this many devices; default all.
+      console: where a progress bar goes while it is a terminal.
+
+    Raises:
+      DataError: fewer videos than one batch takes.
+      CheckpointError: `out` holds a run and `resume` is off, or a run of other options or data.
+      Interrupted: SIGINT or SIGTERM came; the state was saved.
+      DivergedError: the loss stopped being finite; the last good checkpoint stays.
+    """
+    config.check()
+    console = console or Console(stderr=True)
+    num_videos, batch_size = len(dataset.train.videos), config.train.batch_size
+    if num_videos < batch_size:
+        raise DataError(
+            f"{dataset.source}: {num_videos} training videos do not fill one batch of {batch_size}; "
+            f"use --batch-size {num_videos} or less, or more videos"
+        )
+    mesh = placement.make_mesh(devices)
+    placement.check_batch(mesh, batch_size)
+    total = config.train.epochs * (num_videos // batch_size)
+
+    meta = describe(config, dataset)
+    checkpoints = Checkpoints(out / "checkpoints")
+    _check_folder(checkpoints, meta, resume=resume)
+
+    graphdef, optimizer, state = initial_state(config, dataset.dims, len(dataset.classes))
+    initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+    state = jax.device_put(state, placement.replicated(mesh))
+    if resume and checkpoints.latest is not None:
+        state = checkpoints.restore(state)
+        console.print(f"resuming at step {int(state.step)} of {total}")
+    step = int(state.step)
+    metrics_file = out / "metrics.jsonl"
+    _keep_lines_up_to(metrics_file, step)
+
+    split = pack(dataset.train, dataset.classes, mesh)
+    train_steps = make_train_steps(graphdef, optimizer, config, mesh)
+    snippets_a_step = batch_size * config.method.num_snippets
+    saved, began = step, time.perf_counter()
+    with StopRequest() as stop, metrics_file.open("a") as log, _progress(console) as bar:
+        task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
+        while step < total and stop.signum is None:
+            count = min(config.train.log_every - step % config.train.log_every, total - step)
+            since = time.perf_counter()
+            state, device_metrics = train_steps(state, split, jnp.int32(count))
+            metrics = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
+            step += count
+            if not math.isfinite(metrics["loss"]):
+                raise DivergedError(
+                    f"the loss is {metrics['loss']} by step {step}; lower --learning-rate, or resume from the "
+                    f"checkpoint at step {checkpoints.latest} in {checkpoints.folder}"
+                )
+            rate = count * snippets_a_step / (time.perf_counter() - since)
+            line = {"step": step, **metrics, "snippets_per_second": round(rate, 1)}
+            log.write(json.dumps(line | {"log_num_clusters": math.log(config.network.num_clusters)}) + "\n")
+            log.flush()
+            bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
+            if step - saved >= config.train.checkpoint_every:
+                checkpoints.save(state, meta)
+                saved = step
+        if step > saved or checkpoints.latest is None:
+            checkpoints.save(state, meta)
+        checkpoints.close()
+        if stop.signum is not None and step < total:
+            raise Interrupted(stop.signum, step)
+    return Trained(graphdef, state, initial, time.perf_counter() - began)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[rate]:,.0f} snippets/s"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _check_folder(checkpoints: Checkpoints, meta: dict[str, Any], *, resume: bool) -> None:
+    if checkpoints.latest is None:
+        return
+    differences = _differences(checkpoints.meta(), meta)
+    run = checkpoints.folder.parent
+    if differences:
+        raise CheckpointError(
+            f"{run} holds another run's checkpoint (step {checkpoints.latest}) with another configuration: "
+            f"{'; '.join(differences)}. Choose another --out, or the options of that run"
+        )
+    if not resume:
+        raise CheckpointError(
+            f"{run} already holds this run at step {checkpoints.latest}; pass --resume to go on with it, or "
+            "choose another --out"
+        )
+
+
+def _differences(stored: dict[str, Any], meta: dict[str, Any]) -> list[str]:
+    """Options and data in which two runs differ, the ones that may change on resuming left out."""
+    found = []
+    for group in ("network", "method", "train"):
+        there, here = stored["config"].get(group, {}), meta["config"][group]
+        for name in sorted(there.keys() | here.keys()):
+            if f"{group}.{name}" not in MAY_CHANGE and there.get(name) != here.get(name):
+                found.append(f"{name} was {there.get(name)}, is {here.get(name)}")
+    for name, value in meta["data"].items():
+        if name != "source" and stored["data"].get(name) != value:
+            found.append(f"{name} of the data was {stored['data'].get(name)}, is {value}")
+    return found
+
+
+def _keep_lines_up_to(path: Path, step: int) -> None:
+    """Drop metrics of steps that a resumed run will do again, and a line cut short by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".jsonl.tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

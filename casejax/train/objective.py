@@ -1,0 +1,226 @@
+"""The objective of CASE (Eq. 14): labels and losses put together as the options say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from casejax import losses, ot, scores, self_labels
+from casejax.models import Outputs
+from casejax.train.config import MethodConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+RANKS = {"true": ot.ascending_rank, "argsort": ot.published_rank, "attention": lambda p, mask: p}
+FUSES = {"logits": self_labels.mean_logits, "probabilities": self_labels.mean_probabilities}
+
+
+class CaseAux(NamedTuple):
+    """What a step keeps besides the loss.
+
+    Attributes:
+      cluster_labels: (S, K, 2) Q^C of each stream, foreground first.
+      metrics: scalars to log.
+    """
+
+    cluster_labels: Float[Array, "s k 2"]
+    metrics: dict[str, Float[Array, ""]]
+
+
+def initial_cluster_labels(
+    num_streams: int, num_clusters: int, method: MethodConfig
+) -> Float[Array, "s k 2"]:
+    """Q^C before the first step, the same for all clusters, so that the first prior is flat."""
+    value = method.initial_foreground
+    foreground = 1 / num_clusters if value is None else value
+    background = 1 / num_clusters if value is None else 1 - value
+    return jnp.tile(jnp.asarray([foreground, background], jnp.float32), (num_streams, num_clusters, 1))
+
+
+def case_objective(
+    outputs: Outputs,
+    labels: Float[Array, "b c"],
+    cluster_labels: Float[Array, "s k 2"],
+    method: MethodConfig,
+    *,
+    mask: Bool[Array, "b t"] | None = None,
+) -> tuple[Float[Array, ""], CaseAux]:
+    """The loss of one batch, with new cluster labels and metrics.
+
+    Args:
+      outputs: the network's predictions for B videos.
+      labels: (B, C) video-level labels, zeros and ones.
+      cluster_labels: (S, K, 2) Q^C of the step before, which the prior of Eq. 11 refers to.
+      method: the options of the method.
+      mask: True for real snippets; default all.
+
+    Returns:
+      The loss of Eq. 14 and what the step keeps.
+    """
+    streams = range(len(outputs.cas))
+    together, apart = [tuple(streams)], [(s,) for s in streams]
+
+    loss_video, loss_attention, foreground = {}, {}, {}
+    for group in together if method.co_label_selection else apart:
+        attention = scores.stream_mean([outputs.attention[s] for s in group])
+        selected = self_labels.select_top_k(
+            scores.calibrate([outputs.cas[s] for s in group], attention, cas_weight=method.cas_weight),
+            divisor=method.top_k_divisor,
+            mask=mask,
+        )
+        for s in group:
+            foreground[s] = self_labels.foreground_labels(selected, labels)
+            loss_video[s] = losses.video_cross_entropy(pooled(outputs.cas[s], selected, method), labels)
+            loss_attention[s] = losses.generalized_bce(
+                outputs.attention[s], foreground[s], exponent=method.gce_exponent, mask=mask
+            )
+
+    flat_mask = None if mask is None else mask.reshape(-1)
+    loss_snippet, loss_cluster, new_cluster_labels = {}, {}, {}
+    snippet_labels, cluster_assignment = {}, {}
+    for group in together if method.co_label_clusters else apart:
+        flat = [_flatten(outputs.cluster_logits[s]) for s in group]
+        attention = scores.stream_mean([outputs.attention[s] for s in group]).reshape(-1)
+        q_foreground = scores.stream_mean([foreground[s] for s in group]).reshape(-1)
+        # One group shares Q^C, so any of its streams' will do.
+        q_snippet = _snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
+        logits = [
+            _prototype_logits(outputs.embedding[s], q_snippet.labels, q_foreground, method, flat_mask)
+            for s in group
+        ]
+        q_cluster = self_labels.transport_labels(
+            FUSES[method.fuse](logits),
+            column_marginal=ot.foreground_marginal(q_foreground, mask=flat_mask)
+            if method.cluster_marginal == "foreground"
+            else None,
+            epsilon=method.epsilon * method.cluster_temperature,
+            num_iters=method.sinkhorn_iters,
+            tolerance=method.sinkhorn_tolerance,
+        )
+        for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
+            snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
+            loss_snippet[s] = losses.masked_mean(
+                losses.soft_cross_entropy(own_flat, q_snippet.labels), flat_mask
+            )
+            loss_cluster[s] = losses.soft_cross_entropy(own_logits, q_cluster.labels).mean()
+            new_cluster_labels[s] = q_cluster
+
+    count = len(streams) if method.sum_streams else 1
+    terms = {
+        "loss_video": _mean(loss_video),
+        "loss_attention": count * _mean(loss_attention),
+        "loss_snippet": count * _mean(loss_snippet),
+        "loss_cluster": count * _mean(loss_cluster),
+    }
+    loss = (
+        terms["loss_video"]
+        + terms["loss_attention"]
+        + method.snippet_weight * terms["loss_snippet"]
+        + method.cluster_weight * terms["loss_cluster"]
+    )
+    stacked = jnp.stack([new_cluster_labels[s].labels for s in streams])
+    attention = scores.stream_mean(outputs.attention)
+    metrics = {
+        "loss": loss,
+        **terms,
+        "entropy_snippet_labels": _mean(
+            {
+                s: losses.masked_mean(self_labels.entropy(q.labels), flat_mask)
+                for s, q in snippet_labels.items()
+            }
+        ),
+        "entropy_cluster_labels": self_labels.entropy(stacked).mean(),
+        "entropy_mean_assignment": _mean(
+            {s: self_labels.entropy(_column_mean(p, flat_mask)) for s, p in cluster_assignment.items()}
+        ),
+        "snippet_row_error": _mean({s: q.row_error for s, q in snippet_labels.items()}),
+        "snippet_column_error": _mean({s: q.column_error for s, q in snippet_labels.items()}),
+        "cluster_row_error": _mean({s: q.row_error for s, q in new_cluster_labels.items()}),
+        "cluster_column_error": _mean({s: q.column_error for s, q in new_cluster_labels.items()}),
+        "foreground_share": losses.masked_mean(scores.stream_mean([foreground[s] for s in streams]), mask),
+        "attention_mean": losses.masked_mean(attention, mask),
+        "attention_min": jnp.min(attention, where=mask, initial=1.0),
+        "attention_max": jnp.max(attention, where=mask, initial=0.0),
+        "cluster_foreground_mean": stacked[:, :, 0].mean(),
+        "cluster_foreground_min": stacked[:, :, 0].min(),
+        "cluster_foreground_max": stacked[:, :, 0].max(),
+    }
+    return loss, CaseAux(stacked, jax.lax.stop_gradient(metrics))
+
+
+def pooled(
+    cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], method: MethodConfig
+) -> Float[Array, "b c"]:
+    """Video-level class scores of one stream before the softmax: selected logits or probabilities, averaged."""
+    values = jax.nn.softmax(cas) if method.pooling == "probabilities" else cas
+    return losses.top_k_mean(values, selected)
+
+
+def _snippet_labels(
+    logits: list[Float[Array, "n k"]],
+    attention: Float[Array, " n"],
+    cluster_foreground: Float[Array, " k"],
+    method: MethodConfig,
+    mask: Bool[Array, " n"] | None,
+) -> self_labels.Labels:
+    """Q^S of one co-labelling group."""
+    fused = FUSES[method.fuse](logits)
+    if not method.transport:
+        result = self_labels.model_labels(fused, mask=mask)
+    else:
+        prior = None
+        if method.prior:
+            prior = ot.gaussian_rank_prior(
+                jax.lax.stop_gradient(attention),
+                cluster_foreground,
+                std=method.prior_std,
+                rank=RANKS[method.rank],
+                mask=mask,
+            )
+        result = self_labels.transport_labels(
+            fused,
+            log_prior=prior,
+            mask=mask,
+            epsilon=method.epsilon * method.head_temperature,
+            num_iters=method.sinkhorn_iters,
+            tolerance=method.sinkhorn_tolerance,
+        )
+    if method.hard_labels:
+        return result._replace(labels=self_labels.harden(result.labels))
+    return result
+
+
+def _prototype_logits(
+    embedding: Float[Array, "b t d"],
+    q_snippet: Float[Array, "n k"],
+    q_foreground: Float[Array, " n"],
+    method: MethodConfig,
+    mask: Bool[Array, " n"] | None,
+) -> Float[Array, "k 2"]:
+    """Logits of P^C of one stream; their gradient reaches the embedding through both kinds of prototypes."""
+    flat = _flatten(embedding)
+    if method.prototype_features == "unit":
+        flat = self_labels.unit(flat)
+    return self_labels.cluster_logits(
+        self_labels.prototypes(q_snippet, flat),
+        self_labels.prototypes(self_labels.foreground_background(q_foreground, mask), flat),
+        temperature=method.cluster_temperature,
+    )
+
+
+def _flatten(x: Float[Array, "b t k"]) -> Float[Array, "n k"]:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _column_mean(p: Float[Array, "n k"], mask: Bool[Array, " n"] | None) -> Float[Array, " k"]:
+    if mask is None:
+        return p.mean(axis=0)
+    return jnp.where(mask[:, None], p, 0).sum(axis=0) / jnp.maximum(mask.sum(), 1)
+
+
+def _mean(values: dict[int, Float[Array, "*b"]]) -> Float[Array, ""]:
+    """Mean over streams, and over videos where there is a value for each."""
+    return jnp.stack(list(values.values())).mean()

@@ -1,0 +1,103 @@
+"""The training step: sampled, computed and applied on the device, many steps to one dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from casejax.data import sampling
+from casejax.data.records import Split
+from casejax.data.sampling import PackedSplit
+from casejax.models import project_prototypes
+from casejax.train import mesh as placement
+from casejax.train.config import Config
+from casejax.train.objective import case_objective
+from casejax.train.state import TrainState
+
+Metrics = dict[str, jax.Array]
+TrainSteps = Callable[[TrainState, PackedSplit, jax.Array], tuple[TrainState, Metrics]]
+
+
+def pack(split: Split, classes: tuple[str, ...], mesh: Mesh) -> PackedSplit:
+    """Put a split's features and video-level labels on every device of the mesh."""
+    features = split.features
+    packed = PackedSplit(
+        streams=features.streams,
+        offsets=features.offsets[:-1].astype("int32"),
+        lengths=features.lengths.astype("int32"),
+        labels=split.multi_hot(classes),
+    )
+    return jax.device_put(packed, placement.replicated(mesh))
+
+
+def make_train_steps(
+    graphdef: nnx.GraphDef[Any], optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> TrainSteps:
+    """Compile the function that runs n training steps.
+
+    The batch is split over the mesh by video; self-labels couple it across devices, since the program is
+    written for the global batch. Step n is a function of the state alone, so any cut of a run into calls
+    ends with the same bits.
+
+    Returns:
+      (state, split, n) -> the state n steps later (its input is donated) and the mean of every metric over
+      those steps. `n` is traced: one compilation serves every n.
+    """
+    method, train = config.method, config.train
+
+    def one_step(state: TrainState, split: PackedSplit) -> tuple[TrainState, Metrics]:
+        order_key, snippet_key = jax.random.split(state.key)
+        videos = sampling.batch_videos(
+            order_key, state.step, num_videos=len(split.lengths), batch_size=train.batch_size
+        )
+        lengths = split.lengths[videos]
+        if method.sampling == "random":
+            key = jax.random.fold_in(snippet_key, state.step)
+            snippets = sampling.random_snippets(key, lengths, method.num_snippets)
+        else:
+            snippets = sampling.uniform_snippets(lengths, method.num_snippets)
+        batch = jax.lax.with_sharding_constraint(
+            (sampling.gather(split, videos, snippets), split.labels[videos]), placement.over_videos(mesh)
+        )
+        features, labels = batch
+
+        params = project_prototypes(state.params) if method.projected else state.params
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            outputs = nnx.merge(graphdef, params)(features)
+            return case_objective(outputs, labels, state.cluster_labels, method)
+
+        (_, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        new = state._replace(
+            step=state.step + 1,
+            params=optax.apply_updates(params, updates),
+            opt_state=opt_state,
+            cluster_labels=aux.cluster_labels,
+        )
+        return new, aux.metrics
+
+    def train_steps(
+        state: TrainState, split: PackedSplit, num_steps: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        shapes = jax.eval_shape(one_step, state, split)[1]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(_: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, sums = carry
+            state, metrics = one_step(state, split)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        state, sums = jax.lax.fori_loop(0, num_steps, body, (state, zeros))
+        return state, jax.tree.map(lambda s: s / num_steps, sums)
+
+    everywhere = placement.replicated(mesh)
+    return jax.jit(
+        train_steps, donate_argnums=0, in_shardings=everywhere, out_shardings=(everywhere, everywhere)
+    )
