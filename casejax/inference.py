@@ -68,8 +68,6 @@ def score_videos(
     return SnippetScores(*(np.concatenate(column)[: len(lengths)] for column in zip(*parts, strict=True)))
 
 
-def bind(
-    scorer: Scorer, params: Any, cluster_labels: jax.Array
-) -> Callable[[tuple[Any, ...]], SnippetScores]:
+def bind(scorer: Scorer, params: Any, cluster_labels: jax.Array) -> Callable[[tuple[Any, ...]], SnippetScores]:
     """The scorer of one trained network."""
     return partial(scorer, params, cluster_labels)

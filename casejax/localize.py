@@ -5,7 +5,7 @@ Everything here is NumPy on arrays of many videos at once; nothing loops over pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -37,9 +37,7 @@ class Survivors(NamedTuple):
     score: np.ndarray  # (m,) float64
 
 
-def select_classes(
-    video_scores: Float[np.ndarray, "V C"], *, threshold: float = 0.25
-) -> Bool[np.ndarray, "V C"]:
+def select_classes(video_scores: Float[np.ndarray, "V C"], *, threshold: float = 0.25) -> Bool[np.ndarray, "V C"]:
     """Classes to localize in each video: all that reach `threshold`, else the single best one.
 
     Args:
@@ -86,7 +84,7 @@ def upsample(scores: Float[np.ndarray, "*batch T"], *, scale: int = 24) -> Float
 def propose(
     curves: Float[np.ndarray, "G L"],
     *,
-    thresholds: tuple[float, ...] = THRESHOLDS,
+    thresholds: Sequence[float] = THRESHOLDS,
     drop_lone_first: bool = True,
 ) -> Runs:
     """Runs of consecutive samples that are positive and reach a threshold, for every threshold.
@@ -150,7 +148,7 @@ def outer_inner_contrast(
     inner = total[curve, last + 1] - total[curve, first]
     outer = total[curve, outer_stop] - total[curve, outer_first] - inner
     num_outer = outer_stop - outer_first - length
-    return inner / length - np.where(num_outer > 0, outer, 0) / np.maximum(num_outer, 1)
+    return inner / length - outer / np.maximum(num_outer, 1)
 
 
 def temporal_iou(
@@ -276,7 +274,7 @@ def localize(
     durations: Float[np.ndarray, "V"],
     *,
     class_threshold: float = 0.25,
-    thresholds: tuple[float, ...] = THRESHOLDS,
+    thresholds: Sequence[float] = THRESHOLDS,
     scale: int = 24,
     outer_ratio: float = 0.15,
     score_weight: float = 0.2,
@@ -322,7 +320,7 @@ def localize(
 
     video, label = np.nonzero(select_classes(video_scores, threshold=class_threshold))
     num_samples = scores.shape[1] * scale
-    block = max(1, _BLOCK_SAMPLES // num_samples)
+    block = max(1, _BLOCK_SAMPLES // max(num_samples, 1))
     owners, segments, values = [np.empty(0, np.int64)], [np.empty((0, 2))], [np.empty(0)]
     for begin in range(0, len(video), block):
         here = slice(begin, begin + block)

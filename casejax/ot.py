@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
+    from jax.typing import ArrayLike
     from jaxtyping import Array, Bool, Float, Int, Num
 
 JUDGED_AT = 1e-4
@@ -47,12 +49,12 @@ class SinkhornOutput(NamedTuple):
 
 
 def sinkhorn(
-    scores: Num[Array, "n k"],
+    scores: Num[ArrayLike, "n k"],
     *,
-    log_prior: Float[Array, "n k"] | None = None,
-    row_marginal: Num[Array, " n"] | None = None,
-    column_marginal: Num[Array, " k"] | None = None,
-    mask: Bool[Array, " n"] | None = None,
+    log_prior: Float[ArrayLike, "n k"] | None = None,
+    row_marginal: Num[ArrayLike, " n"] | None = None,
+    column_marginal: Num[ArrayLike, " k"] | None = None,
+    mask: Bool[ArrayLike, " n"] | None = None,
     epsilon: float | Float[Array, ""] = 0.05,
     num_iters: int = 3,
     tolerance: float | None = None,
@@ -96,69 +98,74 @@ def sinkhorn(
     """
     scores = jnp.asarray(scores)
     _check_problem(scores, log_prior, row_marginal, column_marginal, mask, epsilon, num_iters, tolerance)
+    return _solve(scores, log_prior, row_marginal, column_marginal, mask, epsilon, num_iters, tolerance)
+
+
+@partial(jax.jit, static_argnames="num_iters")
+def _solve(
+    scores: jax.Array,
+    log_prior: jax.Array | None,
+    row_marginal: jax.Array | None,
+    column_marginal: jax.Array | None,
+    mask: jax.Array | None,
+    epsilon: jax.Array,
+    num_iters: int,
+    tolerance: jax.Array | None,
+) -> SinkhornOutput:
     dtype = scores.dtype if scores.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
     num_rows, num_columns = scores.shape
+    logits = scores.astype(dtype) / jnp.asarray(epsilon, dtype)
+    if log_prior is not None:
+        logits += jnp.asarray(log_prior, dtype)
 
+    # Whatever takes no part is -inf in the log plan, and so stays 0 in the plan.
     rows = jnp.ones(num_rows, dtype) if row_marginal is None else jnp.asarray(row_marginal, dtype)
     if mask is not None:
         rows = jnp.where(mask, rows, 0)
+    if mask is not None or row_marginal is not None:
+        logits = jnp.where((rows > 0)[:, None], logits, -jnp.inf)
     mass = rows.sum()
-    columns = (
-        equipartition(num_columns, mass) if column_marginal is None else jnp.asarray(column_marginal, dtype)
-    )
-    columns = columns * _divide(mass, columns.sum())
-
-    support = (rows > 0)[:, None] & (columns > 0)[None, :]
-    logits = jnp.where(support, scores.astype(dtype), 0) / jnp.asarray(epsilon, dtype)
-    if log_prior is not None:
-        prior = jnp.asarray(log_prior, dtype)
-        support &= prior > -jnp.inf
-        logits += jnp.where(support, prior, 0)
+    if column_marginal is None:
+        columns = equipartition(num_columns, mass)
+    else:
+        columns = jnp.asarray(column_marginal, dtype)
+        columns = columns * _divide(mass, columns.sum())
+        logits = jnp.where((columns > 0)[None, :], logits, -jnp.inf)
     log_rows, log_columns = _log_or_zero(rows), _log_or_zero(columns)
+
+    def column_error(log_sums: jax.Array) -> jax.Array:
+        return _divide(jnp.abs(jnp.exp(log_sums) - columns).sum(), mass)
 
     # The carried matrix is the log plan itself: potentials are absorbed as they arise, so the entries that
     # matter stay near zero and keep their float32 digits however large the scores are.
-    def column_sums(log_plan: Float[Array, "n k"]) -> Float[Array, " k"]:
-        return _log_sum_exp(log_plan, support, axis=0)
-
-    def iterate(
-        log_plan: Float[Array, "n k"], log_sums: Float[Array, " k"]
-    ) -> tuple[Float[Array, "n k"], Float[Array, " n"], Float[Array, " k"]]:
-        step_columns = log_columns - log_sums
-        log_plan = log_plan + step_columns[None, :]
-        step_rows = log_rows - _log_sum_exp(log_plan, support, axis=1)
-        return log_plan + step_rows[:, None], step_rows, step_columns
-
-    def column_error(log_sums: Float[Array, " k"]) -> Float[Array, ""]:
-        sums = jnp.where(support.any(axis=0), jnp.exp(log_sums), 0)
-        return _divide(jnp.abs(sums - columns).sum(), mass)
-
-    # Rows without a support cannot be met, whatever the iteration does; all others are exact.
-    row_error = _divide(jnp.where(support.any(axis=1), 0, rows).sum(), mass)
-
     Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
-    def body(carry: Carry) -> Carry:
+    def iterate(carry: Carry) -> Carry:
         log_plan, log_sums, u, v, done = carry
-        log_plan, step_rows, step_columns = iterate(log_plan, log_sums)
-        return log_plan, column_sums(log_plan), u + step_rows, v + step_columns, done + 1
+        step = _scaling(log_columns, log_sums)
+        log_plan, v = log_plan + step[None, :], v + step
+        step = _scaling(log_rows, _log_sum_exp(log_plan, axis=1))
+        log_plan, u = log_plan + step[:, None], u + step
+        return log_plan, _log_sum_exp(log_plan, axis=0), u, v, done + 1
 
-    carry = (logits, column_sums(logits), jnp.zeros_like(rows), jnp.zeros_like(columns), jnp.int32(0))
+    carry = (logits, _log_sum_exp(logits, axis=0), jnp.zeros_like(rows), jnp.zeros_like(columns), jnp.int32(0))
     if tolerance is None:
-        carry = jax.lax.fori_loop(0, num_iters, lambda _, c: body(c), carry, unroll=num_iters <= 8)
-        judged_at = JUDGED_AT
+        carry = jax.lax.fori_loop(0, num_iters, lambda _, c: iterate(c), carry, unroll=num_iters <= 4)
     else:
-        judged_at = tolerance
 
-        def unfinished(carry: Carry) -> Bool[Array, ""]:
+        def unfinished(carry: Carry) -> jax.Array:
             return (carry[4] < num_iters) & ((column_error(carry[1]) > tolerance) | (carry[4] == 0))
 
-        carry = jax.lax.while_loop(unfinished, body, carry)
+        carry = jax.lax.while_loop(unfinished, iterate, carry)
     log_plan, log_sums, u, v, done = carry
 
     error = column_error(log_sums)
+    # Rows without an allowed entry cannot be met, whatever the iteration does; all others are exact.
+    unmet = jnp.where((logits > -jnp.inf).any(axis=1), 0, rows).sum()
+    row_error = _divide(unmet, mass)
+    judged_at = JUDGED_AT if tolerance is None else tolerance
     return SinkhornOutput(
-        plan=jnp.where(support, jnp.exp(log_plan), 0),
+        plan=jnp.exp(log_plan),
         row_potential=jnp.where(rows > 0, u, 0),
         column_potential=jnp.where(columns > 0, v, -jnp.inf),
         iterations=done,
@@ -174,7 +181,7 @@ def equipartition(num_columns: int, mass: float | Float[Array, ""] = 1.0) -> Flo
 
 
 def foreground_marginal(
-    labels: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None, floor: float = 0.0
+    labels: Float[ArrayLike, "*n"], *, mask: Bool[ArrayLike, "*n"] | None = None, floor: float = 0.0
 ) -> Float[Array, "2"]:
     """The shares of foreground and background among snippet labels (Eq. 13 of CASE).
 
@@ -186,49 +193,48 @@ def foreground_marginal(
     Returns:
       (2,) shares of foreground and background; they sum to 1.
     """
+    labels = jnp.asarray(labels)
     if mask is None:
         foreground = labels.mean()
     else:
-        count = mask.sum()
+        count = jnp.asarray(mask).sum()
         total = jnp.where(mask, labels, 0).sum()
         foreground = jnp.where(count > 0, total / jnp.maximum(count, 1), 0.5)
     foreground = jnp.clip(foreground, floor, 1 - floor)
     return jnp.stack([foreground, 1 - foreground])
 
 
-def ascending_rank(
-    attention: Float[Array, " n"], mask: Bool[Array, " n"] | None = None
-) -> Float[Array, " n"]:
+def ascending_rank(attention: Float[ArrayLike, " n"], mask: Bool[ArrayLike, " n"] | None = None) -> Float[Array, " n"]:
     """Rank of each snippet by foreground probability, as a share: the least gets 1/N, the greatest 1.
 
     Equal values rank in their order. Masked snippets are not counted; what stands at their place has no
     meaning.
     """
+    attention = jnp.asarray(attention)
     keys = attention if mask is None else jnp.where(mask, attention, jnp.inf)
     order = jnp.argsort(keys, stable=True)
     rank = jnp.zeros(order.shape, order.dtype).at[order].set(jnp.arange(1, len(order) + 1, dtype=order.dtype))
     return _share(rank, mask, attention.dtype)
 
 
-def published_rank(
-    attention: Float[Array, " n"], mask: Bool[Array, " n"] | None = None
-) -> Float[Array, " n"]:
+def published_rank(attention: Float[ArrayLike, " n"], mask: Bool[ArrayLike, " n"] | None = None) -> Float[Array, " n"]:
     """What the published program uses in the place of a rank: the sorting permutation itself.
 
     Entry n is one less the index of the n-th most attended snippet, as a share of N. It carries no
     information on snippet n, and is here to reproduce published runs.
     """
+    attention = jnp.asarray(attention)
     keys = -attention if mask is None else jnp.where(mask, -attention, jnp.inf)
     return 1 - _share(jnp.argsort(keys, stable=True) + 1, mask, attention.dtype)
 
 
 def gaussian_rank_prior(
-    attention: Float[Array, " n"],
-    cluster_foreground: Float[Array, " k"],
+    attention: Float[ArrayLike, " n"],
+    cluster_foreground: Float[ArrayLike, " k"],
     *,
     std: float | Float[Array, ""] = 10.0,
-    rank: Callable[..., Float[Array, " n"]] = ascending_rank,
-    mask: Bool[Array, " n"] | None = None,
+    rank: Callable[..., jax.Array] = ascending_rank,
+    mask: Bool[ArrayLike, " n"] | None = None,
 ) -> Float[Array, "n k"]:
     """Log density that ties snippets of high rank to clusters of high foreground probability.
 
@@ -251,23 +257,30 @@ def gaussian_rank_prior(
     """
     if isinstance(std, int | float) and not std > 0:
         raise ValueError(f"std must be positive, got {std}")
+    attention = jnp.asarray(attention)
     std = jnp.asarray(std, attention.dtype)
-    distance = rank(attention, mask)[:, None] - cluster_foreground.astype(attention.dtype)[None, :]
+    distance = rank(attention, mask)[:, None] - jnp.asarray(cluster_foreground, attention.dtype)[None, :]
     return -0.5 * (distance / std) ** 2 - jnp.log(std * math.sqrt(2 * math.pi))
 
 
-def _share(rank: Int[Array, " n"], mask: Bool[Array, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:
-    count = jnp.asarray(len(rank)) if mask is None else jnp.maximum(mask.sum(), 1)
+def _share(rank: Int[Array, " n"], mask: Bool[ArrayLike, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:
+    count = jnp.asarray(len(rank)) if mask is None else jnp.maximum(jnp.asarray(mask).sum(), 1)
     return rank.astype(dtype) / count.astype(dtype)
 
 
-def _log_sum_exp(x: Float[Array, "n k"], where: Bool[Array, "n k"], axis: int) -> Float[Array, " m"]:
-    """Log of the sum of exp over `where`; 0 where there is nothing, so that nothing downstream is NaN."""
-    top = jnp.max(x, axis=axis, keepdims=True, where=where, initial=-jnp.inf)
-    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
-    total = jnp.where(where, jnp.exp(jnp.where(where, x - top, 0)), 0).sum(axis=axis)
-    empty = ~where.any(axis=axis)
-    return jnp.where(empty, 0, jnp.log(jnp.where(empty, 1, total)) + jnp.squeeze(top, axis))
+def _log_sum_exp(x: Float[Array, "n k"], axis: int) -> Float[Array, " m"]:
+    """Log of the sum of exp; -inf where all is -inf, with a gradient of 0 there."""
+    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+    top = jnp.where(top == -jnp.inf, 0, top)
+    total = jnp.exp(x - top).sum(axis=axis)
+    empty = total == 0
+    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)) + jnp.squeeze(top, axis))
+
+
+def _scaling(log_wanted: Float[Array, " n"], log_sums: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Log of the factor that takes sums to what is wanted; none where there is nothing to scale."""
+    empty = log_sums == -jnp.inf
+    return jnp.where(empty, 0, log_wanted - jnp.where(empty, 0, log_sums))
 
 
 def _log_or_zero(x: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -300,9 +313,7 @@ def _check_problem(
     }
     for name, (value, shape) in wanted.items():
         if value is not None and jnp.shape(value) != shape:
-            raise ValueError(
-                f"{name} must have shape {shape} for scores of {scores.shape}, got {jnp.shape(value)}"
-            )
+            raise ValueError(f"{name} must have shape {shape} for scores of {scores.shape}, got {jnp.shape(value)}")
     if isinstance(epsilon, int | float) and not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
     if not isinstance(num_iters, int) or num_iters < 1:

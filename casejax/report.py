@@ -52,9 +52,7 @@ def write_average_precision(path: Path, result: DetectionResult) -> None:
     writer.writerow(["class", "ground_truth", "predictions", *tious, "mean"])
     for c, name in enumerate(result.classes):
         known = result.num_ground_truth[c] > 0
-        values = (
-            [f"{x:.6f}" for x in [*result.ap[c], result.ap[c].mean()]] if known else [""] * (len(tious) + 1)
-        )
+        values = [f"{x:.6f}" for x in [*result.ap[c], result.ap[c].mean()]] if known else [""] * (len(tious) + 1)
         writer.writerow([name, result.num_ground_truth[c], result.num_predictions[c], *values])
     write_text(path, text.getvalue())
 
@@ -91,15 +89,10 @@ def print_results(
             console.print(f"classes {text}: {', '.join(names)}", highlight=False, markup=False)
 
 
-def summary(
-    detection: DetectionResult, classification: ClassificationMetrics, protocol: Protocol
-) -> dict[str, Any]:
+def summary(detection: DetectionResult, classification: ClassificationMetrics, protocol: Protocol) -> dict[str, Any]:
     """The printed numbers as plain values, fractions."""
     return {
-        "mAP": {
-            f"{tiou:.2f}": float(value)
-            for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)
-        },
+        "mAP": {f"{tiou:.2f}": float(value) for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)},
         "average_mAP": {f"{low}:{high}": detection.average(low, high) for low, high in protocol.averages},
         "classification_accuracy": classification.accuracy,
         "classification_mAP": classification.mean_average_precision,
@@ -147,8 +140,7 @@ def draw_pictures(
             title=video.id,
             duration=float(lengths[v] * dataset.snippet_seconds),
             ground_truth=[
-                (name, video.segments[[label == name for label in video.segment_labels]])
-                for name in video.labels
+                (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
             ],
             attention=scores.attention[v],
             transformed=scores.transformed[v],

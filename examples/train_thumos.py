@@ -27,15 +27,9 @@ SYNTHETIC = Config().changed(num_snippets=256, epochs=60, learning_rate=1e-3, lo
 
 def main() -> int:
     """Parse the command line, read the data, run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, help="folder in the published layout; default: a synthetic world"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="folder of the run (default: runs/thumos14 or runs/synthetic)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder in the published layout; default: a synthetic world")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/thumos14 or runs/synthetic)")
     parser.add_argument("--streams", default="rgb,flow", help="feature streams, comma-separated")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--devices", type=int, help="shard the batch over this many devices (default: all)")

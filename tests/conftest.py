@@ -11,9 +11,16 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Third-party modules must all be imported before TYPE_CHECKING reads True below.
+import chex  # noqa: F401
+import flax.nnx  # noqa: F401
 import jax
 import numpy as np
+import optax  # noqa: F401
+import orbax.checkpoint  # noqa: F401
 import pytest
+import rich.progress  # noqa: F401
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,8 +31,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # annotations are turned on, and beartype checks the shapes of every call into a casejax function.
 import casejax
 
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
 typing.TYPE_CHECKING = True
-with install_import_hook("casejax", "beartype.beartype"):
+with install_import_hook("casejax", "conftest.typechecker"):
     for _module in pkgutil.walk_packages(casejax.__path__, "casejax."):
         importlib.import_module(_module.name)
 typing.TYPE_CHECKING = False

@@ -138,6 +138,11 @@ def test_bad_annotation_is_refused(path, defect):
     assert_says(refusal(read_annotations, path), path, "video 'a'", *parts)
 
 
+def test_entry_that_is_no_object(path):
+    write(path, a=["Run", 0, 1])
+    assert_says(refusal(read_annotations, path), path, "video 'a'", 'no "annotations" list', "add one")
+
+
 def test_the_annotation_at_fault_is_named_and_the_videos_counted(path):
     video = good_video()
     video["annotations"][1]["segment"] = [3, 1]

@@ -124,9 +124,7 @@ def test_timeline_of_many_snippets_gives_each_curve_a_row(rng, tmp_path):
 def test_timeline_shows_long_and_mathematical_names_whole(rng, tmp_path):
     name = "Putting $5 and $10 notes_into the slot of a vending machine in the hall"
     one = np.array([[1.0, 2.0]])
-    arguments = video(
-        rng, 9, title=name * 3, ground_truth=[(name, one)], predictions=[(name, one, np.ones(1))]
-    )
+    arguments = video(rng, 9, title=name * 3, ground_truth=[(name, one)], predictions=[(name, one, np.ones(1))])
     figure = draw(plots.timeline(**arguments), tmp_path)
     for ax in (figure.axes[0], figure.axes[-1]):
         (label,) = ax.get_yticklabels()

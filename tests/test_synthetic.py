@@ -13,7 +13,7 @@ SMALL = {"num_classes": 4, "dim": 6, "train_videos": 14, "test_videos": 12, "lon
 
 @pytest.fixture(scope="module")
 def worlds():
-    return [synthetic.make_world(seed=seed, dim=16) for seed in range(3)]
+    return [synthetic.make_world(seed=seed, dim=16) for seed in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_every_class_occurs_and_some_more_than_others(worlds):
         for split in (world.train, world.test):
             videos = split.multi_hot(world.classes).sum(0)
             assert videos.min() >= 3
-        assert world.train.multi_hot(world.classes).sum(0).max() > 2.5 * videos.min()
+            assert videos.max() > 2 * videos.min()
 
 
 @pytest.mark.parametrize("num_classes", [2, 20, 25])
@@ -209,19 +209,20 @@ def ridge(inputs, targets, strength):
 
 @pytest.fixture(scope="module")
 def scores():
-    """Snippet scores on test of ridge regressions on snippet truth: both streams, rgb alone, flow alone;
-    then of one trained with nothing but every snippet's video label."""
+    """Snippet scores on the test split by ridge regressions, one a choice of streams and of targets.
+
+    The targets are the truth of every snippet, or, "weak", the video labels repeated at every snippet.
+    """
     world = synthetic.make_world()
     truth = snippet_truth(world.train, world.classes)
-    video_labels = np.repeat(world.train.multi_hot(world.classes), world.train.features.lengths, axis=0)
+    weak = np.repeat(world.train.multi_hot(world.classes), world.train.features.lengths, axis=0)
     out = {}
     for name, chosen in (("both", [0, 1]), ("rgb", [0]), ("flow", [1])):
         train, test = (
-            np.concatenate([split.features.streams[s] for s in chosen], 1)
-            for split in (world.train, world.test)
+            np.concatenate([split.features.streams[s] for s in chosen], 1) for split in (world.train, world.test)
         )
-        out[name] = test @ ridge(train, truth, 100.0)
-        out[f"{name}, video labels"] = test @ ridge(train, video_labels, 100.0)
+        both_targets = test @ ridge(train, np.concatenate([truth, weak], 1), 100.0)
+        out[name], out[f"{name}, weak"] = np.split(both_targets, 2, axis=1)
     return world, snippet_truth(world.test, world.classes), out
 
 
@@ -244,7 +245,7 @@ def test_both_streams_tell_more_than_one(scores):
 
 def test_video_labels_teach_the_classes_and_leave_localisation_to_do(scores):
     world, truth, by = scores
-    weak = by["both, video labels"]
+    weak = by["both, weak"]
     offsets = world.test.features.offsets
     pooled = np.stack([np.sort(v, 0)[-max(1, len(v) // 8) :].mean(0) for v in np.split(weak, offsets[1:-1])])
     assert mean_precision(pooled, world.test.multi_hot(world.classes) > 0) > 0.7
@@ -256,7 +257,7 @@ def test_scene_of_a_class_tempts_a_learner_of_video_labels(scores):
     world, truth, by = scores
     of_video = np.repeat(world.test.multi_hot(world.classes) > 0, world.test.features.lengths, axis=0)
     background = ~truth.any(1)
-    weak = by["rgb, video labels"]
+    weak = by["rgb, weak"]
     for c in range(len(world.classes)):
         inside = weak[background & of_video[:, c], c].mean()
         assert inside > weak[background & ~of_video[:, c], c].mean()

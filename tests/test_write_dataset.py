@@ -85,9 +85,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("video", "part"), [("../x", "no plain file name"), ("train_1", "2 videos named 'train_1'")]
-)
+@pytest.mark.parametrize(("video", "part"), [("../x", "no plain file name"), ("train_1", "2 videos named 'train_1'")])
 def test_ids_that_cannot_be_files_are_not_written(tmp_path, video, part):
     data = small_dataset()
     first = data.train.videos[0]

@@ -143,9 +143,7 @@ def _parse_instance(instance: Any, duration: float | None, where: str) -> tuple[
     if start < 0:
         raise DataError(f"{where}: starts at {start} s, before the video; fix it or remove the annotation")
     if end <= start:
-        raise DataError(
-            f"{where}: ends at {end} s, not after its start at {start} s; fix it or remove the annotation"
-        )
+        raise DataError(f"{where}: ends at {end} s, not after its start at {start} s; fix it or remove the annotation")
     if duration is not None and end > duration + DURATION_SLACK:
         raise DataError(
             f"{where}: ends at {end} s, but the stated duration is {duration} s; fix it or drop the duration"

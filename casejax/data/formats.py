@@ -182,9 +182,7 @@ def _check_disjoint(ids: Mapping[str, Sequence[str]], root: Path) -> None:
     raise_first([f"{train} and {test} both list {video!r}; remove it from one of them" for video in shared])
 
 
-def _annotated(
-    root: Path, split: str, ids: Sequence[str], annotations: Mapping[str, Video]
-) -> tuple[Video, ...]:
+def _annotated(root: Path, split: str, ids: Sequence[str], annotations: Mapping[str, Video]) -> tuple[Video, ...]:
     gt, listed = root / "gt.json", root / f"split_{split}.txt"
     absent = [video for video in ids if video not in annotations]
     if absent:
@@ -260,9 +258,7 @@ def _survey(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str,
     files = [path for split in paths.values() for stream in split for path in stream]
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
-        raise DataError(
-            f"{first_three(missing)}: no such feature file; extract it or take the video out of its split"
-        )
+        raise DataError(f"{first_three(missing)}: no such feature file; extract it or take the video out of its split")
     shapes: dict[Path, tuple[int, int]] = {}
     problems = []
     for path in files:
@@ -336,8 +332,7 @@ def _read_header(path: Path) -> tuple[int, int]:
 def _common_dim(stream: str, dims: Mapping[Path, int]) -> int:
     (usual, votes), *_ = Counter(dims.values()).most_common(1)
     raise_first(
-        f"{path}: dim {dim}, but {votes} of {len(dims)} {stream} files have dim {usual}; "
-        "extract all with one model"
+        f"{path}: dim {dim}, but {votes} of {len(dims)} {stream} files have dim {usual}; extract all with one model"
         for path, dim in dims.items()
         if dim != usual
     )

@@ -30,9 +30,7 @@ class PackedSplit(NamedTuple):
     labels: Float[Array, "v c"]
 
 
-def batch_videos(
-    key: Key[Array, ""], step: Int[Array, ""], *, num_videos: int, batch_size: int
-) -> Int[Array, " b"]:
+def batch_videos(key: Key[Array, ""], step: Int[Array, ""], *, num_videos: int, batch_size: int) -> Int[Array, " b"]:
     """The videos of one step: every epoch runs through a new order; an incomplete last batch is dropped.
 
     Args:
@@ -68,9 +66,7 @@ def uniform_snippets(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array,
     return jnp.arange(num_snippets)[None, :] * lengths[:, None] // num_snippets
 
 
-def random_snippets(
-    key: Key[Array, ""], lengths: Int[Array, " b"], num_snippets: int
-) -> Int[Array, "b t"]:
+def random_snippets(key: Key[Array, ""], lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, "b t"]:
     """One random snippet of each of T equal cells of every video, as the published program draws them.
 
     A cell's end belongs to it, so neighbours may pick the same snippet; a video of exactly T snippets is

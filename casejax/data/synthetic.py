@@ -142,16 +142,16 @@ def write_world(root: str | os.PathLike[str], **options: Any) -> None:
 # Annotations
 
 
-def _lengths(count: int, bounds: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
+def _lengths(count: int, bounds: tuple[int, int, int], rng: np.random.Generator) -> list[int]:
     """Snippets of each video: log-normal, with one video at either bound."""
     shortest, median, longest = bounds
     draws = median * np.exp(VIDEO_SPREAD * rng.standard_normal(count - 2))
     inner = np.clip(np.rint(draws).astype(np.int64), shortest + 1, longest - 1)
-    return rng.permutation([shortest, longest, *inner])
+    return rng.permutation([shortest, longest, *inner]).tolist()
 
 
 def _video_labels(
-    lengths: np.ndarray, classes: list[str], frequency: np.ndarray, rng: np.random.Generator
+    lengths: list[int], classes: list[str], frequency: np.ndarray, rng: np.random.Generator
 ) -> list[list[str]]:
     """The classes each video is about; the wide class of a nested pair is added later."""
     count = len(lengths)
@@ -159,7 +159,7 @@ def _video_labels(
     first = rng.permutation([*np.repeat(np.arange(len(classes)), 3), *rest])
     labels = [[classes[c]] for c in first]
     # a second class goes to longer videos, which have room for two instances
-    roomy = np.flatnonzero(lengths >= np.median(lengths) / 2)
+    roomy = np.flatnonzero(np.asarray(lengths) >= np.median(lengths) / 2)
     for v in rng.choice(roomy, round(MULTI_LABEL * count), replace=False):
         related = {NARROW, WIDE} if labels[v][0] in (NARROW, WIDE) else set(labels[v])
         unrelated = [name for name in classes if name not in related]
@@ -230,7 +230,7 @@ class _Looks:
     def mix(self, video: Video, snippets: int, rng: np.random.Generator) -> np.ndarray:
         """How much of every row each snippet of the video shows, (snippets, rows) float32."""
         rows = len(self.by_stream[0])
-        action = np.zeros((snippets, rows), np.float32)
+        shown = np.zeros((snippets, rows), np.float32)
         covered = np.zeros(snippets, np.float32)
         drawn = set()
         for label, (start, end) in zip(video.segment_labels, video.segments, strict=True):
@@ -239,15 +239,18 @@ class _Looks:
             drawn.add((start, end))
             c = self.classes.index(label)
             cuts = start + (end - start) * np.array([0, rng.uniform(0.1, 0.4), rng.uniform(0.6, 0.95), 1])
+            cuts /= SNIPPET_SECONDS
+            first, last = int(cuts[0]), min(int(np.ceil(cuts[-1])), snippets)
             for part in range(3):
-                share = _overlap(snippets, cuts[part], cuts[part + 1])
-                action[:, 3 * c + part] += share
-                action[:, self.scene_of[c]] += SCENE_IN_ACTION * share
-                covered += share
+                # how much of every snippet lies within the part
+                share: np.ndarray = np.diff(np.clip(np.arange(first, last + 1), cuts[part], cuts[part + 1]))
+                shown[first:last, 3 * c + part] += share
+                shown[first:last, self.scene_of[c]] += SCENE_IN_ACTION * share
+                covered[first:last] += share
         background = self._background(video, snippets, rng)
-        action[np.arange(snippets), background] += np.maximum(1 - covered, 0)
+        shown[np.arange(snippets), background] += np.maximum(1 - covered, 0)
         # the receptive field of a snippet reaches into its neighbours
-        padded = np.pad(action, ((1, 1), (0, 0)), mode="edge")
+        padded = np.pad(shown, ((1, 1), (0, 0)), mode="edge")
         return 0.15 * padded[:-2] + 0.7 * padded[1:-1] + 0.15 * padded[2:]
 
     def _background(self, video: Video, snippets: int, rng: np.random.Generator) -> np.ndarray:
@@ -261,20 +264,12 @@ class _Looks:
             run = 1 + rng.geometric(0.12)
             kind = rng.random()
             pool = scenes if kind < 0.4 else self.scene_of if kind < 0.48 else generics
-            out[t : t + run] = rng.choice(pool)
+            out[t : t + run] = pool[rng.integers(len(pool))]
             t += run
         return out
 
 
-def _overlap(snippets: int, start: float, end: float) -> np.ndarray:
-    """Fraction of every snippet that lies within [start, end) seconds."""
-    edges = np.clip(np.arange(snippets + 1), start / SNIPPET_SECONDS, end / SNIPPET_SECONDS)
-    return np.diff(edges)
-
-
-def _render(
-    mix: np.ndarray, look: np.ndarray, noise: float, video_look: float, rng: np.random.Generator
-) -> np.ndarray:
+def _render(mix: np.ndarray, look: np.ndarray, noise: float, video_look: float, rng: np.random.Generator) -> np.ndarray:
     """Features of one video in one stream, (snippets, dim) float32, rectified like those of I3D."""
     snippets, dim = len(mix), look.shape[1]
     gain = rng.uniform(0.6, 1.4, (snippets, 1))

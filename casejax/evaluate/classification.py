@@ -44,9 +44,7 @@ def classification_metrics(
         raise ValueError(f"scores of video {np.argwhere(np.isnan(scores))[0, 0]} hold NaN")
     present = labels > 0
     exact = (selected == present).all(axis=1)
-    precisions = [
-        _average_precision(scores[:, c], present[:, c]) for c in np.flatnonzero(present.any(axis=0))
-    ]
+    precisions = [_average_precision(scores[:, c], present[:, c]) for c in np.flatnonzero(present.any(axis=0))]
     return ClassificationMetrics(
         float(exact.mean()) if len(exact) else float("nan"),
         float(np.mean(precisions)) if precisions else float("nan"),

@@ -83,10 +83,7 @@ def parse_results(
 def _check(where: str, start: float, end: float, score: float) -> None:
     if not all(map(math.isfinite, (start, end, score))):
         raise DataError(
-            f"{where}: segment [{start}, {end}] with score {score} must be finite; "
-            "drop the entry or fix what wrote it"
+            f"{where}: segment [{start}, {end}] with score {score} must be finite; drop the entry or fix what wrote it"
         )
     if end < start:
-        raise DataError(
-            f"{where}: segment [{start}, {end}] ends before it starts; drop the entry or swap its times"
-        )
+        raise DataError(f"{where}: segment [{start}, {end}] ends before it starts; drop the entry or swap its times")

@@ -36,9 +36,7 @@ class CosineHead(nnx.Module):
     where they are put back on the unit sphere before every step (`project_prototypes`).
     """
 
-    def __init__(
-        self, dim: int, num_clusters: int, *, temperature: float, projected: bool, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, dim: int, num_clusters: int, *, temperature: float, projected: bool, rngs: nnx.Rngs) -> None:
         limit = 1 / math.sqrt(dim)
         directions = jax.random.uniform(rngs.params(), (num_clusters, dim), jnp.float32, -limit, limit)
         self.directions = nnx.Param(directions)
@@ -76,9 +74,7 @@ class Stream(nnx.Module):
         self.classifier = _linear(hidden, num_classes, rngs)
         self.embedding_encoder = _linear(dim, hidden, rngs, encoder_dtype)
         self.attention = _linear(hidden, 1, rngs)
-        self.clusters = CosineHead(
-            hidden, num_clusters, temperature=temperature, projected=projected, rngs=rngs
-        )
+        self.clusters = CosineHead(hidden, num_clusters, temperature=temperature, projected=projected, rngs=rngs)
 
     def __call__(
         self, features: Float[Array, "b t d"]
@@ -143,9 +139,7 @@ class CaseNet(nnx.Module):
             ]
         )
 
-    def __call__(
-        self, features: Sequence[Float[Array, "b t _"]], mask: Bool[Array, "b t"] | None = None
-    ) -> Outputs:
+    def __call__(self, features: Sequence[Float[Array, "b t _"]], mask: Bool[Array, "b t"] | None = None) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -156,9 +150,7 @@ class CaseNet(nnx.Module):
           ValueError: another number of streams than the network has.
         """
         if len(features) != len(self.streams):
-            raise ValueError(
-                f"the network has {len(self.streams)} streams, got {len(features)} feature arrays"
-            )
+            raise ValueError(f"the network has {len(self.streams)} streams, got {len(features)} feature arrays")
         if mask is not None:
             features = [jnp.where(mask[:, :, None], x, 0) for x in features]
         outputs = [stream(x) for stream, x in zip(self.streams, features, strict=True)]

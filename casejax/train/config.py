@@ -27,20 +27,12 @@ class NetworkConfig:
 class MethodConfig:
     """The method: labels and losses. The defaults are those of the published program."""
 
-    num_snippets: int = option(
-        750, "snippets T sampled from every video; 750 for THUMOS14, 50 for ActivityNet"
-    )
+    num_snippets: int = option(750, "snippets T sampled from every video; 750 for THUMOS14, 50 for ActivityNet")
     sampling: Literal["random", "uniform"] = option("random", "how training picks the T snippets of a video")
-    top_k_divisor: int = option(
-        8, "snippets a selected one (k = T // divisor); 8 for THUMOS14, 2 for ActivityNet"
-    )
+    top_k_divisor: int = option(8, "snippets a selected one (k = T // divisor); 8 for THUMOS14, 2 for ActivityNet")
     cas_weight: float = option(1 / 3, "omega, weight of P^V in the T-CAS that selects snippets; paper: 0.25")
-    pooling: Literal["logits", "probabilities"] = option(
-        "logits", "what is averaged over the top k for a video"
-    )
-    gce_exponent: float = option(
-        0.7, "gamma of the generalized cross-entropy (Eq. 2); 0 is plain cross-entropy"
-    )
+    pooling: Literal["logits", "probabilities"] = option("logits", "what is averaged over the top k for a video")
+    gce_exponent: float = option(0.7, "gamma of the generalized cross-entropy (Eq. 2); 0 is plain cross-entropy")
     co_label_selection: bool = option(True, "select snippets from both streams together (Eq. 21)")
     co_label_clusters: bool = option(True, "share Q^S and Q^C between the streams (Eqs. 17-20)")
     fuse: Literal["logits", "probabilities"] = option("logits", "what co-labelling averages over the streams")
@@ -49,9 +41,7 @@ class MethodConfig:
     epsilon: float = option(1 / 20, "entropic strength on cosines; the paper prints its inverse, 20")
     sinkhorn_iters: int = option(3, "Sinkhorn iterations")
     sinkhorn_tolerance: float | None = option(None, "iterate to this marginal error instead of a fixed count")
-    prior: bool = option(
-        True, "tie Q^S to Q^C by the Gaussian rank prior (Eq. 12); off: entropy only (Eq. 10)"
-    )
+    prior: bool = option(True, "tie Q^S to Q^C by the Gaussian rank prior (Eq. 12); off: entropy only (Eq. 10)")
     rank: Literal["argsort", "true", "attention"] = option(
         "argsort", "what Eq. 11 ranks by: the published permutation, the true rank, or P^A itself"
     )
@@ -83,9 +73,7 @@ class InferenceConfig:
     nms_threshold: float = option(0.4, "tIoU from which a proposal is suppressed")
     nms_decay: float = option(0.35, "scale of the decay exp(-tIoU^2 / decay) of suppressed scores")
     nms_plus_one: bool = option(True, "add one second to lengths in the tIoU of NMS, as published")
-    drop_lone_first: bool = option(
-        True, "drop a threshold whose only active position is the first, as published"
-    )
+    drop_lone_first: bool = option(True, "drop a threshold whose only active position is the first, as published")
 
 
 @dataclass(frozen=True)
@@ -150,9 +138,7 @@ class Config:
         Raises:
           ValueError: naming the option, its value and what is allowed.
         """
-        counts = (
-            "num_clusters hidden num_snippets top_k_divisor sinkhorn_iters scale epochs batch_size log_every"
-        )
+        counts = "num_clusters hidden num_snippets top_k_divisor sinkhorn_iters scale epochs batch_size log_every"
         positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_decay"
         shares = "cas_weight gce_exponent test_cas_weight transformed_weight class_threshold"
         flat = {f.name: getattr(group, f.name) for group in self._groups() for f in fields(group)}

@@ -30,9 +30,7 @@ class CaseAux(NamedTuple):
     metrics: dict[str, Float[Array, ""]]
 
 
-def initial_cluster_labels(
-    num_streams: int, num_clusters: int, method: MethodConfig
-) -> Float[Array, "s k 2"]:
+def initial_cluster_labels(num_streams: int, num_clusters: int, method: MethodConfig) -> Float[Array, "s k 2"]:
     """Q^C before the first step, the same for all clusters, so that the first prior is flat."""
     value = method.initial_foreground
     foreground = 1 / num_clusters if value is None else value
@@ -88,8 +86,7 @@ def case_objective(
         # One group shares Q^C, so any of its streams' will do.
         q_snippet = _snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
         logits = [
-            _prototype_logits(outputs.embedding[s], q_snippet.labels, q_foreground, method, flat_mask)
-            for s in group
+            _prototype_logits(outputs.embedding[s], q_snippet.labels, q_foreground, method, flat_mask) for s in group
         ]
         q_cluster = self_labels.transport_labels(
             FUSES[method.fuse](logits),
@@ -102,9 +99,7 @@ def case_objective(
         )
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
             snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
-            loss_snippet[s] = losses.masked_mean(
-                losses.soft_cross_entropy(own_flat, q_snippet.labels), flat_mask
-            )
+            loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), flat_mask)
             loss_cluster[s] = losses.soft_cross_entropy(own_logits, q_cluster.labels).mean()
             new_cluster_labels[s] = q_cluster
 
@@ -127,10 +122,7 @@ def case_objective(
         "loss": loss,
         **terms,
         "entropy_snippet_labels": _mean(
-            {
-                s: losses.masked_mean(self_labels.entropy(q.labels), flat_mask)
-                for s, q in snippet_labels.items()
-            }
+            {s: losses.masked_mean(self_labels.entropy(q.labels), flat_mask) for s, q in snippet_labels.items()}
         ),
         "entropy_cluster_labels": self_labels.entropy(stacked).mean(),
         "entropy_mean_assignment": _mean(
@@ -151,9 +143,7 @@ def case_objective(
     return loss, CaseAux(stacked, jax.lax.stop_gradient(metrics))
 
 
-def pooled(
-    cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], method: MethodConfig
-) -> Float[Array, "b c"]:
+def pooled(cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], method: MethodConfig) -> Float[Array, "b c"]:
     """Video-level class scores of one stream before the softmax: selected logits or probabilities, averaged."""
     values = jax.nn.softmax(cas) if method.pooling == "probabilities" else cas
     return losses.top_k_mean(values, selected)

@@ -158,7 +158,5 @@ def run(
         report.draw_pictures(out / "pictures", dataset, scores, detections, labels, metrics)
     except ImportError as error:
         console.print(f"no pictures: {error}", markup=False)
-    console.print(
-        f"trained in {trained.seconds:.1f} s; everything is in {out}", highlight=False, markup=False
-    )
+    console.print(f"trained in {trained.seconds:.1f} s; everything is in {out}", highlight=False, markup=False)
     return RunResult(result, classes, untrained, detections, scores, trained.seconds)

@@ -83,9 +83,7 @@ def make_train_steps(
         )
         return new, aux.metrics
 
-    def train_steps(
-        state: TrainState, split: PackedSplit, num_steps: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def train_steps(state: TrainState, split: PackedSplit, num_steps: jax.Array) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(one_step, state, split)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -98,6 +96,4 @@ def make_train_steps(
         return state, jax.tree.map(lambda s: s / num_steps, sums)
 
     everywhere = placement.replicated(mesh)
-    return jax.jit(
-        train_steps, donate_argnums=0, in_shardings=everywhere, out_shardings=(everywhere, everywhere)
-    )
+    return jax.jit(train_steps, donate_argnums=0, in_shardings=everywhere, out_shardings=(everywhere, everywhere))

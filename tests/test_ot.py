@@ -1,0 +1,300 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.test_util import check_grads
+
+from casejax import ot
+
+
+def problem(rng, n=40, k=6, scale=1.0):
+    scores = (scale * rng.uniform(-1, 1, (n, k))).astype(np.float32)
+    prior = rng.uniform(0.1, 1, (n, k)).astype(np.float32)
+    return scores, prior, rng.uniform(0.2, 1, n).astype(np.float32), rng.uniform(0.2, 1, k).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_iters", [1, 3, 12])
+@pytest.mark.parametrize("epsilon", [0.05, 0.5, 5.0])
+def test_sinkhorn_agrees_with_the_oracle(rng, epsilon, num_iters):
+    scores, prior, rows, columns = problem(rng)
+    got = ot.sinkhorn(
+        scores,
+        log_prior=jnp.log(prior),
+        row_marginal=rows,
+        column_marginal=columns,
+        epsilon=epsilon,
+        num_iters=num_iters,
+    )
+    plan, u, v = oracles.sinkhorn(scores, prior=prior, rows=rows, columns=columns, epsilon=epsilon, num_iters=num_iters)
+    np.testing.assert_allclose(got.plan, plan, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(got.row_potential, u, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(got.column_potential, v, rtol=1e-5, atol=2e-5)
+    assert int(got.iterations) == num_iters
+    share = columns / columns.sum() * rows.sum()
+    np.testing.assert_allclose(got.column_error, np.abs(plan.sum(0) - share).sum() / rows.sum(), rtol=1e-3, atol=1e-6)
+    assert float(got.row_error) == 0
+
+
+def test_default_marginals_are_one_a_row_and_n_over_k_a_column(rng):
+    scores, *_ = problem(rng)
+    got = ot.sinkhorn(scores, num_iters=500, epsilon=0.5)
+    np.testing.assert_allclose(got.plan.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(got.plan.sum(axis=0), 40 / 6, rtol=1e-4)
+    assert bool(got.converged)
+
+
+def test_goldens(golden):
+    """All published label assignments, the overflowing ones too, against three float64 iterations."""
+    arrays, cases = golden.arrays("sinkhorn"), golden.notes("sinkhorn")["cases"]
+    for name, case in cases.items():
+        prior, beta = arrays.get(f"{name}/prior"), arrays.get(f"{name}/beta")
+        got = ot.sinkhorn(
+            arrays[f"{name}/logits"],
+            log_prior=None if prior is None else jnp.log(prior),
+            column_marginal=beta,
+            epsilon=case["temp"] / case["eps"],
+        )
+        # float32 resolves a log of size m to m * 6e-8: the +-2000 of ext1000 leaves 1e-4.
+        largest = np.abs(arrays[f"{name}/logits"]).max() * case["eps"] / case["temp"]
+        tolerance = max(1e-5, 2.5 * 6e-8 * largest)
+        np.testing.assert_allclose(got.plan, arrays[f"{name}/ref3_f64"], rtol=tolerance, atol=1e-6, err_msg=name)
+        if not case["official_f32_nan_count"]:
+            np.testing.assert_allclose(got.plan, arrays[f"{name}/official_f32"], atol=2e-6, err_msg=name)
+
+
+@pytest.mark.usefixtures("x64")
+def test_goldens_in_float64(golden):
+    arrays, cases = golden.arrays("sinkhorn"), golden.notes("sinkhorn")["cases"]
+    for name, case in cases.items():
+        prior, beta = arrays.get(f"{name}/prior"), arrays.get(f"{name}/beta")
+        keywords = {
+            "log_prior": None if prior is None else jnp.log(jnp.asarray(prior, jnp.float64)),
+            "column_marginal": None if beta is None else beta.astype(np.float64),
+            "epsilon": case["temp"] / case["eps"],
+        }
+        logits = arrays[f"{name}/logits"].astype(np.float64)
+        got = ot.sinkhorn(logits, **keywords)
+        assert got.plan.dtype == jnp.float64
+        np.testing.assert_allclose(got.plan, arrays[f"{name}/ref3_f64"], rtol=1e-10, atol=1e-14, err_msg=name)
+        if case["cluster_marginal_error_after_1000"] < 1e-13:
+            got = ot.sinkhorn(logits, **keywords, num_iters=1000, tolerance=1e-13)
+            np.testing.assert_allclose(got.plan, arrays[f"{name}/ref1000_f64"], rtol=1e-7, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("reach", [0.0, 1.0, 1e2, 1e4])
+def test_any_scale_of_scores_is_finite_and_right(rng, reach):
+    epsilon = 0.05
+    scores, *_ = problem(rng, scale=reach * epsilon)
+    got = ot.sinkhorn(scores, epsilon=epsilon)
+    plan, *_ = oracles.sinkhorn(scores, epsilon=epsilon)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in got)
+    np.testing.assert_allclose(got.plan, plan, rtol=1e-5 + 1e-6 * reach, atol=1e-6)
+    gradient = jax.grad(lambda s: (ot.sinkhorn(s, epsilon=epsilon).plan ** 2).sum())(scores)
+    assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 4), (5, 1), (1, 1)])
+def test_one_row_or_one_column(rng, n, k):
+    scores, *_ = problem(rng, n, k)
+    got = ot.sinkhorn(scores)
+    np.testing.assert_allclose(got.plan, oracles.sinkhorn(scores)[0], rtol=1e-5)
+    np.testing.assert_allclose(got.plan.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_column_without_mass_is_as_if_it_were_not_there(rng):
+    scores, _, _, columns = problem(rng)
+    columns[2] = 0
+    rest = [0, 1, 3, 4, 5]
+    got = ot.sinkhorn(scores, column_marginal=columns)
+    want = ot.sinkhorn(scores[:, rest], column_marginal=columns[rest])
+    chex.assert_trees_all_close(got.plan[:, np.array(rest)], want.plan, rtol=1e-6)
+    assert float(jnp.abs(got.plan[:, 2]).max()) == 0
+    assert float(got.column_potential[2]) == -np.inf
+    gradient = jax.grad(lambda s: (ot.sinkhorn(s, column_marginal=columns).plan ** 2).sum())(scores)
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_masked_rows_are_inert_whatever_they_hold(rng):
+    scores, prior, _, _ = problem(rng)
+    mask = rng.random(40) < 0.7
+    spoiled = np.where(mask[:, None], scores, np.nan).astype(np.float32)
+
+    def value(s, m):
+        return ot.sinkhorn(s, log_prior=jnp.log(prior), mask=m)
+
+    got, want = value(spoiled, mask), ot.sinkhorn(scores[mask], log_prior=jnp.log(prior[mask]))
+    np.testing.assert_allclose(got.plan[mask], want.plan, rtol=1e-5)
+    assert float(jnp.abs(got.plan[~mask]).max()) == 0
+    np.testing.assert_allclose(got.column_error, want.column_error, rtol=1e-4)
+    gradient = jax.grad(lambda s: (value(s, mask).plan ** 2).sum())(spoiled)
+    assert bool((gradient[~mask] == 0).all())
+    assert bool(jnp.isfinite(gradient).all())
+    assert float(jnp.abs(gradient[mask]).max()) > 0
+
+
+def test_nothing_left_to_transport_is_flagged(rng):
+    scores, *_ = problem(rng)
+    got = ot.sinkhorn(scores, mask=jnp.zeros(40, bool))
+    assert float(got.plan.sum()) == 0
+    assert not bool(got.converged)
+    forbidden = np.zeros((40, 6), np.float32)
+    forbidden[3] = -np.inf
+    got = ot.sinkhorn(scores, log_prior=forbidden)
+    np.testing.assert_allclose(got.row_error, 1 / 40, rtol=1e-6)
+    assert not bool(got.converged)
+
+
+def test_tolerance_stops_as_soon_as_both_marginals_hold(rng):
+    scores, *_ = problem(rng)
+    got = ot.sinkhorn(scores, epsilon=0.2, num_iters=1000, tolerance=1e-4)
+    done = int(got.iterations)
+    assert 1 < done < 1000
+    assert bool(got.converged)
+    chex.assert_trees_all_close(got.plan, ot.sinkhorn(scores, epsilon=0.2, num_iters=done).plan, atol=1e-6)
+    assert float(ot.sinkhorn(scores, epsilon=0.2, num_iters=done - 1).column_error) > 1e-4
+    few = ot.sinkhorn(scores, epsilon=0.2, num_iters=2, tolerance=1e-6)
+    assert int(few.iterations) == 2
+    assert not bool(few.converged)
+
+
+def test_a_constant_added_to_a_row_matters_only_before_convergence(rng):
+    """Truncated iterations scale columns first, so they are not invariant to shifts of single rows."""
+    scores, *_ = problem(rng)
+    shifted = scores + rng.uniform(-0.2, 0.2, (40, 1)).astype(np.float32)
+    three = [ot.sinkhorn(s, epsilon=0.1).plan for s in (scores, shifted)]
+    many = [ot.sinkhorn(s, epsilon=0.1, num_iters=2000).plan for s in (scores, shifted)]
+    assert float(jnp.abs(three[0] - three[1]).max()) > 1e-3
+    np.testing.assert_allclose(many[0], many[1], atol=2e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient_is_that_of_finite_differences(rng):
+    scores, prior, _, _ = (x.astype(np.float64) for x in problem(rng, 7, 4))
+    weights = rng.normal(size=(7, 4))
+    mask = np.array([True] * 5 + [False, True])
+
+    def value(s, p):
+        return (weights * ot.sinkhorn(s, log_prior=jnp.log(p), mask=mask, epsilon=0.3).plan).sum()
+
+    check_grads(value, (scores, prior), order=1, modes=["fwd", "rev"])
+
+
+def test_jit_vmap_and_permutations(rng):
+    scores = rng.normal(size=(3, 12, 5)).astype(np.float32)
+    one_by_one = [ot.sinkhorn(s).plan for s in scores]
+    np.testing.assert_allclose(jax.jit(jax.vmap(lambda s: ot.sinkhorn(s).plan))(scores), one_by_one, atol=1e-6)
+    at_tolerance = jax.vmap(lambda s: ot.sinkhorn(s, epsilon=1.0, num_iters=99, tolerance=1e-3))(scores)
+    assert bool(at_tolerance.converged.all())
+    rows, columns = rng.permutation(12), rng.permutation(5)
+    permuted = ot.sinkhorn(scores[0][rows][:, columns]).plan
+    np.testing.assert_allclose(permuted, one_by_one[0][rows][:, columns], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32])
+def test_other_types_are_computed_in_float32(rng, dtype):
+    scores = jnp.asarray(rng.integers(-3, 4, (8, 3)), dtype)
+    got = ot.sinkhorn(scores, epsilon=2.0)
+    assert got.plan.dtype == jnp.float32
+    np.testing.assert_allclose(got.plan, oracles.sinkhorn(np.asarray(scores, np.float64), epsilon=2.0)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
+        ({"epsilon": float("nan")}, "epsilon must be positive"),
+        ({"num_iters": 0}, "num_iters must be an integer of at least 1, got 0"),
+        ({"tolerance": -1.0}, "tolerance must be positive or None, got -1.0"),
+    ],
+)
+def test_unusable_options_are_refused(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        ot.sinkhorn(jnp.zeros((4, 3)), **keywords)
+
+
+def test_unusable_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"N, K >= 1, got shape \(0, 3\)"):
+        ot.sinkhorn(jnp.zeros((0, 3)))
+
+
+# The prior and the marginals
+
+
+def test_ascending_rank_is_the_order_of_each_snippet():
+    attention = jnp.asarray([0.3, 0.9, 0.1, 0.5])
+    np.testing.assert_allclose(ot.ascending_rank(attention), [0.5, 1.0, 0.25, 0.75])
+    np.testing.assert_allclose(ot.ascending_rank(jnp.asarray([0.2, 0.2, 0.1])), np.array([2, 3, 1]) / 3, rtol=1e-6)
+
+
+def test_published_rank_is_the_sorting_permutation():
+    attention = jnp.asarray([0.3, 0.9, 0.1, 0.5])  # from most to least attended: snippets 1, 3, 0, 2
+    np.testing.assert_allclose(1 - ot.published_rank(attention), np.array([2, 4, 1, 3]) / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [ot.ascending_rank, ot.published_rank])
+def test_masked_snippets_are_not_ranked(rng, rank):
+    attention = rng.random(30).astype(np.float32)
+    attention[20:] = np.nan
+    mask = np.arange(30) < 20
+    np.testing.assert_allclose(rank(attention, mask)[:20], rank(attention[:20]), rtol=1e-6)
+
+
+def test_prior_is_the_printed_density(rng):
+    attention, foreground = rng.random(9).astype(np.float32), rng.random(4).astype(np.float32)
+    got = ot.gaussian_rank_prior(attention, foreground, std=0.3)
+    for n in range(9):
+        rank = 1 + sum(attention < attention[n])
+        for k in range(4):
+            want = np.exp(-(abs(rank / 9 - foreground[k]) ** 2) / (2 * 0.3**2)) / (0.3 * np.sqrt(2 * np.pi))
+            np.testing.assert_allclose(np.exp(got[n, k]), want, rtol=1e-5)
+
+
+def test_descending_and_ascending_priors_give_one_plan(rng):
+    """Descending ranks against 1 - Q^C are the ascending prior of Eq. 11 up to a shift of 1/N."""
+    n, std = 400, 0.3
+    attention, foreground = rng.random(n).astype(np.float32), rng.random(5).astype(np.float32)
+    scores = rng.normal(size=(n, 5)).astype(np.float32)
+
+    def descending_rank(attention, mask):
+        return 1 - (n + 1 - n * ot.ascending_rank(attention, mask)) / n
+
+    plans = [
+        ot.sinkhorn(
+            scores, log_prior=ot.gaussian_rank_prior(attention, foreground, std=std, rank=rank), epsilon=1.0
+        ).plan
+        for rank in (ot.ascending_rank, descending_rank)
+    ]
+    flat = ot.sinkhorn(scores, epsilon=1.0).plan
+    np.testing.assert_allclose(plans[0], plans[1], atol=2 / n)
+    assert float(jnp.abs(plans[0] - flat).max()) > 0.1
+
+
+def test_the_prior_pulls_attended_snippets_to_foreground_clusters(rng):
+    attention = rng.random(200).astype(np.float32)
+    foreground = jnp.asarray([0.9, 0.1])
+    prior = ot.gaussian_rank_prior(attention, foreground, std=0.2)
+    plan = ot.sinkhorn(np.zeros((200, 2), np.float32), log_prior=prior, epsilon=1.0, num_iters=50).plan
+    top = attention > np.median(attention)
+    assert float(plan[top, 0].mean()) > 0.85
+    assert float(plan[~top, 0].mean()) < 0.15
+    published = ot.gaussian_rank_prior(attention, foreground, std=0.2, rank=ot.published_rank)
+    plan = ot.sinkhorn(np.zeros((200, 2), np.float32), log_prior=published, epsilon=1.0, num_iters=50).plan
+    assert abs(float(plan[top, 0].mean() - plan[~top, 0].mean())) < 0.25
+
+
+def test_prior_refuses_a_std_of_zero():
+    with pytest.raises(ValueError, match="std must be positive, got 0"):
+        ot.gaussian_rank_prior(jnp.ones(3), jnp.ones(2), std=0)
+
+
+def test_marginals(rng):
+    np.testing.assert_allclose(ot.equipartition(4, 10.0), [2.5] * 4)
+    labels = (rng.random((3, 8)) < 0.3).astype(np.float32)
+    mask = rng.random((3, 8)) < 0.8
+    np.testing.assert_allclose(ot.foreground_marginal(labels), [labels.mean(), 1 - labels.mean()], rtol=1e-6)
+    share = labels[mask].mean()
+    np.testing.assert_allclose(ot.foreground_marginal(labels, mask=mask), [share, 1 - share], rtol=1e-6)
+    np.testing.assert_allclose(ot.foreground_marginal(jnp.ones(5), floor=0.05), [0.95, 0.05], rtol=1e-6)
+    np.testing.assert_allclose(ot.foreground_marginal(jnp.ones(5), mask=jnp.zeros(5, bool)), [0.5, 0.5])
