@@ -69,7 +69,7 @@ def print_results(
     """Print the protocol line and one table row a model: mAP at each tIoU, averages, classification; %."""
     description = protocol.describe(num_videos, num_instances, selection=selection)
     console.print(description, soft_wrap=True, highlight=False, markup=False)
-    table = Table("mAP, %", box=None, pad_edge=False)
+    table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
     for tiou in protocol.tious:
         table.add_column(f"{tiou:.1f}", justify="right")
     for low, high in protocol.averages:

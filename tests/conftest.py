@@ -24,12 +24,14 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compiling is what takes the time here, and nothing is asserted about speed.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # The library imports jaxtyping only for type checkers, so that users need not have it. Here its
 # annotations are turned on, and beartype checks the shapes of every call into a casejax function.
-import casejax
+import casejax  # noqa: E402
 
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
 typing.TYPE_CHECKING = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -117,7 +118,7 @@ def run(
     Raises:
       As `casejax.train.loop.train`.
     """
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else 100)
     trained = train(dataset, config, out, resume=resume, devices=devices)
     report.write_json(out / "config.json", config.as_dict())
 

@@ -1,0 +1,228 @@
+"""The objective against the published program: every intermediate, gradient and Adam step of the goldens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from casejax.data.sampling import PackedSplit
+from casejax.models import CaseNet, Outputs, project_prototypes
+from casejax.train.config import Config, MethodConfig
+from casejax.train.objective import case_objective, initial_cluster_labels
+from casejax.train.state import make_optimizer
+
+STREAMS = ("rgb", "flow")
+LAYERS = {
+    "class_encoder": "cas_module_{}.0",
+    "classifier": "cas_module_{}.2",
+    "embedding_encoder": "base_module_{}.0",
+    "attention": "att_module_{}",
+}
+
+
+def published_params(arrays, prefix, dtype):
+    """Published weights (or gradients) in our structure."""
+    streams = {}
+    for s, stream in enumerate(STREAMS):
+        streams[s] = {
+            ours: {
+                "kernel": jnp.asarray(arrays[f"{prefix}/{theirs.format(stream)}.weight"][:, :, 0].T, dtype),
+                "bias": jnp.asarray(arrays[f"{prefix}/{theirs.format(stream)}.bias"], dtype),
+            }
+            for ours, theirs in LAYERS.items()
+        }
+        directions = arrays[f"{prefix}/clu_head_{stream}.prototypes.weight"]
+        streams[s]["clusters"] = {"directions": jnp.asarray(directions, dtype)}
+    return {"streams": streams}
+
+
+def published_steps(arrays, config, dtype):
+    """Three training steps on the golden batch: per step (loss aux, gradient, parameters after)."""
+    x, labels = jnp.asarray(arrays["x"], dtype), jnp.asarray(arrays["label"], dtype)
+    features = [x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]]
+    method = MethodConfig()
+    model = CaseNet(
+        [f.shape[-1] for f in features],
+        labels.shape[1],
+        config["num_clusters"],
+        hidden=config["hidden"],
+        rngs=nnx.Rngs(0),
+    )
+    graphdef, params = nnx.split(model, nnx.Param)
+    nnx.replace_by_pure_dict(params, published_params(arrays, "p0", dtype))
+    optimizer = make_optimizer(config["lr"], config["weight_decay_L2_in_gradient"])
+    opt_state = optimizer.init(params)
+    q = initial_cluster_labels(2, config["num_clusters"], method).astype(dtype)
+
+    @jax.jit
+    def step(params, opt_state, q):
+        params = project_prototypes(params)
+
+        def loss(params):
+            return case_objective(nnx.merge(graphdef, params)(features), labels, q, method)
+
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return jax.tree.map(jnp.add, params, updates), opt_state, aux, grads
+
+    for _ in range(3):
+        params, opt_state, aux, grads = step(params, opt_state, q)
+        q = aux.cluster_labels
+        yield aux, nnx.to_pure_dict(grads), nnx.to_pure_dict(params)
+
+
+def compare_steps(arrays, wanted, config, dtype, rtol, atol):
+    for n, (aux, grads, params) in enumerate(published_steps(arrays, config, dtype), start=1):
+        metrics = {name: np.asarray(value) for name, value in aux.metrics.items()}
+        for ours, theirs in {
+            "loss": "cost",
+            "loss_video": "vid",
+            "loss_snippet": "clu_loss",
+            "loss_cluster": "cls_loss",
+        }.items():
+            np.testing.assert_allclose(metrics[ours], wanted[f"it{n}/{theirs}"], rtol=rtol, err_msg=f"{n} {ours}")
+        attention = wanted[f"it{n}/gce_flow"] + wanted[f"it{n}/gce_rgb"]
+        np.testing.assert_allclose(metrics["loss_attention"], attention, rtol=rtol)
+        for stream in aux.cluster_labels:
+            np.testing.assert_allclose(stream, wanted[f"it{n}/Q_C"], atol=atol)
+        for name, ours in (("g", grads), ("p", params)):
+            if f"{name}{n}/att_module_rgb.weight" in wanted:
+                theirs = published_params(wanted, f"{name}{n}", dtype)
+                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=f"{name}{n}")
+
+
+def test_three_published_steps_in_float32(golden):
+    arrays = golden.arrays("case_forward")
+    wanted = arrays | golden.arrays("case_forward_adam")
+    compare_steps(arrays, wanted, golden.notes("case_forward")["config"], jnp.float32, 1e-5, 2e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_three_published_steps_in_float64(golden):
+    arrays, wanted = golden.arrays("case_forward"), golden.arrays("case_forward_f64")
+    compare_steps(arrays, wanted, golden.notes("case_forward")["config"], jnp.float64, 1e-10, 1e-12)
+
+
+def random_outputs(rng, b=4, t=24, c=5, k=6, d=7):
+    def normal(*shape):
+        return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
+
+    attention = tuple(jax.nn.sigmoid(x) for x in normal(b, t))
+    return Outputs(normal(b, t, c), attention, tuple(jnp.abs(x) for x in normal(b, t, d)), normal(b, t, k))
+
+
+def video_labels(b=4, c=5):
+    return jnp.asarray(np.eye(c)[np.arange(b) % c], jnp.float32)
+
+
+OPTIONS = [
+    {"rank": "true", "prior_std": 0.3},
+    {"rank": "attention", "prior_std": 0.3},
+    {"prior": False},
+    {"fuse": "probabilities"},
+    {"co_label_selection": False},
+    {"co_label_clusters": False},
+    {"co_label_selection": False, "co_label_clusters": False},
+    {"transport": False},
+    {"hard_labels": True},
+    {"transport": False, "hard_labels": True},
+    {"pooling": "probabilities"},
+    {"gce_exponent": 0.0},
+    {"cluster_marginal": "equal"},
+    {"prototype_features": "unit"},
+    {"sinkhorn_iters": 50, "sinkhorn_tolerance": 1e-3},
+    {"sum_streams": False},
+    {"cas_weight": 0.25},
+]
+
+
+def value_and_grad(out, labels, q, method):
+    return jax.jit(jax.value_and_grad(lambda o: case_objective(o, labels, q, method), has_aux=True))(out)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A batch and what the published options make of it."""
+    rng = np.random.default_rng(0)
+    out, labels = random_outputs(rng), video_labels()
+    q = jnp.tile(jnp.asarray(rng.dirichlet([1, 1], 6), jnp.float32), (2, 1, 1))
+    return (out, labels, q), value_and_grad(out, labels, q, MethodConfig())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_option_acts_and_stays_finite(plain, options):
+    batch, ((plain_loss, plain_aux), _) = plain
+    (loss, aux), gradient = value_and_grad(*batch, Config().changed(**options).method)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((loss, aux, gradient)))
+    np.testing.assert_allclose(aux.cluster_labels.sum(axis=2), 1, rtol=1e-5)
+    assert float(loss) != float(plain_loss) or bool((aux.cluster_labels != plain_aux.cluster_labels).any())
+
+
+def test_masked_batch_equals_cropped_batch(rng):
+    """A batch whose videos all end in padding gives the loss, labels and gradient of the batch without it."""
+    out, labels = random_outputs(rng), video_labels()
+    q = initial_cluster_labels(2, 6, MethodConfig())
+    length = 18
+    mask = jnp.broadcast_to(jnp.arange(24) < length, (4, 24))
+    method = Config().changed(rank="true", prior_std=0.3).method
+
+    @jax.jit
+    def value(o, mask=None):
+        return jax.value_and_grad(lambda o: case_objective(o, labels, q, method, mask=mask), has_aux=True)(o)
+
+    cropped = jax.tree.map(lambda x: x[:, :length], out)
+    (loss, aux), gradient = value(out, mask)
+    (want, want_aux), want_gradient = value(cropped)
+    np.testing.assert_allclose(loss, want, rtol=1e-5)
+    np.testing.assert_allclose(aux.cluster_labels, want_aux.cluster_labels, rtol=1e-4)
+    for name, value_ in want_aux.metrics.items():
+        np.testing.assert_allclose(aux.metrics[name], value_, rtol=2e-3, atol=1e-6, err_msg=name)
+    for got, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(want_gradient), strict=True):
+        np.testing.assert_allclose(got[:, :length], wanted, rtol=1e-3, atol=1e-7)
+        assert float(jnp.abs(got[:, length:]).max()) == 0
+
+
+def test_the_order_of_the_videos_does_not_matter(rng):
+    out, labels = random_outputs(rng), video_labels()
+    q = initial_cluster_labels(2, 6, MethodConfig())
+    order = np.array([2, 0, 3, 1])
+    method = Config().changed(rank="true", prior_std=0.3).method
+    objective = jax.jit(lambda out, labels: case_objective(out, labels, q, method))
+    loss, aux = objective(out, labels)
+    other, other_aux = objective(jax.tree.map(lambda x: x[order], out), labels[order])
+    np.testing.assert_allclose(loss, other, rtol=1e-5)
+    np.testing.assert_allclose(aux.cluster_labels, other_aux.cluster_labels, rtol=1e-4)
+
+
+def test_gradients_stop_where_the_published_program_stops_them(rng):
+    """L_C reaches only the embedding, L_S only the cluster logits, L_A only the attention, L_V only the CAS."""
+    out, labels = random_outputs(rng), video_labels()
+    q = initial_cluster_labels(2, 6, MethodConfig())
+
+    def of(term):
+        def value(o):
+            # the logged terms carry no gradient, so each is switched on alone through its weight
+            base = case_objective(o, labels, q, Config().changed(snippet_weight=0.0, cluster_weight=0.0).method)[0]
+            full = case_objective(o, labels, q, Config().changed(**term).method)[0]
+            return full - base
+
+        gradient = jax.jit(jax.grad(value))(out)
+        return {name: float(jnp.abs(jnp.stack(leaf)).max()) > 1e-9 for name, leaf in gradient._asdict().items()}
+
+    snippet = of({"snippet_weight": 1.0, "cluster_weight": 0.0})
+    assert snippet == {"cas": False, "attention": False, "embedding": False, "cluster_logits": True}
+    cluster = of({"snippet_weight": 0.0, "cluster_weight": 1.0})
+    assert cluster == {"cas": False, "attention": False, "embedding": True, "cluster_logits": False}
+
+
+def test_initial_cluster_labels():
+    np.testing.assert_allclose(initial_cluster_labels(2, 4, MethodConfig()), np.full((2, 4, 2), 0.25))
+    half = initial_cluster_labels(1, 4, MethodConfig(initial_foreground=0.3))
+    np.testing.assert_allclose(half[0, 0], [0.3, 0.7], rtol=1e-6)
+
+
+def test_packed_split_is_a_pytree():
+    split = PackedSplit((jnp.zeros((3, 2)),), jnp.zeros(1, int), jnp.ones(1, int), jnp.zeros((1, 2)))
+    assert len(jax.tree.leaves(split)) == 4

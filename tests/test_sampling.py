@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from casejax.data import sampling
+
+KEY = jax.random.key(3)
+draw = jax.jit(sampling.random_snippets, static_argnums=2)
+
+
+def test_every_epoch_visits_every_video_once():
+    def batch(step):
+        return sampling.batch_videos(KEY, step, num_videos=11, batch_size=3)
+
+    steps = jax.vmap(batch)(jnp.arange(12)).reshape(4, 9)
+    for epoch in steps:
+        assert len(set(epoch.tolist())) == 9
+        assert set(epoch.tolist()) <= set(range(11))
+    assert steps[0].tolist() != steps[1].tolist()
+    np.testing.assert_array_equal(batch(jnp.int32(7)), steps.reshape(12, 3)[7])  # a function of the step alone
+    other = sampling.batch_videos(jax.random.key(4), jnp.int32(7), num_videos=11, batch_size=3)
+    assert other.tolist() != steps.reshape(12, 3)[7].tolist()
+
+
+def test_too_few_videos_are_refused():
+    with pytest.raises(ValueError, match="2 videos do not fill one batch of 3"):
+        sampling.batch_videos(KEY, jnp.int32(0), num_videos=2, batch_size=3)
+
+
+@pytest.mark.parametrize("num_snippets", [1, 7, 50])
+def test_uniform_snippets(num_snippets):
+    lengths = [1, 3, 7, 50, 2615]
+    got = sampling.uniform_snippets(jnp.asarray(lengths), num_snippets)
+    for row, n in zip(got.tolist(), lengths, strict=True):
+        assert row == [int(np.floor(i * n / num_snippets)) for i in range(num_snippets)]
+
+
+@pytest.mark.parametrize("num_snippets", [1, 7, 50])
+def test_random_snippets_stay_in_their_cells(num_snippets):
+    lengths = np.array([1, 3, 7, 50, 2615])
+    draws = np.asarray(jax.vmap(lambda k: draw(k, jnp.asarray(lengths), num_snippets))(jax.random.split(KEY, 200)))
+    for v, n in enumerate(lengths):
+        edges = [int(np.floor(i * n / num_snippets)) for i in range(num_snippets)] + [n - 1]
+        for i in range(num_snippets):
+            seen = set(draws[:, v, i].tolist())
+            cell = {edges[i]} if n == num_snippets else set(range(edges[i], edges[i + 1] + 1))
+            assert seen <= cell
+            if len(cell) < 10:
+                assert seen == cell  # the cell's end belongs to it
+
+
+def test_gather_reads_the_right_rows(rng):
+    lengths = np.array([3, 5, 2], np.int32)
+    offsets = np.array([0, 3, 8], np.int32)
+    stream = rng.normal(size=(10, 4)).astype(np.float32)
+    split = sampling.PackedSplit((jnp.asarray(stream),), jnp.asarray(offsets), jnp.asarray(lengths), jnp.zeros((3, 2)))
+    (got,) = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
+    np.testing.assert_array_equal(got, stream[[[8, 9, 9], [2, 0, 1]]])

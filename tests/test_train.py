@@ -1,0 +1,245 @@
+"""Training: the same on any number of devices, after any interruption, and for every platform."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from casejax.data.formats import write_dataset
+from casejax.data.records import DataError
+from casejax.data.synthetic import make_world
+from casejax.train import checkpoint, loop, mesh, state, step
+from casejax.train.config import Config
+
+CONFIG = Config().changed(
+    num_clusters=4,
+    hidden=16,
+    num_snippets=32,
+    batch_size=8,
+    learning_rate=1e-3,
+    epochs=4,
+    log_every=3,
+    checkpoint_every=4,
+    rank="true",
+    prior_std=0.3,
+)
+EXAMPLE = Path(__file__).parent.parent / "examples" / "train_thumos.py"
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """An uninterrupted run of 8 steps on one device, and its folder."""
+    out = tmp_path_factory.mktemp("whole")
+    return loop.train(world, CONFIG, out, devices=1), out
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_bits(a, b):
+    chex.assert_trees_all_equal(a.params, b.params)
+    chex.assert_trees_all_equal(a.opt_state, b.opt_state)
+    chex.assert_trees_all_equal(a.cluster_labels, b.cluster_labels)
+
+
+def test_every_log_step_has_its_line(whole):
+    trained, out = whole
+    assert [line["step"] for line in lines(out)] == [3, 6, 8]
+    for line in lines(out):
+        assert {"loss", "loss_video", "loss_attention", "loss_snippet", "loss_cluster"} <= line.keys()
+        assert {"entropy_snippet_labels", "entropy_cluster_labels", "entropy_mean_assignment"} <= line.keys()
+        assert {"snippet_column_error", "cluster_column_error", "snippets_per_second"} <= line.keys()
+        assert all(np.isfinite(value) for value in line.values())
+        terms = line["loss_video"] + line["loss_attention"] + line["loss_snippet"] + 0.3 * line["loss_cluster"]
+        np.testing.assert_allclose(line["loss"], terms, rtol=1e-5)
+    assert int(trained.state.step) == 8
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_do_not_change_the_run(world, whole, tmp_path, devices):
+    trained, out = whole
+    other = loop.train(world, CONFIG, tmp_path, devices=devices)
+    assert len(other.state.step.sharding.device_set) == devices
+    for a, b in zip(lines(out), lines(tmp_path), strict=True):
+        for name in a.keys() - {"snippets_per_second"}:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    for a, b in zip(jax.tree.leaves(trained.state.params), jax.tree.leaves(other.state.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_the_batch_is_really_sharded(world):
+    two = mesh.make_mesh(2)
+    graphdef, optimizer, start = state.initial_state(CONFIG, world.dims, len(world.classes))
+    split = step.pack(world.train, world.classes, two)
+    train_steps = step.make_train_steps(graphdef, optimizer, CONFIG, two)
+    compiled = train_steps.lower(start, split, jnp.int32(1)).compile().as_text()
+    half, full = 4 * 32, 8 * 32  # snippets on one device, and in all
+    assert f"f32[{half},16]" in compiled  # embeddings of half a batch
+    assert f"f32[{full},16]" not in compiled
+    assert "all-reduce" in compiled
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_resumed_run_ends_with_the_same_bits(world, whole, tmp_path, first):
+    trained, _ = whole
+    loop.train(world, CONFIG.changed(epochs=first), tmp_path, devices=1)
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 999, "loss": 1.0}\n{"step": 7, "lo')  # lines a killed run would do again
+    resumed = loop.train(world, CONFIG, tmp_path, resume=True, devices=1)
+    assert_same_bits(trained.state, resumed.state)
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 8
+
+
+def test_resuming_on_other_devices_goes_on(world, whole, tmp_path):
+    trained, _ = whole
+    loop.train(world, CONFIG.changed(epochs=2), tmp_path, devices=1)
+    resumed = loop.train(world, CONFIG, tmp_path, resume=True, devices=4)
+    for a, b in zip(jax.tree.leaves(trained.state.params), jax.tree.leaves(resumed.state.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path, signum):
+    write_dataset(world, tmp_path / "world")
+    out = tmp_path / "out"
+    options = "--num-clusters 4 --hidden 16 --num-snippets 32 --batch-size 8 --log-every 5 --checkpoint-every 20"
+    command = [sys.executable, str(EXAMPLE), "--data", str(tmp_path / "world"), *options.split()]
+    environment = os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+    killed = [*command, "--out", str(out), "--epochs", "100000"]
+    process = subprocess.Popen(killed, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        give_up = time.monotonic() + 120
+        while not list(out.glob("checkpoints/[0-9]*/state")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < give_up, "no checkpoint within 120 s"
+            time.sleep(0.05)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    if signum == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + signum
+        assert errors.startswith(f"{signum.name}: saved at step ")
+        assert "--resume" in errors
+        assert len(errors.splitlines()) == 1
+    done = checkpoint.Checkpoints(out / "checkpoints").latest
+    epochs = str(done // 2 + 3)  # two steps an epoch
+    for folder, more in ((out, ["--resume"]), (tmp_path / "whole", [])):
+        subprocess.run(
+            [*command, "--out", str(folder), "--epochs", epochs, *more],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+    states = []
+    config = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8)
+    for folder in (out, tmp_path / "whole"):
+        _, _, template = state.initial_state(config, world.dims, len(world.classes))
+        states.append(checkpoint.Checkpoints(folder / "checkpoints").restore(template))
+    assert int(states[0].step) == int(states[1].step) > done
+    assert_same_bits(*states)
+
+
+def test_one_compilation_serves_every_count(world):
+    one = mesh.make_mesh(1)
+    graphdef, optimizer, start = state.initial_state(CONFIG, world.dims, len(world.classes))
+    start = jax.device_put(start, mesh.replicated(one))
+    split = step.pack(world.train, world.classes, one)
+    train_steps = step.make_train_steps(graphdef, optimizer, CONFIG, one)
+    for count in (1, 2, 5):
+        start, _ = train_steps(start, split, jnp.int32(count))
+    assert train_steps._cache_size() == 1
+    assert int(start.step) == 8
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_step_lowers_for_accelerators(world, platform):
+    one = mesh.make_mesh(1)
+    graphdef, optimizer, start = state.initial_state(CONFIG, world.dims, len(world.classes))
+    split = step.pack(world.train, world.classes, one)
+    train_steps = step.make_train_steps(graphdef, optimizer, CONFIG.changed(encoder_dtype="bfloat16"), one)
+    exported = jax.export.export(train_steps, platforms=[platform])(start, split, jnp.int32(1))
+    assert exported.platforms == (platform,)
+    assert "stablehlo.dot_general" in exported.mlir_module()
+
+
+def test_bfloat16_encoders_follow_float32(world, whole, tmp_path):
+    _, out = whole
+    loop.train(world, CONFIG.changed(encoder_dtype="bfloat16"), tmp_path, devices=1)
+    for a, b in zip(lines(out), lines(tmp_path), strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=0.02)
+
+
+def test_folders_of_other_runs_are_refused(world, whole):
+    _, out = whole
+    with pytest.raises(checkpoint.CheckpointError, match="already holds this run at step 8; pass --resume"):
+        loop.train(world, CONFIG, out, devices=1)
+    for resume in (False, True):
+        with pytest.raises(checkpoint.CheckpointError, match=r"prior_std was 0.3, is 0.5.*another --out"):
+            loop.train(world, CONFIG.changed(prior_std=0.5), out, resume=resume, devices=1)
+    other = make_world(num_classes=4, dim=5, train_videos=16, test_videos=12, median=60, longest=400)
+    with pytest.raises(checkpoint.CheckpointError, match=r"dims of the data was \[6, 6\], is \[5, 5\]"):
+        loop.train(other, CONFIG, out, resume=True, devices=1)
+    assert [line["step"] for line in lines(out)] == [3, 6, 8]
+
+
+def test_a_checkpoint_of_another_shape_is_refused(world, whole):
+    _, out = whole
+    _, _, template = state.initial_state(CONFIG.changed(hidden=8), world.dims, len(world.classes))
+    message = r"8 is of another shape: .*class_encoder.*\(16,\), this configuration needs \(8,\)"
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.Checkpoints(out / "checkpoints").restore(template)
+
+
+def test_a_damaged_checkpoint_is_named(world, tmp_path):
+    loop.train(world, CONFIG.changed(epochs=1), tmp_path, devices=1)
+    for file in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
+        if file.is_file() and "manifest" in file.name:
+            file.write_bytes(b"rubbish")
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoints/2 cannot be read .* delete that step's folder"):
+        loop.train(world, CONFIG, tmp_path, resume=True, devices=1)
+
+
+def test_too_few_videos_are_refused(world, tmp_path):
+    with pytest.raises(DataError, match="16 training videos do not fill one batch of 32; use --batch-size 16"):
+        loop.train(world, CONFIG.changed(batch_size=32), tmp_path / "out", devices=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_placement_that_cannot_be_is_refused(world, tmp_path):
+    with pytest.raises(ValueError, match=r"--devices 99: this machine has 8 cpu device\(s\)"):
+        loop.train(world, CONFIG, tmp_path / "out", devices=99)
+    with pytest.raises(ValueError, match="a batch of 8 videos does not divide over 3 devices"):
+        loop.train(world, CONFIG, tmp_path / "out", devices=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(world, tmp_path):
+    with pytest.raises(loop.DivergedError, match="lower --learning-rate"):
+        loop.train(world, CONFIG.changed(learning_rate=1e30), tmp_path, devices=1)
+    latest = checkpoint.Checkpoints(tmp_path / "checkpoints").latest
+    assert latest is None or latest < 8
