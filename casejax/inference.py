@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from flax import nnx
 from casejax.data.records import Features
 from casejax.scores import SnippetScores, clustering_assisted
 
-Scorer = Callable[[Any, jax.Array, tuple[Any, ...]], SnippetScores]
+Scorer = Callable[[Any, Any, tuple[Any, ...]], SnippetScores]
 
 
 def make_scorer(
@@ -65,9 +64,5 @@ def score_videos(
     for first in range(0, len(lengths), batch_size):
         batch = np.resize(rows[first : first + batch_size], (batch_size, num_snippets))
         parts.append(jax.device_get(scorer(tuple(stream[batch] for stream in features.streams))))
-    return SnippetScores(*(np.concatenate(column)[: len(lengths)] for column in zip(*parts, strict=True)))
-
-
-def bind(scorer: Scorer, params: Any, cluster_labels: jax.Array) -> Callable[[tuple[Any, ...]], SnippetScores]:
-    """The scorer of one trained network."""
-    return partial(scorer, params, cluster_labels)
+    columns = [np.concatenate(column)[: len(lengths)] for column in zip(*parts, strict=True)]
+    return SnippetScores(*columns)  # type: ignore[arg-type]

@@ -104,13 +104,13 @@ def sinkhorn(
 @partial(jax.jit, static_argnames="num_iters")
 def _solve(
     scores: jax.Array,
-    log_prior: jax.Array | None,
-    row_marginal: jax.Array | None,
-    column_marginal: jax.Array | None,
-    mask: jax.Array | None,
-    epsilon: jax.Array,
+    log_prior: ArrayLike | None,
+    row_marginal: ArrayLike | None,
+    column_marginal: ArrayLike | None,
+    mask: ArrayLike | None,
+    epsilon: ArrayLike,
     num_iters: int,
-    tolerance: jax.Array | None,
+    tolerance: ArrayLike | None,
 ) -> SinkhornOutput:
     dtype = scores.dtype if scores.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
     num_rows, num_columns = scores.shape
@@ -294,10 +294,10 @@ def _divide(x: Float[Array, ""], y: Float[Array, ""]) -> Float[Array, ""]:
 
 def _check_problem(
     scores: Array,
-    log_prior: object,
-    row_marginal: object,
-    column_marginal: object,
-    mask: object,
+    log_prior: ArrayLike | None,
+    row_marginal: ArrayLike | None,
+    column_marginal: ArrayLike | None,
+    mask: ArrayLike | None,
     epsilon: object,
     num_iters: int,
     tolerance: object,

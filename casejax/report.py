@@ -80,7 +80,7 @@ def print_results(
         values = [*detection.mean_ap, *(detection.average(low, high) for low, high in protocol.averages)]
         table.add_row(name, *(f"{100 * value:.1f}" for value in [*values, *classification]))
     console.print(table)
-    result = next(reversed(rows.values()))[0]
+    result = list(rows.values())[-1][0]
     for text, names in (
         ("never predicted (AP 0)", result.without_predictions),
         ("without ground truth (not in the mean)", result.without_ground_truth),
@@ -142,9 +142,9 @@ def draw_pictures(
             ground_truth=[
                 (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
             ],
-            attention=scores.attention[v],
-            transformed=scores.transformed[v],
-            fused=scores.foreground[v],
+            attention=np.asarray(scores.attention[v]),
+            transformed=np.asarray(scores.transformed[v]),
+            fused=np.asarray(scores.foreground[v]),
             predictions=[
                 (dataset.classes[c], found.segment, found.score)
                 for c in np.unique(detections.label[detections.video == v])

@@ -59,14 +59,11 @@ def select_top_k(
         scores = jnp.where(mask[:, :, None], scores, -jnp.inf)
     k = jnp.minimum(jnp.maximum(lengths // divisor, 1), lengths)[:, None, None]
 
-    greatest, _ = jax.lax.top_k(jnp.swapaxes(scores, 1, 2), max(length // divisor, 1))
-    kth = jnp.take_along_axis(greatest, jnp.broadcast_to(jnp.maximum(k, 1) - 1, (*greatest.shape[:2], 1)), 2)
-    kth = jnp.swapaxes(kth, 1, 2)
-    above, level = scores > kth, scores == kth
-    if mask is not None:
-        level &= mask[:, :, None]
-    room = k - above.sum(axis=1, keepdims=True)
-    return above | (level & (jnp.cumsum(level, axis=1) <= room))
+    # By index, never by comparing with the k-th score: a compiler may compute a score twice, rounded differently.
+    _, best = jax.lax.top_k(jnp.swapaxes(scores, 1, 2), max(length // divisor, 1))
+    taken = jnp.broadcast_to(jnp.arange(best.shape[2])[None, None, :] < k, best.shape)
+    selected = jnp.zeros((batch, scores.shape[2], length), bool)
+    return jnp.swapaxes(jnp.put_along_axis(selected, best, taken, axis=2, inplace=False), 1, 2)
 
 
 def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"]) -> Float[Array, "b t"]:

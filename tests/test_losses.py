@@ -74,7 +74,12 @@ def test_gradients_are_those_of_finite_differences(rng):
     p, q = jnp.asarray(rng.uniform(0.1, 0.9, (2, 6))), jnp.asarray(rng.random((2, 6)) < 0.5, jnp.float64)
     check_grads(lambda p: losses.generalized_bce(jnp.asarray(p), q).sum(), (p,), order=1, modes=["rev"])
     logits, targets = rng.normal(size=(4, 3)), jnp.asarray(oracles.softmax(rng.normal(size=(4, 3))))
-    check_grads(lambda x: losses.soft_cross_entropy(jnp.asarray(x), targets).sum(), (jnp.asarray(logits),), order=1, modes=["rev"])
+    check_grads(
+        lambda x: losses.soft_cross_entropy(jnp.asarray(x), targets).sum(),
+        (jnp.asarray(logits),),
+        order=1,
+        modes=["rev"],
+    )
 
 
 def test_soft_cross_entropy(rng):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest two of them, in `folder`/<step>."""
+    """The checkpoints of one run, the newest two of them, in `folder`/<step>; a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
-            item_names=("state", "meta"),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
         )
 
     @property
@@ -47,7 +49,8 @@ class Checkpoints:
         Raises:
           CheckpointError: none, or an unreadable one.
         """
-        return self._restore("meta", ocp.args.JsonRestore())
+        with self._readable() as step:
+            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore(self, template: TrainState) -> TrainState:
         """The newest state, placed as the template is (on any number of devices).
@@ -59,37 +62,39 @@ class Checkpoints:
           CheckpointError: no checkpoint, an unreadable one, or one of other shapes.
         """
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(template))
-        self._compare_shapes(wanted)
-        stored = self._restore("state", ocp.args.StandardRestore(wanted))
+        with self._readable() as step:
+            found = _shapes(self._manager.item_metadata(step)["state"].tree)
+        for path, shape in _shapes(wanted).items():
+            if found.get(path) != shape:
+                raise CheckpointError(
+                    f"{self.folder / str(step)} is of another shape: {path} is {found.get(path, 'missing')}, "
+                    f"this configuration needs {shape}; use the checkpoint with the configuration and features "
+                    "it was trained with"
+                )
+        with self._readable() as step:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+            stored = self._manager.restore(step, args=args)["state"]
         return stored._replace(key=jax.random.wrap_key_data(stored.key))
 
-    def close(self) -> None:
-        """Release the manager's resources."""
-        self._manager.close()
-
-    def _restore(self, item: str, args: Any) -> Any:
+    @contextmanager
+    def _readable(self) -> Iterator[int]:
+        """The newest step; whatever reading it raises becomes a `CheckpointError`."""
         step = self.latest
         if step is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint; train first, or name another folder")
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except Exception as error:  # Orbax raises many types for damaged files
+            yield step
+        except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             raise CheckpointError(
                 f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
                 "delete that step's folder to fall back on the one before"
             ) from error
 
-    def _compare_shapes(self, wanted: TrainState) -> None:
-        if self.latest is None:
-            return
-        found = _shapes(self._manager.item_metadata(self.latest)["state"].tree)
-        for path, shape in _shapes(wanted).items():
-            if found.get(path) != shape:
-                raise CheckpointError(
-                    f"{self.folder / str(self.latest)} is of another shape: {path} is "
-                    f"{found.get(path, 'missing')}, this configuration needs {shape}; use the checkpoint with "
-                    "the configuration and features it was trained with"
-                )
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._manager.close()
 
 
 def _storable(state: TrainState) -> TrainState:

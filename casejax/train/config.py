@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 def option(default: T, help: str) -> T:
     """A dataclass field with its default and the sentence that explains it."""
-    return field(default=default, metadata={"help": help})  # type: ignore[return-value]
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,13 @@ class Config:
         Raises:
           ValueError: a group or an option that does not exist.
         """
-        groups = {f.name: f.default_factory for f in fields(cls)}
-        unknown = [name for name in values if name not in groups]
-        parts = {}
-        for name, make in groups.items():
-            known = {f.name for f in fields(make())}  # type: ignore[misc,arg-type]
-            given = dict(values.get(name, {}))
-            unknown += [f"{name}.{key}" for key in given if key not in known]
-            parts[name] = replace(make(), **{k: v for k, v in given.items() if k in known})  # type: ignore[misc]
+        default = cls()
+        known = {part.name: {f.name for f in fields(getattr(default, part.name))} for part in fields(cls)}
+        unknown = [name for name in values if name not in known]
+        unknown += [f"{part}.{name}" for part in known for name in values.get(part, {}) if name not in known[part]]
         if unknown:
             raise ValueError(f"unknown options {unknown}: the file is of another version of casejax")
-        return cls(**parts)
+        return cls(**{part: replace(getattr(default, part), **values.get(part, {})) for part in known})
 
     def changed(self, **values: Any) -> Config:
         """A copy with single options replaced, named without their group."""

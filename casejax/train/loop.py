@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -102,26 +103,32 @@ def train(
         )
     mesh = placement.make_mesh(devices)
     placement.check_batch(mesh, batch_size)
-    total = config.train.epochs * (num_videos // batch_size)
+    out.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        _check_folder(checkpoints, describe(config, dataset), resume=resume)
+        return _fit(dataset, config, out, mesh, checkpoints, console)
 
+
+def _fit(
+    dataset: Dataset, config: Config, out: Path, mesh: Mesh, checkpoints: Checkpoints, console: Console
+) -> Trained:
+    """Train from the newest checkpoint, or from the start, to the last step."""
+    total = config.train.epochs * (len(dataset.train.videos) // config.train.batch_size)
+    snippets_a_step = config.train.batch_size * config.method.num_snippets
     meta = describe(config, dataset)
-    checkpoints = Checkpoints(out / "checkpoints")
-    _check_folder(checkpoints, meta, resume=resume)
-
     graphdef, optimizer, state = initial_state(config, dataset.dims, len(dataset.classes))
     initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
     state = jax.device_put(state, placement.replicated(mesh))
-    if resume and checkpoints.latest is not None:
+    if checkpoints.latest is not None:
         state = checkpoints.restore(state)
         console.print(f"resuming at step {int(state.step)} of {total}")
-    step = int(state.step)
+    step = saved = int(state.step)
     metrics_file = out / "metrics.jsonl"
     _keep_lines_up_to(metrics_file, step)
 
     split = pack(dataset.train, dataset.classes, mesh)
     train_steps = make_train_steps(graphdef, optimizer, config, mesh)
-    snippets_a_step = batch_size * config.method.num_snippets
-    saved, began = step, time.perf_counter()
+    began = time.perf_counter()
     with StopRequest() as stop, metrics_file.open("a") as log, _progress(console) as bar:
         task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and stop.signum is None:
@@ -145,7 +152,6 @@ def train(
                 saved = step
         if step > saved or checkpoints.latest is None:
             checkpoints.save(state, meta)
-        checkpoints.close()
         if stop.signum is not None and step < total:
             raise Interrupted(stop.signum, step)
     return Trained(graphdef, state, initial, time.perf_counter() - began)

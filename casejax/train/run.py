@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from rich.console import Console
 
@@ -50,8 +51,8 @@ def localize_scores(scores: SnippetScores, durations: Any, config: InferenceConf
         "hard": partial(localize.hard_nms, threshold=config.nms_threshold, plus_one=config.nms_plus_one),
     }[config.nms]
     return localize.localize(
-        scores.fused,
-        scores.video,
+        np.asarray(scores.fused),
+        np.asarray(scores.video),
         durations,
         class_threshold=config.class_threshold,
         scale=config.scale,
@@ -63,7 +64,7 @@ def localize_scores(scores: SnippetScores, durations: Any, config: InferenceConf
 
 
 def score_split(
-    graphdef: nnx.GraphDef[Any], params: Any, cluster_labels: jax.Array, split: Split, config: Config
+    graphdef: nnx.GraphDef[Any], params: Any, cluster_labels: jax.Array | np.ndarray, split: Split, config: Config
 ) -> SnippetScores:
     """Clustering-assisted inference on every video of a split."""
     scorer = make_scorer(
@@ -85,11 +86,12 @@ def evaluate_scores(
     durations = dataset.test.features.lengths * dataset.snippet_seconds
     detections = localize_scores(scores, durations, config)
     truth = dataset.test.ground_truth(dataset.classes)
-    selected = localize.select_classes(scores.video, threshold=config.class_threshold)
+    video_scores = np.asarray(scores.video)
+    selected = localize.select_classes(video_scores, threshold=config.class_threshold)
     return (
         detections,
         detection.evaluate_detections(detections, truth, dataset.classes, tious=detection.CASE.tious),
-        classification_metrics(scores.video, selected, dataset.test.multi_hot(dataset.classes)),
+        classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
     )
 
 

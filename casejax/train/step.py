@@ -27,13 +27,13 @@ TrainSteps = Callable[[TrainState, PackedSplit, jax.Array], tuple[TrainState, Me
 def pack(split: Split, classes: tuple[str, ...], mesh: Mesh) -> PackedSplit:
     """Put a split's features and video-level labels on every device of the mesh."""
     features = split.features
-    packed = PackedSplit(
-        streams=features.streams,
-        offsets=features.offsets[:-1].astype("int32"),
-        lengths=features.lengths.astype("int32"),
-        labels=split.multi_hot(classes),
+    everywhere = placement.replicated(mesh)
+    return PackedSplit(
+        streams=jax.device_put(features.streams, everywhere),
+        offsets=jax.device_put(features.offsets[:-1].astype("int32"), everywhere),
+        lengths=jax.device_put(features.lengths.astype("int32"), everywhere),
+        labels=jax.device_put(split.multi_hot(classes), everywhere),
     )
-    return jax.device_put(packed, placement.replicated(mesh))
 
 
 def make_train_steps(
