@@ -52,6 +52,9 @@ SCENE_IN_ACTION = 0.3  # how much of the scene shows during an instance
 MEDIAN_INSTANCE, INSTANCE_SPREAD = 2.9, 0.81  # log-normal, seconds; the mean is 4.0
 VIDEO_SPREAD = 0.7
 MULTI_LABEL = 0.13  # share of videos with a second, unrelated class
+CLASSES_A_SCENE = 4 / 3  # classes that share a scene, on average
+SCENE_TIME = 0.4  # share of the background that shows the scene of a class in the video
+ANY_SCENE_TIME = 0.08  # share that shows any scene
 
 
 def make_world(
@@ -211,7 +214,7 @@ class _Looks:
     @classmethod
     def draw(cls, classes: list[str], dim: int, own: float, rng: np.random.Generator) -> _Looks:
         count = len(classes)
-        num_scenes = max(2, 3 * count // 4)  # so some classes share one
+        num_scenes = max(2, round(count / CLASSES_A_SCENE))
         scene_of = 3 * count + rng.permutation(count) % num_scenes
         themes = np.stack([rng.choice(THEMES, 3, replace=False) for _ in classes])
         narrow, wide = classes.index(NARROW), classes.index(WIDE)
@@ -263,7 +266,7 @@ class _Looks:
         while t < snippets:
             run = 1 + rng.geometric(0.12)
             kind = rng.random()
-            pool = scenes if kind < 0.4 else self.scene_of if kind < 0.48 else generics
+            pool = scenes if kind < SCENE_TIME else self.scene_of if kind < SCENE_TIME + ANY_SCENE_TIME else generics
             out[t : t + run] = pool[rng.integers(len(pool))]
             t += run
         return out

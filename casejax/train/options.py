@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from casejax.data.records import DataError
-from casejax.train.checkpoint import CheckpointError
 from casejax.train.config import Config
 from casejax.train.loop import DivergedError, Interrupted
 
@@ -72,7 +70,7 @@ def run_command(command: Callable[[], None], hint: str) -> int:
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except (DataError, CheckpointError, ValueError) as error:
+    except (ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0

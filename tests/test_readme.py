@@ -1,0 +1,39 @@
+"""The README's code runs, and the names in its table exist."""
+
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_python_blocks_run(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    iterations, error, converged = capsys.readouterr().out.split()
+    assert 1 < int(iterations) < 200
+    assert float(error) < 1e-3
+    assert converged == "True"
+    a, b = jax.random.normal(jax.random.key(1), (2, 64, 8))
+    mask = jnp.arange(64) < 50
+    value, gradient = jax.value_and_grad(names["swapped_prediction_loss"])(a, b, mask)
+    assert bool(jnp.isfinite(value))
+    assert float(jnp.abs(gradient[50:]).max()) == 0 < float(jnp.abs(gradient).max())
+
+
+def test_every_function_in_the_table_exists():
+    table = README.split("## What is built from which equation")[1].split("\n\nAgainst")[0]
+    found = 0
+    for row in table.splitlines():
+        if not row.startswith("| `"):
+            continue
+        names = re.findall(r"`([\w.]+)`", row.split("|")[1])
+        module = importlib.import_module("casejax." + names[0].rsplit(".", 1)[0])
+        for name in names:
+            assert hasattr(module, name.rsplit(".", 1)[-1]), name
+            found += 1
+    assert found >= 20
