@@ -143,6 +143,7 @@ def test_bad_data_stops_before_anything_is_written(example, monkeypatch, capsys,
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--cas-weight", "2"], r"cas_weight must lie in [0, 1], got 2.0"),
         (["--streams", "rgb,depth"], "depth"),
+        (["--streams", "rgb,rgb"], "streams must name each stream once"),
         (["--batch-size", "400"], "24 training videos do not fill one batch of 400"),
         (["--devices", "50"], "--devices 50"),
     ],
@@ -152,6 +153,14 @@ def test_unusable_options_are_refused(example, monkeypatch, capsys, tmp_path, wo
     assert call(example, monkeypatch, "--data", tmp_path / "data", "--out", tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(example, monkeypatch, capsys, tmp_path, world):
+    write_dataset(world, tmp_path / "data")
+    (tmp_path / "out").write_text("mine")
+    assert call(example, monkeypatch, "--data", tmp_path / "data", "--out", tmp_path / "out", "--batch-size", 8) == 2
+    assert str(tmp_path / "out") in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_options_given_replace_those_of_the_base(example, monkeypatch):

@@ -253,7 +253,7 @@ class _Survey(NamedTuple):
 def _survey(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str, ...]) -> dict[str, _Survey]:
     """Check all that headers can tell, over all splits: dims have to agree across them."""
     if not streams or len(set(streams)) < len(streams):
-        raise ValueError(f"streams must name each stream once, and at least one, got {streams}")
+        raise DataError(f"streams must name each stream once, and at least one, got {streams}")
     paths = {split: _feature_paths(root, split, ids, streams) for split, ids in splits.items()}
     files = [path for split in paths.values() for stream in split for path in stream]
     missing = [str(path) for path in files if not path.is_file()]

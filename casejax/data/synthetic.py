@@ -53,7 +53,7 @@ MEDIAN_INSTANCE, INSTANCE_SPREAD = 2.9, 0.81  # log-normal, seconds; the mean is
 VIDEO_SPREAD = 0.7
 MULTI_LABEL = 0.13  # share of videos with a second, unrelated class
 CLASSES_A_SCENE = 4 / 3  # classes that share a scene, on average
-SCENE_TIME = 0.4  # share of the background that shows the scene of a class in the video
+SCENE_TIME = 0.25  # share of the background that shows the scene of a class in the video
 ANY_SCENE_TIME = 0.08  # share that shows any scene
 
 

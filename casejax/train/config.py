@@ -9,6 +9,10 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 
+class OptionError(ValueError):
+    """An option that no run can use; the message names it, its value and what is allowed."""
+
+
 def option(default: T, help: str) -> T:
     """A dataclass field with its default and the sentence that explains it."""
     return field(default=default, metadata={"help": help})
@@ -132,7 +136,7 @@ class Config:
         """Refuse values that no run can use.
 
         Raises:
-          ValueError: naming the option, its value and what is allowed.
+          OptionError: naming the option, its value and what is allowed.
         """
         counts = "num_clusters hidden num_snippets top_k_divisor sinkhorn_iters scale epochs batch_size log_every"
         positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_decay"
@@ -140,16 +144,16 @@ class Config:
         flat = {f.name: getattr(group, f.name) for group in self._groups() for f in fields(group)}
         for name in (*counts.split(), "checkpoint_every"):
             if flat[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {flat[name]}")
+                raise OptionError(f"{name} must be at least 1, got {flat[name]}")
         for name in positive.split():
             if not flat[name] > 0:
-                raise ValueError(f"{name} must be positive, got {flat[name]}")
+                raise OptionError(f"{name} must be positive, got {flat[name]}")
         for name in shares.split():
             if not 0 <= flat[name] <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {flat[name]}")
+                raise OptionError(f"{name} must lie in [0, 1], got {flat[name]}")
         for name in ("weight_decay", "snippet_weight", "cluster_weight", "outer_ratio", "nms_threshold"):
             if not flat[name] >= 0:
-                raise ValueError(f"{name} must not be negative, got {flat[name]}")
+                raise OptionError(f"{name} must not be negative, got {flat[name]}")
 
     def _groups(self) -> list[Any]:
         return [getattr(self, f.name) for f in fields(self) if is_dataclass(getattr(self, f.name))]

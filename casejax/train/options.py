@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from casejax.train.config import Config
+from casejax.data.records import DataError
+from casejax.train.checkpoint import CheckpointError
+from casejax.train.config import Config, OptionError
 from casejax.train.loop import DivergedError, Interrupted
 
 
@@ -70,7 +72,7 @@ def run_command(command: Callable[[], None], hint: str) -> int:
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except (ValueError, OSError) as error:  # DataError and CheckpointError are ValueErrors
+    except (DataError, CheckpointError, OptionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
