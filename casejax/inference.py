@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from casejax.data.records import Features
+from casejax.data.sampling import uniform_snippets
 from casejax.scores import SnippetScores, clustering_assisted
 
 Scorer = Callable[[Any, Any, tuple[Any, ...]], SnippetScores]
@@ -57,9 +59,8 @@ def score_videos(
     Returns:
       Scores as NumPy arrays with a leading axis of V.
     """
-    lengths, starts = features.lengths, features.offsets[:-1]
-    within = np.arange(num_snippets)[None, :] * lengths[:, None] // num_snippets
-    rows = starts[:, None] + within
+    lengths = features.lengths
+    rows = features.offsets[:-1, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
     parts = []
     for first in range(0, len(lengths), batch_size):
         batch = np.resize(rows[first : first + batch_size], (batch_size, num_snippets))

@@ -39,7 +39,8 @@ def test_published_scores(golden):
         np.testing.assert_allclose(got.video[0], arrays[f"{video}/final_score"], rtol=2e-6, atol=1e-8, err_msg=video)
         kept = np.flatnonzero(localize.select_classes(np.asarray(got.video))[0])
         np.testing.assert_array_equal(kept, arrays[f"{video}/pred"])
-        np.testing.assert_allclose(got.fused[0][:, kept], arrays[f"{video}/combined_cas_pred"], atol=3e-7, err_msg=video)
+        want = arrays[f"{video}/combined_cas_pred"]
+        np.testing.assert_allclose(got.fused[0][:, kept], want, atol=3e-7, err_msg=video)
 
 
 def test_streams_must_match_their_labels(golden):

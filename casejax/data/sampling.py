@@ -63,7 +63,9 @@ def uniform_snippets(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array,
     Returns:
       (B, T) indices, ascending, below the video's length.
     """
-    return jnp.arange(num_snippets)[None, :] * lengths[:, None] // num_snippets
+    # whole and fractional strides apart, so that i * length need not fit 32 bits
+    cell, rest = jnp.arange(num_snippets)[None, :], lengths % num_snippets
+    return cell * (lengths // num_snippets)[:, None] + cell * rest[:, None] // num_snippets
 
 
 def random_snippets(key: Key[Array, ""], lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, "b t"]:
