@@ -114,23 +114,26 @@ def _solve(
 ) -> SinkhornOutput:
     dtype = scores.dtype if scores.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
     num_rows, num_columns = scores.shape
-    logits = scores.astype(dtype) / jnp.asarray(epsilon, dtype)
-    if log_prior is not None:
-        logits += jnp.asarray(log_prior, dtype)
-
-    # Whatever takes no part is -inf in the log plan, and so stays 0 in the plan.
     rows = jnp.ones(num_rows, dtype) if row_marginal is None else jnp.asarray(row_marginal, dtype)
     if mask is not None:
         rows = jnp.where(mask, rows, 0)
-    if mask is not None or row_marginal is not None:
-        logits = jnp.where((rows > 0)[:, None], logits, -jnp.inf)
     mass = rows.sum()
     if column_marginal is None:
         columns = equipartition(num_columns, mass)
     else:
         columns = jnp.asarray(column_marginal, dtype)
         columns = columns * _divide(mass, columns.sum())
-        logits = jnp.where((columns > 0)[None, :], logits, -jnp.inf)
+
+    logits = scores.astype(dtype)
+    restricted = not (mask is None and row_marginal is None and column_marginal is None)
+    active = (rows > 0)[:, None] & (columns > 0)[None, :]
+    if restricted:
+        logits = jnp.where(active, logits, 0)
+    logits = logits / jnp.asarray(epsilon, dtype)
+    if log_prior is not None:
+        logits += jnp.asarray(log_prior, dtype)
+    if restricted:  # what takes no part is -inf in the log plan, and so stays 0 in the plan
+        logits = jnp.where(active, logits, -jnp.inf)
     log_rows, log_columns = _log_or_zero(rows), _log_or_zero(columns)
 
     def column_error(log_sums: jax.Array) -> jax.Array:

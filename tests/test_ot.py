@@ -128,6 +128,8 @@ def test_masked_rows_are_inert_whatever_they_hold(rng):
     np.testing.assert_allclose(got.plan[mask], want.plan, rtol=1e-5)
     assert float(jnp.abs(got.plan[~mask]).max()) == 0
     np.testing.assert_allclose(got.column_error, want.column_error, rtol=1e-4)
+    of_epsilon = jax.grad(lambda e: (ot.sinkhorn(spoiled, mask=mask, epsilon=e).plan ** 2).sum())(0.05)
+    assert bool(jnp.isfinite(of_epsilon))
     gradient = jax.grad(lambda s: (value(s, mask).plan ** 2).sum())(spoiled)
     assert bool((gradient[~mask] == 0).all())
     assert bool(jnp.isfinite(gradient).all())

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -116,7 +117,32 @@ def test_resuming_on_other_devices_goes_on(world, whole, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(world, tmp_path, signum):
+    def interrupt():
+        while not lines(tmp_path):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    (tmp_path / "metrics.jsonl").touch()
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(loop.Interrupted) as stopped:
+        loop.train(world, CONFIG.changed(epochs=10**6, checkpoint_every=10**6), tmp_path, devices=1)
+    sender.join()
+    assert signal.getsignal(signum) is before
+    assert stopped.value.signum == signum
+    done = stopped.value.step
+    assert lines(tmp_path)[-1]["step"] == done
+    longer = CONFIG.changed(epochs=done // 2 + 2)
+    resumed = loop.train(world, longer.changed(checkpoint_every=10**6), tmp_path, resume=True, devices=1)
+    assert int(resumed.state.step) == longer.train.epochs * 2
+    straight = loop.train(world, longer, tmp_path / "straight", devices=1)
+    assert_same_bits(straight.state, resumed.state)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path, signum):
     write_dataset(world, tmp_path / "world")
     out = tmp_path / "out"
