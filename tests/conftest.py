@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import pkgutil
 import typing
@@ -23,6 +24,8 @@ import rich.progress  # noqa: F401
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+# TensorStore's futures complain of damaged checkpoints once more when they are collected.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling is what takes the time here, and nothing is asserted about speed.
 jax.config.update("jax_disable_most_optimizations", True)
