@@ -9,17 +9,25 @@ import jax
 import jax.numpy as jnp
 
 from casejax.losses import top_k_mean
-from casejax.self_labels import select_top_k
+from casejax.self_labels import select_top_k, stream_mean
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
     from casejax.models.outputs import Outputs
 
 
-def stream_mean(streams: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
-    """The mean over streams of arrays of one shape."""
-    return sum(streams[1:], start=streams[0]) / len(streams)
+def pooled(
+    cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], *, probabilities: bool = False
+) -> Float[Array, "b c"]:
+    """Video-level class scores of one stream before the softmax of Eq. 16 of CASE.
+
+    Args:
+      cas: (B, T, C) class logits.
+      selected: (B, T, C) snippets to pool, from `self_labels.select_top_k`.
+      probabilities: average the snippets' probabilities, as printed; default their logits, as published.
+    """
+    return top_k_mean(jax.nn.softmax(cas) if probabilities else cas, selected)
 
 
 def class_probabilities(cas: Sequence[Float[Array, "b t c"]]) -> Float[Array, "b t c"]:
@@ -117,6 +125,7 @@ def clustering_assisted(
     foreground = fused_foreground(attention, transformed, weight=transformed_weight)
     fused = calibrate(outputs.cas, foreground, cas_weight=cas_weight)
     selected = select_top_k(fused, divisor=top_k_divisor)
-    values = [jax.nn.softmax(cas) if pool_probabilities else cas for cas in outputs.cas]
-    video = stream_mean([jax.nn.softmax(top_k_mean(cas, selected)) for cas in values])
+    video = stream_mean(
+        [jax.nn.softmax(pooled(cas, selected, probabilities=pool_probabilities)) for cas in outputs.cas]
+    )
     return SnippetScores(fused, attention, transformed, foreground, video)

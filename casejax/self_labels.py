@@ -79,8 +79,8 @@ def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"
     return (selected & (labels > 0)[:, None, :]).any(axis=2).astype(labels.dtype)
 
 
-def mean_logits(streams: Sequence[Float[Array, "n k"]]) -> Float[Array, "n k"]:
-    """Co-labelling as published: the mean of the streams' logits."""
+def stream_mean(streams: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
+    """Mean over streams of arrays of one shape; of their logits, it is co-labelling as published."""
     return sum(streams[1:], start=streams[0]) / len(streams)
 
 

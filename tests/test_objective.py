@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from casejax.data.sampling import PackedSplit
 from casejax.models import CaseNet, Outputs, project_prototypes
 from casejax.train.config import Config, MethodConfig
 from casejax.train.objective import case_objective, initial_cluster_labels
@@ -221,8 +220,3 @@ def test_initial_cluster_labels():
     np.testing.assert_allclose(initial_cluster_labels(2, 4, MethodConfig()), np.full((2, 4, 2), 0.25))
     half = initial_cluster_labels(1, 4, MethodConfig(initial_foreground=0.3))
     np.testing.assert_allclose(half[0, 0], [0.3, 0.7], rtol=1e-6)
-
-
-def test_packed_split_is_a_pytree():
-    split = PackedSplit((jnp.zeros((3, 2)),), jnp.zeros(1, int), jnp.ones(1, int), jnp.zeros((1, 2)))
-    assert len(jax.tree.leaves(split)) == 4

@@ -43,10 +43,10 @@ def test_foreground_is_what_the_videos_classes_selected(rng):
 
 def test_fusing_streams(rng):
     streams = [jnp.asarray(rng.normal(size=(5, 3)).astype(np.float32)) for _ in range(2)]
-    np.testing.assert_allclose(self_labels.mean_logits(streams), (streams[0] + streams[1]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(self_labels.stream_mean(streams), (streams[0] + streams[1]) / 2, rtol=1e-6)
     mean = sum(oracles.softmax(np.asarray(s, np.float64)) for s in streams) / 2
     np.testing.assert_allclose(np.exp(self_labels.mean_probabilities(streams)), mean, rtol=1e-5)
-    np.testing.assert_allclose(self_labels.mean_logits(streams[:1]), streams[0])
+    np.testing.assert_allclose(self_labels.stream_mean(streams[:1]), streams[0])
     np.testing.assert_allclose(
         jax.nn.softmax(self_labels.mean_probabilities(streams[:1])), jax.nn.softmax(streams[0]), rtol=1e-6
     )

@@ -1,7 +1,7 @@
 """A small invented world of sports videos: annotations and snippet features, learnable from video labels.
 
 An action instance runs through onset, core and offset. Each part shows a motion theme that several classes
-share plus something of the class's own, strong in the core. A scene goes with every class: it fills much
+share plus something of the class's own, strong in the core. A scene goes with every class: it fills a quarter
 of the time outside the action and so tempts a classifier that only sees video labels. The rest of a video
 shows a few out of many generic backgrounds. Flow sees motion better, rgb sees scenes better. Lengths,
 counts and overlaps of the annotations follow those of THUMOS14.

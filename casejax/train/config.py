@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Config:
         counts = "num_clusters hidden num_snippets top_k_divisor sinkhorn_iters scale epochs batch_size log_every"
         positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_decay"
         shares = "cas_weight gce_exponent test_cas_weight transformed_weight class_threshold"
-        flat = {f.name: getattr(group, f.name) for group in self._groups() for f in fields(group)}
+        flat = {name: value for group in self.as_dict().values() for name, value in group.items()}
         for name in (*counts.split(), "checkpoint_every"):
             if flat[name] < 1:
                 raise OptionError(f"{name} must be at least 1, got {flat[name]}")
@@ -154,6 +154,3 @@ class Config:
         for name in ("weight_decay", "snippet_weight", "cluster_weight", "outer_ratio", "nms_threshold"):
             if not flat[name] >= 0:
                 raise OptionError(f"{name} must not be negative, got {flat[name]}")
-
-    def _groups(self) -> list[Any]:
-        return [getattr(self, f.name) for f in fields(self) if is_dataclass(getattr(self, f.name))]

@@ -105,17 +105,23 @@ def train(
     placement.check_batch(mesh, batch_size)
     out.mkdir(parents=True, exist_ok=True)
     with Checkpoints(out / "checkpoints") as checkpoints:
-        _check_folder(checkpoints, describe(config, dataset), resume=resume)
-        return _fit(dataset, config, out, mesh, checkpoints, console)
+        meta = describe(config, dataset)
+        _check_folder(checkpoints, meta, resume=resume)
+        return _fit(dataset, config, out, mesh, checkpoints, meta, console)
 
 
 def _fit(
-    dataset: Dataset, config: Config, out: Path, mesh: Mesh, checkpoints: Checkpoints, console: Console
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    meta: dict[str, Any],
+    console: Console,
 ) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step."""
     total = config.train.epochs * (len(dataset.train.videos) // config.train.batch_size)
     snippets_a_step = config.train.batch_size * config.method.num_snippets
-    meta = describe(config, dataset)
     graphdef, optimizer, state = initial_state(config, dataset.dims, len(dataset.classes))
     initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
     state = jax.device_put(state, placement.replicated(mesh))

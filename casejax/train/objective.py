@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 RANKS = {"true": ot.ascending_rank, "argsort": ot.published_rank, "attention": lambda p, mask: p}
-FUSES = {"logits": self_labels.mean_logits, "probabilities": self_labels.mean_probabilities}
+FUSES = {"logits": self_labels.stream_mean, "probabilities": self_labels.mean_probabilities}
 
 
 class CaseAux(NamedTuple):
@@ -63,7 +63,7 @@ def case_objective(
 
     loss_video, loss_attention, foreground = {}, {}, {}
     for group in together if method.co_label_selection else apart:
-        attention = scores.stream_mean([outputs.attention[s] for s in group])
+        attention = self_labels.stream_mean([outputs.attention[s] for s in group])
         selected = self_labels.select_top_k(
             scores.calibrate([outputs.cas[s] for s in group], attention, cas_weight=method.cas_weight),
             divisor=method.top_k_divisor,
@@ -71,7 +71,8 @@ def case_objective(
         )
         for s in group:
             foreground[s] = self_labels.foreground_labels(selected, labels)
-            loss_video[s] = losses.video_cross_entropy(pooled(outputs.cas[s], selected, method), labels)
+            video = scores.pooled(outputs.cas[s], selected, probabilities=method.pooling == "probabilities")
+            loss_video[s] = losses.video_cross_entropy(video, labels)
             loss_attention[s] = losses.generalized_bce(
                 outputs.attention[s], foreground[s], exponent=method.gce_exponent, mask=mask
             )
@@ -81,8 +82,8 @@ def case_objective(
     snippet_labels, cluster_assignment = {}, {}
     for group in together if method.co_label_clusters else apart:
         flat = [_flatten(outputs.cluster_logits[s]) for s in group]
-        attention = scores.stream_mean([outputs.attention[s] for s in group]).reshape(-1)
-        q_foreground = scores.stream_mean([foreground[s] for s in group]).reshape(-1)
+        attention = self_labels.stream_mean([outputs.attention[s] for s in group]).reshape(-1)
+        q_foreground = self_labels.stream_mean([foreground[s] for s in group]).reshape(-1)
         # One group shares Q^C, so any of its streams' will do.
         q_snippet = _snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
         logits = [
@@ -117,7 +118,7 @@ def case_objective(
         + method.cluster_weight * terms["loss_cluster"]
     )
     stacked = jnp.stack([new_cluster_labels[s].labels for s in streams])
-    attention = scores.stream_mean(outputs.attention)
+    attention = self_labels.stream_mean(outputs.attention)
     metrics = {
         "loss": loss,
         **terms,
@@ -132,7 +133,7 @@ def case_objective(
         "snippet_column_error": _mean({s: q.column_error for s, q in snippet_labels.items()}),
         "cluster_row_error": _mean({s: q.row_error for s, q in new_cluster_labels.items()}),
         "cluster_column_error": _mean({s: q.column_error for s, q in new_cluster_labels.items()}),
-        "foreground_share": losses.masked_mean(scores.stream_mean([foreground[s] for s in streams]), mask),
+        "foreground_share": losses.masked_mean(self_labels.stream_mean([foreground[s] for s in streams]), mask),
         "attention_mean": losses.masked_mean(attention, mask),
         "attention_min": jnp.min(attention, where=mask, initial=1.0),
         "attention_max": jnp.max(attention, where=mask, initial=0.0),
@@ -141,12 +142,6 @@ def case_objective(
         "cluster_foreground_max": stacked[:, :, 0].max(),
     }
     return loss, CaseAux(stacked, jax.lax.stop_gradient(metrics))
-
-
-def pooled(cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], method: MethodConfig) -> Float[Array, "b c"]:
-    """Video-level class scores of one stream before the softmax: selected logits or probabilities, averaged."""
-    values = jax.nn.softmax(cas) if method.pooling == "probabilities" else cas
-    return losses.top_k_mean(values, selected)
 
 
 def _snippet_labels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ from rich.console import Console
 
 from casejax import localize, report
 from casejax.data.records import Dataset, SegmentTable, Split
-from casejax.evaluate import detection
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
+from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
 from casejax.inference import make_scorer, score_videos
 from casejax.scores import SnippetScores
 from casejax.train.config import Config, InferenceConfig
@@ -30,9 +31,9 @@ SELECTION = "last step"
 class RunResult:
     """What a run ends with; mAP and accuracies are fractions."""
 
-    detection: detection.DetectionResult
+    detection: DetectionResult
     classification: ClassificationMetrics
-    untrained: detection.DetectionResult
+    untrained: DetectionResult
     detections: SegmentTable
     scores: SnippetScores
     train_seconds: float
@@ -63,10 +64,10 @@ def localize_scores(scores: SnippetScores, durations: Any, config: InferenceConf
     )
 
 
-def score_split(
-    graphdef: nnx.GraphDef[Any], params: Any, cluster_labels: jax.Array | np.ndarray, split: Split, config: Config
-) -> SnippetScores:
-    """Clustering-assisted inference on every video of a split."""
+def make_split_scorer(
+    graphdef: nnx.GraphDef[Any], split: Split, config: Config
+) -> Callable[[Any, jax.Array | np.ndarray], SnippetScores]:
+    """Clustering-assisted inference on every video of a split, as a function of (params, Q^C)."""
     scorer = make_scorer(
         graphdef,
         cas_weight=config.inference.test_cas_weight,
@@ -74,14 +75,17 @@ def score_split(
         top_k_divisor=config.method.top_k_divisor,
         pool_probabilities=config.method.pooling == "probabilities",
     )
-    return score_videos(
-        partial(scorer, params, cluster_labels), split.features, num_snippets=config.method.num_snippets
-    )
+
+    def score(params: Any, cluster_labels: jax.Array | np.ndarray) -> SnippetScores:
+        bound = partial(scorer, params, cluster_labels)
+        return score_videos(bound, split.features, num_snippets=config.method.num_snippets)
+
+    return score
 
 
 def evaluate_scores(
     scores: SnippetScores, dataset: Dataset, config: InferenceConfig
-) -> tuple[SegmentTable, detection.DetectionResult, ClassificationMetrics]:
+) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics]:
     """Localise and evaluate the test split."""
     durations = dataset.test.features.lengths * dataset.snippet_seconds
     detections = localize_scores(scores, durations, config)
@@ -90,7 +94,7 @@ def evaluate_scores(
     selected = localize.select_classes(video_scores, threshold=config.class_threshold)
     return (
         detections,
-        detection.evaluate_detections(detections, truth, dataset.classes, tious=detection.CASE.tious),
+        evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),
         classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
     )
 
@@ -125,13 +129,13 @@ def run(
     report.write_json(out / "config.json", config.as_dict())
 
     state, initial = trained.state, trained.initial
-    score = partial(score_split, trained.graphdef, split=dataset.test, config=config)
+    score = make_split_scorer(trained.graphdef, dataset.test, config)
     untrained_scores = score(initial.params, initial.cluster_labels)
     _, untrained, untrained_classes = evaluate_scores(untrained_scores, dataset, config.inference)
     scores = score(state.params, state.cluster_labels)
     detections, result, classes = evaluate_scores(scores, dataset, config.inference)
 
-    protocol = replace(detection.CASE, ground_truth=f"test split of {dataset.source}")
+    protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
     counts = {
         "num_videos": len(dataset.test.videos),
         "num_instances": int(result.num_ground_truth.sum()),
