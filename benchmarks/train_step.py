@@ -63,9 +63,9 @@ def main() -> None:
         labels=jax.nn.one_hot(jnp.arange(num_videos) % num_classes, num_classes),
     )
     mesh = make_mesh(1)
-    graphdef, optimizer, state = initial_state(config, (arguments.dim, arguments.dim), num_classes)
+    graphdef, state = initial_state(config, (arguments.dim, arguments.dim), num_classes)
     state = jax.device_put(state, replicated(mesh))
-    train_steps = make_train_steps(graphdef, optimizer, config, mesh)
+    train_steps = make_train_steps(graphdef, config, mesh)
     since = time.perf_counter()
     compiled = train_steps.lower(state, split, jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - since

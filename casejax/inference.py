@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from casejax.scores import SnippetScores, clustering_assisted
 Scorer = Callable[[Any, Any, tuple[Any, ...]], SnippetScores]
 
 
+@lru_cache(maxsize=32)  # the same network and options compile once, whoever asks
 def make_scorer(
     graphdef: nnx.GraphDef[Any],
     *,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from casejax.data.records import SegmentTable
+from casejax.nms import Survivors, decay_once_nms
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -30,13 +31,6 @@ class Runs(NamedTuple):
     last: np.ndarray  # (n,) int64, last active sample, included
 
 
-class Survivors(NamedTuple):
-    """What suppression leaves: rows of its input, group after group, with their new scores."""
-
-    row: np.ndarray  # (m,) int64, row of the input table
-    score: np.ndarray  # (m,) float64
-
-
 def select_classes(video_scores: Float[np.ndarray, "V C"], *, threshold: float = 0.25) -> Bool[np.ndarray, "V C"]:
     """Classes to localize in each video: all that reach `threshold`, else the single best one.
 
@@ -51,16 +45,19 @@ def select_classes(video_scores: Float[np.ndarray, "V C"], *, threshold: float =
     return selected
 
 
-def upsample(scores: Float[np.ndarray, "*batch T"], *, scale: int = 24) -> Float[np.ndarray, "*batch L"]:
+def upsample(
+    scores: Float[np.ndarray, "*batch T"], *, scale: int = 24, extrapolate: bool = True
+) -> Float[np.ndarray, "*batch L"]:
     """Linear interpolation onto `scale` samples a snippet, L = T * scale, in float64.
 
-    Sample i stands at snippet i / scale, so the last scale - 1 samples lie beyond the last snippet; the
-    last slope is continued there. One snippet gives a constant. Differences of neighbours are taken in
+    Sample i stands at snippet i / scale, so the last scale - 1 samples lie beyond the last snippet; as
+    published, the last slope is continued there. One snippet gives a constant. Differences of neighbours are taken in
     the dtype of `scores`, as in the published program.
 
     Args:
       scores: snippet scores, snippets on the last axis.
       scale: samples per snippet.
+      extrapolate: whether the last slope is continued; without, the last score is held.
 
     Raises:
       ValueError: no snippet, or a scale below one.
@@ -78,6 +75,8 @@ def upsample(scores: Float[np.ndarray, "*batch T"], *, scale: int = 24) -> Float
     out = np.repeat(np.diff(scores, axis=-1).astype(np.float64), samples, axis=-1)
     out *= position - left
     out += np.repeat(scores[..., :-1], samples, axis=-1)
+    if not extrapolate:
+        out[..., (num_snippets - 1) * scale :] = scores[..., -1:]
     return out
 
 
@@ -151,123 +150,6 @@ def outer_inner_contrast(
     return inner / length - outer / np.maximum(num_outer, 1)
 
 
-def temporal_iou(
-    a: Float[np.ndarray, "*#n 2"], b: Float[np.ndarray, "*#n 2"], *, plus_one: bool = False
-) -> Float[np.ndarray, "*n"]:
-    """Temporal IoU of segments [start, end), broadcast; zero where the union is empty.
-
-    Args:
-      a: segments in seconds.
-      b: segments in seconds.
-      plus_one: add one second to both lengths and to the overlap, as the published NMS does.
-    """
-    extra = 1.0 if plus_one else 0.0
-    overlap = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0]) + extra
-    overlap = np.maximum(overlap, 0)
-    union = (a[..., 1] - a[..., 0] + extra) + (b[..., 1] - b[..., 0] + extra) - overlap
-    return overlap / np.where(union > 0, union, 1)
-
-
-def hard_nms(
-    segment: Float[np.ndarray, "n 2"],
-    score: Float[np.ndarray, "n"],
-    group: Int[np.ndarray, "n"],
-    *,
-    threshold: float = 0.4,
-    plus_one: bool = False,
-) -> Survivors:
-    """Greedy suppression within each group: the best segment removes those it overlaps, and so on.
-
-    Args:
-      segment: proposals in seconds.
-      score: their scores; equal scores rank the later row first.
-      group: proposals compete within a group only, one group a video and class.
-      threshold: tIoU from which a segment is suppressed.
-      plus_one: tIoU with one second added, see `temporal_iou`.
-
-    Returns:
-      The kept rows, group after group, by descending score.
-    """
-    order, suppressor = _suppress(segment, score, group, threshold, plus_one)
-    index = order[suppressor == np.arange(len(order))]
-    return Survivors(index, score[index].astype(np.float64))
-
-
-def decay_once_nms(
-    segment: Float[np.ndarray, "n 2"],
-    score: Float[np.ndarray, "n"],
-    group: Int[np.ndarray, "n"],
-    *,
-    threshold: float = 0.4,
-    sigma: float = 0.35,
-    plus_one: bool = False,
-) -> Survivors:
-    """Greedy suppression that keeps what it suppresses, decayed once: the published CASE variant.
-
-    A suppressed segment returns with score * exp(-tIoU^2 / sigma), where the tIoU is with its suppressor
-    alone. No segment is lost. A negative score rises towards zero.
-
-    Args:
-      segment: proposals in seconds.
-      score: their scores; equal scores rank the later row first.
-      group: proposals compete within a group only, one group a video and class.
-      threshold: tIoU from which a segment is suppressed.
-      sigma: width of the decay.
-      plus_one: tIoU with one second added, see `temporal_iou`.
-
-    Returns:
-      Group after group: first the kept rows by descending score, then the suppressed ones in the order
-      of their suppressors and, under one suppressor, by descending undecayed score.
-    """
-    order, suppressor = _suppress(segment, score, group, threshold, plus_one)
-    gone = suppressor != np.arange(len(order))
-    iou = temporal_iou(segment[order], segment[order[suppressor]], plus_one=plus_one)
-    decayed = score[order] * np.where(gone, np.exp(-(iou**2) / sigma), 1.0)
-    output = np.lexsort((suppressor, gone, group[order]))
-    return Survivors(order[output], decayed[output])
-
-
-def soft_nms(
-    segment: Float[np.ndarray, "n 2"],
-    score: Float[np.ndarray, "n"],
-    group: Int[np.ndarray, "n"],
-    *,
-    sigma: float = 0.5,
-    plus_one: bool = False,
-) -> Survivors:
-    """Gaussian Soft-NMS: every pick multiplies all that remains by exp(-tIoU^2 / sigma).
-
-    Args:
-      segment: proposals in seconds.
-      score: their scores, best not negative; equal ones rank the initially better, then the later row.
-      group: proposals compete within a group only, one group a video and class.
-      sigma: width of the decay.
-      plus_one: tIoU with one second added, see `temporal_iou`.
-
-    Returns:
-      All rows, group after group, in the order of their picks.
-
-    References:
-      Bodla et al., "Soft-NMS", ICCV 2017, Eq. 3.
-    """
-    rest = _ranked(score, group)
-    current = score.astype(np.float64)
-    picks = []
-    while len(rest):
-        start, member = _groups(group[rest])
-        peak = np.maximum.reduceat(current[rest], start)[member]
-        best = np.flatnonzero(current[rest] == peak)
-        best = best[_groups(member[best])[0]]  # the first where several are equal
-        picks.append(rest[best])
-        iou = temporal_iou(segment[rest], segment[rest[best]][member], plus_one=plus_one)
-        iou[best] = 0  # a pick does not decay itself
-        current[rest] *= np.exp(-(iou**2) / sigma)
-        rest = np.delete(rest, best)
-    index = np.concatenate([rest, *picks])
-    index = index[np.argsort(group[index], kind="stable")]
-    return Survivors(index, current[index])
-
-
 def localize(
     scores: Float[np.ndarray, "V T C"],
     video_scores: Float[np.ndarray, "V C"],
@@ -279,6 +161,7 @@ def localize(
     outer_ratio: float = 0.15,
     score_weight: float = 0.2,
     nms: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] = decay_once_nms,
+    extrapolate: bool = True,
     drop_lone_first: bool = True,
 ) -> SegmentTable:
     """Detections of many videos from their fused T-CAS.
@@ -296,6 +179,7 @@ def localize(
       outer_ratio: see `outer_inner_contrast`.
       score_weight: weight of the video score in a proposal's score.
       nms: suppression; takes segments (n, 2) in seconds, scores (n,) and groups (n,).
+      extrapolate: see `upsample`.
       drop_lone_first: see `propose`.
 
     Returns:
@@ -324,7 +208,7 @@ def localize(
     owners, segments, values = [np.empty(0, np.int64)], [np.empty((0, 2))], [np.empty(0)]
     for begin in range(0, len(video), block):
         here = slice(begin, begin + block)
-        curves = upsample(scores[video[here], :, label[here]], scale=scale)
+        curves = upsample(scores[video[here], :, label[here]], scale=scale, extrapolate=extrapolate)
         runs = propose(curves, thresholds=thresholds, drop_lone_first=drop_lone_first)
         contrast = outer_inner_contrast(curves, runs.curve, runs.first, runs.last, outer_ratio=outer_ratio)
         owner = runs.curve + begin
@@ -337,61 +221,3 @@ def localize(
     group, segment = np.concatenate(owners), np.concatenate(segments)
     row, score = nms(segment, np.concatenate(values), group)
     return SegmentTable(video[group[row]], label[group[row]], segment[row], score)
-
-
-def _suppress(
-    segment: np.ndarray, score: np.ndarray, group: np.ndarray, threshold: float, plus_one: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows by (group, rank), and the position in that order of what suppresses each; its own if kept.
-
-    A row is kept once every better row that overlaps it is gone, and gone once one of them is kept. Both
-    verdicts are final, so sweeping over the open pairs until none is left equals picking one by one.
-    """
-    order = _ranked(score, group)
-    better, worse = _overlapping(segment[order], group[order], threshold, plus_one)
-    gone = np.zeros(len(order), bool)
-    i, j = better, worse
-    while len(i):
-        contested = np.zeros(len(order), bool)
-        contested[j] = True
-        gone[j[~contested[i]]] = True
-        still_open = ~(gone[i] | gone[j])
-        i, j = i[still_open], j[still_open]
-    suppressor = np.where(gone, len(order), np.arange(len(order)))
-    acted = ~gone[better] & gone[worse]
-    np.minimum.at(suppressor, worse[acted], better[acted])
-    return order, suppressor
-
-
-def _overlapping(
-    segment: np.ndarray, group: np.ndarray, threshold: float, plus_one: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of rows (i, j), i < j, of one group whose tIoU reaches `threshold`."""
-    if not threshold > 0:
-        raise ValueError(f"the tIoU threshold of NMS must be above 0, got {threshold}")
-    order = np.lexsort((segment[:, 0], group))
-    start, group, reach = segment[order, 0], group[order], segment[order, 1] + (1 if plus_one else 0)
-    pairs = [np.empty((2, 0), np.int64)]
-    # Compare every row with the one `lag` places behind it by start, for as long as it begins in time.
-    row, lag = np.arange(len(order) - 1), 1
-    while len(row):
-        row = row[(group[row + lag] == group[row]) & (start[row + lag] < reach[row])]
-        pair = order[np.stack([row, row + lag])]
-        iou = temporal_iou(segment[pair[0]], segment[pair[1]], plus_one=plus_one)
-        pairs.append(pair[:, iou >= threshold])
-        lag += 1
-        row = row[row + lag < len(order)]
-    first, second = np.concatenate(pairs, axis=1)
-    return np.minimum(first, second), np.maximum(first, second)
-
-
-def _ranked(score: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Rows by group, in it by descending score, the later of equals first."""
-    return np.lexsort((score, -group))[::-1]
-
-
-def _groups(sorted_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each group of a sorted array starts, and the ordinal of every element's group."""
-    head = np.ones(len(sorted_group), bool)
-    head[1:] = sorted_group[1:] != sorted_group[:-1]
-    return np.flatnonzero(head), np.cumsum(head) - 1

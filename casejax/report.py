@@ -16,6 +16,7 @@ from rich.table import Table
 
 from casejax import plots
 from casejax.data.records import Dataset, SegmentTable
+from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import DetectionResult, Protocol
 from casejax.evaluate.results import results_dict
@@ -65,8 +66,14 @@ def print_results(
     num_videos: int,
     num_instances: int,
     selection: str,
+    intervals: Mapping[str, Bootstrap] | None = None,
 ) -> None:
-    """Print the protocol line and one table row a model: mAP at each tIoU, averages, classification; %."""
+    """Print the protocol line and one table row a model: mAP at each tIoU, averages, classification; %.
+
+    A model that `intervals` names gets two more rows, the ends of its intervals. Their thresholds are
+    those of the protocol.
+    """
+    intervals = intervals or {}
     description = protocol.describe(num_videos, num_instances, selection=selection)
     console.print(description, soft_wrap=True, highlight=False, markup=False)
     table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
@@ -79,7 +86,16 @@ def print_results(
     for name, (detection, classification) in rows.items():
         values = [*detection.mean_ap, *(detection.average(low, high) for low, high in protocol.averages)]
         table.add_row(name, *(f"{100 * value:.1f}" for value in [*values, *classification]))
+        if name in intervals:
+            for which, end in zip(("low", "high"), _interval_rows(intervals[name], protocol), strict=True):
+                label = f" {100 * intervals[name].level:g}% {which}"
+                table.add_row(label, *(f"{100 * value:.1f}" for value in end), style="dim")
     console.print(table)
+    for text in dict.fromkeys(
+        f"{100 * b.level:g}% low and high: percentile interval from {b.num_resamples} resamples of the videos"
+        for b in intervals.values()
+    ):
+        console.print(text, highlight=False, markup=False)
     result = list(rows.values())[-1][0]
     for text, names in (
         ("never predicted (AP 0)", result.without_predictions),
@@ -89,14 +105,61 @@ def print_results(
             console.print(f"classes {text}: {', '.join(names)}", highlight=False, markup=False)
 
 
-def summary(detection: DetectionResult, classification: ClassificationMetrics, protocol: Protocol) -> dict[str, Any]:
-    """The printed numbers as plain values, fractions."""
+def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, protocol: Protocol) -> dict[str, Any]:
+    """Print the mAP of every seed with mean and standard deviation (n - 1; 0 for one seed); %.
+
+    Returns:
+      The averages of the protocol as plain values: for each its `seeds`, `mean` and `sd`, fractions.
+    """
+    table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    names = [f"{tiou:.1f}" for tiou in protocol.tious] + [f"{low:.1f}:{high:.1f}" for low, high in protocol.averages]
+    for name in names:
+        table.add_column(name, justify="right")
+    values = np.stack(
+        [[*r.mean_ap, *(r.average(low, high) for low, high in protocol.averages)] for r in results.values()]
+    )
+    mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    rows = {f"seed {seed}": row for seed, row in zip(results, values, strict=True)} | {"mean": mean, "sd": sd}
+    for label, row in rows.items():
+        table.add_row(label, *(f"{100 * value:.1f}" for value in row))
+    console.print(table)
     return {
+        name: {"seeds": dict(zip(map(str, results), column, strict=True)), "mean": m, "sd": s}
+        for name, column, m, s in zip(names, values.T.tolist(), mean.tolist(), sd.tolist(), strict=True)
+    }
+
+
+def summary(
+    detection: DetectionResult,
+    classification: ClassificationMetrics,
+    protocol: Protocol,
+    interval: Bootstrap | None = None,
+) -> dict[str, Any]:
+    """The printed numbers as plain values, fractions; with `interval` also the ends of the mAP intervals."""
+    values: dict[str, Any] = {
         "mAP": {f"{tiou:.2f}": float(value) for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)},
         "average_mAP": {f"{low}:{high}": detection.average(low, high) for low, high in protocol.averages},
         "classification_accuracy": classification.accuracy,
         "classification_mAP": classification.mean_average_precision,
     }
+    if interval is not None:
+        ends = interval.interval.T.tolist()
+        values["interval"] = {
+            "level": interval.level,
+            "resamples": interval.num_resamples,
+            "seed": interval.seed,
+            "mAP": {f"{tiou:.2f}": pair for tiou, pair in zip(interval.tious, ends, strict=True)},
+            "average_mAP": {
+                f"{low}:{high}": interval.average_interval(low, high).tolist() for low, high in protocol.averages
+            },
+        }
+    return values
+
+
+def _interval_rows(interval: Bootstrap, protocol: Protocol) -> np.ndarray:
+    """(2, columns) lower and upper ends in the order of the table's mAP columns."""
+    averages = [interval.average_interval(low, high) for low, high in protocol.averages]
+    return np.column_stack([*interval.interval.T, *averages])
 
 
 def draw_pictures(

@@ -36,7 +36,7 @@ def class_probabilities(cas: Sequence[Float[Array, "b t c"]]) -> Float[Array, "b
 
 
 def calibrate(
-    cas: Sequence[Float[Array, "b t c"]], foreground: Float[Array, "b t"], *, cas_weight: float
+    cas: Sequence[Float[Array, "b t c"]], foreground: Float[Array, "b t"], *, cas_weight: float | Float[Array, ""]
 ) -> Float[Array, "b t c"]:
     """Calibrated T-CAS: `cas_weight * P^V + (1 - cas_weight) * foreground` (appendix F.1 and Eq. 21 of CASE).
 
@@ -102,7 +102,7 @@ def clustering_assisted(
     outputs: Outputs,
     cluster_labels: Float[Array, "s k 2"],
     *,
-    cas_weight: float = 1 / 5,
+    cas_weight: float | Float[Array, ""] = 1 / 5,
     transformed_weight: float = 0.5,
     top_k_divisor: int = 8,
     pool_probabilities: bool = False,

@@ -96,7 +96,7 @@ def transport_labels(
     log_prior: Float[Array, "n k"] | None = None,
     column_marginal: Float[Array, " k"] | None = None,
     mask: Bool[Array, " n"] | None = None,
-    epsilon: float = 0.5,
+    epsilon: float | Float[Array, ""] = 0.5,
     num_iters: int = 3,
     tolerance: float | None = None,
 ) -> Labels:
@@ -172,7 +172,7 @@ def cluster_logits(
     cluster_prototypes: Float[Array, "k d"],
     fb_prototypes: Float[Array, "2 d"],
     *,
-    temperature: float = 10.0,
+    temperature: float | Float[Array, ""] = 10.0,
 ) -> Float[Array, "k 2"]:
     """Logits of P^C, temperature times the cosine of clusters with foreground and background (Eq. 5)."""
     cosine = jnp.einsum("kd,id->ki", unit(cluster_prototypes), unit(fb_prototypes), precision="highest")

@@ -5,6 +5,8 @@ Run:     python examples/train_thumos.py                       synthetic world, 
              DIR/gt.json  DIR/split_{train,test}.txt  DIR/features/{train,test}/{rgb,flow}/<video>.npy
 Resume:  the same command with --resume.
 
+Compare: --variant official | paper | corrected, --seeds 0-4 for mean and standard deviation.
+
 Every option of casejax.train.config is a flag (--help lists them with the equations they belong to).
 """
 
@@ -15,16 +17,9 @@ from pathlib import Path
 
 from casejax.data.formats import read_dataset
 from casejax.data.synthetic import write_world
-from casejax.train.config import Config
-from casejax.train.options import add_options, config_from, run_command
-from casejax.train.run import run
-
-# The settings of the paper (appendix F.3): 300 epochs of 12 steps, 16 videos of 750 snippets a step.
-THUMOS14 = Config()
-# The synthetic world is smaller: fewer snippets and, for fewer steps, a larger step size. With the published omega of
-# 1/3 the attention, random at first, picks the snippets it is then trained on, and some seeds settle on background; a
-# larger weight of the class scores keeps them from it.
-SYNTHETIC = Config().changed(num_snippets=256, epochs=60, learning_rate=1e-3, cas_weight=0.6, log_every=10)
+from casejax.train.options import add_options, config_from, parse_seeds, run_command
+from casejax.train.run import run, run_seeds
+from casejax.train.variants import SYNTHETIC, VARIANTS, variant
 
 
 def main() -> int:
@@ -35,19 +30,26 @@ def main() -> int:
     parser.add_argument("--streams", default="rgb,flow", help="feature streams, comma-separated")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--devices", type=int, help="shard the batch over this many devices (default: all)")
+    parser.add_argument("--variant", default="official", choices=VARIANTS, help="the set of options to start from")
+    parser.add_argument("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
     add_options(parser)
     arguments = parser.parse_args()
     out = arguments.out or Path("runs", "thumos14" if arguments.data else "synthetic")
 
     def command() -> None:
-        config = config_from(arguments, THUMOS14 if arguments.data else SYNTHETIC)
+        base = variant(arguments.variant)
+        config = config_from(arguments, base if arguments.data else base.changed(**SYNTHETIC))
         data = arguments.data
         if data is None:
             data = out / "world"
             if not data.exists():
                 write_world(data)
         dataset = read_dataset(data, streams=tuple(arguments.streams.split(",")))
-        run(dataset, config, out, resume=arguments.resume, devices=arguments.devices)
+        options = {"resume": arguments.resume, "devices": arguments.devices}
+        if arguments.seeds:
+            run_seeds(dataset, config, out, arguments.seeds, **options)
+        else:
+            run(dataset, config, out, **options)
 
     again = [word for word in sys.argv if word != "--resume"]
     return run_command(command, hint=shlex.join(["python", *again, "--resume"]))

@@ -10,8 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from casejax import localize as loc
+from casejax import nms
 
-keep_all = lambda segment, score, group: loc.Survivors(np.arange(len(score)), score)  # noqa: E731
+keep_all = lambda segment, score, group: nms.Survivors(np.arange(len(score)), score)  # noqa: E731
 
 
 def loop_upsample(curve, scale):
@@ -167,15 +168,15 @@ def test_temporal_iou_equals_a_loop(rng):
     segment, _, _ = proposals(rng, 30, 1)
     for plus_one in (False, True):
         want = [[loop_iou(a, b, float(plus_one)) for b in segment] for a in segment]
-        got = loc.temporal_iou(segment[:, None], segment[None], plus_one=plus_one)
+        got = nms.temporal_iou(segment[:, None], segment[None], plus_one=plus_one)
         assert_allclose(got, want, rtol=1e-15)
 
 
 def test_temporal_iou_of_an_empty_union_is_zero():
     # A point with itself, and touching segments of one second, which a second added makes overlap.
     a, b = np.array([[3.0, 3.0], [0.0, 1.0]]), np.array([[3.0, 3.0], [1.0, 2.0]])
-    assert_array_equal(loc.temporal_iou(a, b), [0, 0])
-    assert_allclose(loc.temporal_iou(a, b, plus_one=True), [1, 1 / 3])
+    assert_array_equal(nms.temporal_iou(a, b), [0, 0])
+    assert_allclose(nms.temporal_iou(a, b, plus_one=True), [1, 1 / 3])
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
@@ -184,9 +185,9 @@ def test_temporal_iou_of_an_empty_union_is_zero():
 def test_greedy_suppression_equals_a_loop(rng, count, num_groups, threshold, plus_one):
     table = proposals(rng, count, num_groups)
     options = {"threshold": threshold, "plus_one": plus_one}
-    assert_same_survivors(loc.hard_nms(*table, **options), loop_greedy(*table, threshold, extra=float(plus_one)))
+    assert_same_survivors(nms.hard_nms(*table, **options), loop_greedy(*table, threshold, extra=float(plus_one)))
     assert_same_survivors(
-        loc.decay_once_nms(*table, **options, sigma=0.3),
+        nms.decay_once_nms(*table, **options, sigma=0.3),
         loop_greedy(*table, threshold, extra=float(plus_one), sigma=0.3),
     )
 
@@ -197,24 +198,24 @@ def test_soft_nms_equals_a_loop(rng, count, num_groups, plus_one):
     segment, _, group = proposals(rng, count, num_groups)
     score = rng.uniform(size=count)
     score[count // 2 :] = 0.5  # ties, whose decays differ
-    got = loc.soft_nms(segment, score, group, sigma=0.5, plus_one=plus_one)
+    got = nms.soft_nms(segment, score, group, sigma=0.5, plus_one=plus_one)
     assert_same_survivors(got, loop_soft(segment, score, group, 0.5, float(plus_one)))
 
 
 def test_identical_proposals():
     segment, score, group = np.tile([2.0, 5.0], (4, 1)), np.full(4, 0.5), np.zeros(4, int)
-    assert_array_equal(loc.hard_nms(segment, score, group).row, [3])  # of equals the later listed
+    assert_array_equal(nms.hard_nms(segment, score, group).row, [3])  # of equals the later listed
     decayed = 0.5 * math.exp(-1 / 0.35)
     assert_same_survivors(
-        loc.decay_once_nms(segment, score, group), [(3, 0.5), (2, decayed), (1, decayed), (0, decayed)]
+        nms.decay_once_nms(segment, score, group), [(3, 0.5), (2, decayed), (1, decayed), (0, decayed)]
     )
-    soft = loc.soft_nms(segment, score, group, sigma=0.5)
+    soft = nms.soft_nms(segment, score, group, sigma=0.5)
     assert_allclose(soft.score, 0.5 * np.exp(-2.0 * np.arange(4)))
 
 
 def test_nms_refuses_a_threshold_that_everything_reaches():
     with pytest.raises(ValueError, match="above 0, got 0"):
-        loc.hard_nms(np.zeros((1, 2)), np.zeros(1), np.zeros(1, int), threshold=0.0)
+        nms.hard_nms(np.zeros((1, 2)), np.zeros(1), np.zeros(1, int), threshold=0.0)
 
 
 def fused_scores(rng, num_videos, num_snippets, num_classes):
@@ -339,9 +340,9 @@ def test_golden_nms(golden):
     for name in names:
         _, _, kind, *numbers = re.split("[/_]", name)
         options = dict(zip(("threshold", "sigma"), map(float, numbers), strict=False))
-        nms = {"soft": loc.decay_once_nms, "hard": loc.hard_nms}[kind]
+        suppress = {"soft": nms.decay_once_nms, "hard": nms.hard_nms}[kind]
         group = table[:, 0].astype(np.int64)
-        got = nms(table[:, 2:], table[:, 1], group, plus_one=True, **options)
+        got = suppress(table[:, 2:], table[:, 1], group, plus_one=True, **options)
         assert_array_equal(table[got.row][:, [0, 2, 3]], arrays[name][:, [0, 2, 3]])
         assert_allclose(got.score, arrays[name][:, 1], rtol=0, atol=1e-14)
 
@@ -367,7 +368,7 @@ def test_golden_videos(golden):
         scores = np.zeros((1, len(fused), len(video_scores)), np.float32)
         scores[0][:, chosen] = fused
         published_nms = partial(
-            loc.decay_once_nms, threshold=config["nms_thresh"], sigma=config["nms_alpha"], plus_one=True
+            nms.decay_once_nms, threshold=config["nms_thresh"], sigma=config["nms_alpha"], plus_one=True
         )
         proposed, detected = (
             loc.localize(
@@ -378,9 +379,9 @@ def test_golden_videos(golden):
                 thresholds=tuple(config["act_thresh"]),
                 scale=config["scale"],
                 outer_ratio=config["gamma_in_config"],  # where the published call binds it
-                nms=nms,
+                nms=suppress,
             )
-            for nms in (keep_all, published_nms)
+            for suppress in (keep_all, published_nms)
         )
         for label in chosen:
             for table, stage in ((proposed, "nms_in"), (detected, "nms_out")):

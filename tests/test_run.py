@@ -53,7 +53,8 @@ def test_a_run_learns(finished):
 def test_the_table_is_printed_with_its_protocol(finished, world):
     result, out = finished
     printed = (out / "printed").read_text()
-    first, *rest = printed.splitlines()
+    variant, first, *rest = printed.splitlines()
+    assert variant == "variant official with num_snippets=64"
     assert first.startswith("protocol case: ")
     assert f"16 videos, {len(world.test.ground_truth(world.classes).label)} instances" in first
     assert first.endswith("model selection: last step")

@@ -86,9 +86,9 @@ def test_devices_do_not_change_the_run(world, whole, tmp_path, devices):
 
 def test_the_batch_is_really_sharded(world):
     two = mesh.make_mesh(2)
-    graphdef, optimizer, start = state.initial_state(CONFIG, world.dims, len(world.classes))
+    graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
     split = step.pack(world.train, world.classes, two)
-    train_steps = step.make_train_steps(graphdef, optimizer, CONFIG, two)
+    train_steps = step.make_train_steps(graphdef, CONFIG, two)
     compiled = train_steps.lower(start, split, jnp.int32(1)).compile().as_text()
     half, full = 4 * 32, 8 * 32  # snippets on one device, and in all
     assert f"f32[{half},16]" in compiled  # embeddings of half a batch
@@ -185,7 +185,7 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path, signum):
     states = []
     config = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8)
     for folder in (out, tmp_path / "whole"):
-        _, _, template = state.initial_state(config, world.dims, len(world.classes))
+        _, template = state.initial_state(config, world.dims, len(world.classes))
         with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
             states.append(checkpoints.restore(template))
     assert int(states[0].step) == int(states[1].step) > done
@@ -194,10 +194,10 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path, signum):
 
 def test_one_compilation_serves_every_count(world):
     one = mesh.make_mesh(1)
-    graphdef, optimizer, start = state.initial_state(CONFIG, world.dims, len(world.classes))
+    graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
     start = jax.device_put(start, mesh.replicated(one))
     split = step.pack(world.train, world.classes, one)
-    train_steps = step.make_train_steps(graphdef, optimizer, CONFIG, one)
+    train_steps = step.make_train_steps(graphdef, CONFIG, one)
     for count in (1, 2, 5):
         start, _ = train_steps(start, split, jnp.int32(count))
     assert train_steps._cache_size() == 1
@@ -207,9 +207,9 @@ def test_one_compilation_serves_every_count(world):
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_the_step_lowers_for_accelerators(world, platform):
     one = mesh.make_mesh(1)
-    graphdef, optimizer, start = state.initial_state(CONFIG, world.dims, len(world.classes))
+    graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
     split = step.pack(world.train, world.classes, one)
-    train_steps = step.make_train_steps(graphdef, optimizer, CONFIG.changed(encoder_dtype="bfloat16"), one)
+    train_steps = step.make_train_steps(graphdef, CONFIG.changed(encoder_dtype="bfloat16"), one)
     exported = jax.export.export(train_steps, platforms=[platform])(start, split, jnp.int32(1))
     assert exported.platforms == (platform,)
     assert "stablehlo.dot_general" in exported.mlir_module()
@@ -237,7 +237,7 @@ def test_folders_of_other_runs_are_refused(world, whole):
 
 def test_a_checkpoint_of_another_shape_is_refused(world, whole):
     _, out = whole
-    _, _, template = state.initial_state(CONFIG.changed(hidden=8), world.dims, len(world.classes))
+    _, template = state.initial_state(CONFIG.changed(hidden=8), world.dims, len(world.classes))
     message = r"8 is of another shape: .*attention.kernel.* is \(16, 1\), this configuration needs \(8, 1\)"
     with (
         checkpoint.Checkpoints(out / "checkpoints") as checkpoints,

@@ -68,22 +68,26 @@ def uniform_snippets(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array,
     return cell * (lengths // num_snippets)[:, None] + cell * rest[:, None] // num_snippets
 
 
-def random_snippets(key: Key[Array, ""], lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, "b t"]:
-    """One random snippet of each of T equal cells of every video, as the published program draws them.
+def random_snippets(
+    key: Key[Array, ""], lengths: Int[Array, " b"], num_snippets: int, *, with_end: bool = True
+) -> Int[Array, "b t"]:
+    """One random snippet of each of T equal cells of every video.
 
-    A cell's end belongs to it, so neighbours may pick the same snippet; a video of exactly T snippets is
-    taken whole, and one with fewer repeats some.
+    As the published program draws them, a cell's end belongs to it, so neighbours may pick the same snippet.
+    A video of exactly T snippets is taken whole, and one with fewer repeats some.
 
     Args:
       key: draws differ with it.
       lengths: (B,) snippets each video has, at least 1.
       num_snippets: T.
+      with_end: whether a cell's end belongs to it; without, cells are disjoint.
 
     Returns:
       (B, T) indices, ascending, below the video's length.
     """
     first = uniform_snippets(lengths, num_snippets)
-    last = jnp.concatenate([first[:, 1:], lengths[:, None] - 1], axis=1)
+    last = jnp.concatenate([first[:, 1:] if with_end else first[:, 1:] - 1, lengths[:, None] - 1], axis=1)
+    last = jnp.maximum(first, last)
     drawn = jax.random.randint(key, first.shape, first, last + 1)
     return jnp.where(lengths[:, None] == num_snippets, first, drawn).astype(first.dtype)
 

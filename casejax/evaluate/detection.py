@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from casejax.data.records import DataError, SegmentTable
-from casejax.localize import temporal_iou
+from casejax.nms import temporal_iou
 
 TIOUS = tuple(np.linspace(0.1, 0.7, 7).tolist())
 """tIoU thresholds of the CASE tables, with the float64 rounding of the published list."""
@@ -43,10 +44,7 @@ class DetectionResult:
 
     def average(self, low: float, high: float) -> float:
         """Mean of the mAP over all tIoU thresholds from `low` to `high`, both included."""
-        inside = (self.tious > low - 1e-9) & (self.tious < high + 1e-9)
-        if not inside.any():
-            raise ValueError(f"no tIoU threshold in [{low}, {high}] among {self.tious.tolist()}")
-        return float(self.mean_ap[inside].mean())
+        return float(self.mean_ap[between(self.tious, low, high)].mean())
 
     @property
     def without_predictions(self) -> tuple[str, ...]:
@@ -60,6 +58,22 @@ class DetectionResult:
 
     def _names(self, which: np.ndarray) -> tuple[str, ...]:
         return tuple(self.classes[c] for c in np.flatnonzero(which))
+
+
+def between(tious: np.ndarray, low: float, high: float) -> np.ndarray:
+    """(K,) bool, the tIoU thresholds from `low` to `high`, both included; ValueError where there is none."""
+    inside = (tious > low - 1e-9) & (tious < high + 1e-9)
+    if not inside.any():
+        raise ValueError(f"no tIoU threshold in [{low}, {high}] among {tious.tolist()}")
+    return inside
+
+
+class Matches(NamedTuple):
+    """The predictions by rank, and which of them find ground truth."""
+
+    tious: np.ndarray  # (K,) float64, tIoU thresholds
+    ranked: SegmentTable  # predictions by descending score, equal scores in reverse order of listing
+    hit: np.ndarray  # (K, n) bool, whether a row of `ranked` is a true positive at a threshold
 
 
 @dataclass(frozen=True)
@@ -120,13 +134,8 @@ def evaluate_detections(
 ) -> DetectionResult:
     """Average precision of detections, as the ActivityNet program defines it.
 
-    The predictions of a class are taken over all videos by descending score, equal scores in reverse
-    order of listing. Each takes, among the ground truth of its video and class that is still free, the
-    one with the highest tIoU (of equals the later listed) if that reaches the threshold; otherwise it is
-    a false positive. AP is the area under the interpolated precision over all recall points (VOC 2011).
-
-    One difference: the tIoU of segments with an empty union is zero, and so is never a hit; the published
-    program gets NaN there and counts it as one. A segment of zero length is allowed and never matches.
+    Which predictions are true positives, `match_detections` says. AP is the area under the interpolated
+    precision over all recall points (VOC 2011).
 
     Args:
       predictions: detections, in seconds.
@@ -139,20 +148,13 @@ def evaluate_detections(
         label that `classes` does not have; the message names the row.
       ValueError: a threshold outside (0, 1].
     """
-    thresholds = np.asarray(tious, np.float64)
-    if not ((thresholds > 0) & (thresholds <= 1)).all():
-        raise ValueError(f"tIoU thresholds must lie in (0, 1], got {thresholds.tolist()}")
+    thresholds, ranked, hit = match_detections(predictions, ground_truth, classes, tious=tious)
     num_classes = len(classes)
-    _check(predictions, "predictions", num_classes)
-    _check(ground_truth, "ground truth", num_classes)
-
-    # From here on a prediction is its rank by score. Within a class that is the order of the matching.
-    ranked = predictions.take(np.argsort(predictions.score, kind="stable")[::-1])
     num_predictions = np.bincount(ranked.label, minlength=num_classes)
     num_ground_truth = np.bincount(ground_truth.label, minlength=num_classes)
     position = _order_in_group(ranked.label, num_classes)
 
-    threshold, rank = _match(ranked, ground_truth, num_classes, thresholds)
+    threshold, rank = np.nonzero(hit)
     curve = threshold * num_classes + ranked.label[rank]
     num_curves = len(thresholds) * num_classes
     hits = _order_in_group(curve, num_curves)
@@ -164,6 +166,38 @@ def evaluate_detections(
     area = envelope.sum(axis=1).reshape(len(thresholds), num_classes).T
     ap = area / np.where(num_ground_truth > 0, num_ground_truth, np.nan)[:, None]
     return DetectionResult(thresholds, tuple(classes), ap, num_predictions, num_ground_truth)
+
+
+def match_detections(
+    predictions: SegmentTable,
+    ground_truth: SegmentTable,
+    classes: Sequence[str],
+    *,
+    tious: Sequence[float] = TIOUS,
+) -> Matches:
+    """Rank predictions and tell true from false positives, as the ActivityNet program does.
+
+    The predictions of a class are taken over all videos by descending score, equal scores in reverse
+    order of listing. Each takes, among the ground truth of its video and class that is still free, the
+    one with the highest tIoU (of equals the later listed) if that reaches the threshold; otherwise it is
+    a false positive.
+
+    One difference: the tIoU of segments with an empty union is zero, and so is never a hit; the published
+    program gets NaN there and counts it as one. A segment of zero length is allowed and never matches.
+
+    Args and errors are those of `evaluate_detections`.
+    """
+    thresholds = np.asarray(tious, np.float64)
+    if not ((thresholds > 0) & (thresholds <= 1)).all():
+        raise ValueError(f"tIoU thresholds must lie in (0, 1], got {thresholds.tolist()}")
+    _check(predictions, "predictions", len(classes))
+    _check(ground_truth, "ground truth", len(classes))
+
+    # From here on a prediction is its rank by score. Within a class that is the order of the matching.
+    ranked = predictions.take(np.argsort(predictions.score, kind="stable")[::-1])
+    hit = np.zeros((len(thresholds), len(ranked.score)), bool)
+    hit[_match(ranked, ground_truth, len(classes), thresholds)] = True
+    return Matches(thresholds, ranked, hit)
 
 
 def _match(

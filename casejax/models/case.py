@@ -36,15 +36,19 @@ class CosineHead(nnx.Module):
     where they are put back on the unit sphere before every step (`project_prototypes`).
     """
 
-    def __init__(self, dim: int, num_clusters: int, *, temperature: float, projected: bool, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, dim: int, num_clusters: int, *, temperature: float, projected: bool, detached: bool, rngs: nnx.Rngs
+    ) -> None:
         limit = 1 / math.sqrt(dim)
         directions = jax.random.uniform(rngs.params(), (num_clusters, dim), jnp.float32, -limit, limit)
         self.directions = nnx.Param(directions)
-        self.temperature, self.projected = temperature, projected
+        self.temperature, self.projected, self.detached = temperature, projected, detached
 
     def __call__(self, embedding: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
         """Cluster logits of embeddings of any norm."""
         directions = self.directions[...]
+        if self.detached:
+            embedding = jax.lax.stop_gradient(embedding)
         if self.projected:
             norm = jnp.linalg.norm(directions, axis=1, keepdims=True)
             directions = directions / jax.lax.stop_gradient(jnp.maximum(norm, 1e-12))
@@ -67,6 +71,7 @@ class Stream(nnx.Module):
         hidden: int,
         temperature: float,
         projected: bool,
+        detached: bool,
         encoder_dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
@@ -74,7 +79,9 @@ class Stream(nnx.Module):
         self.classifier = _linear(hidden, num_classes, rngs)
         self.embedding_encoder = _linear(dim, hidden, rngs, encoder_dtype)
         self.attention = _linear(hidden, 1, rngs)
-        self.clusters = CosineHead(hidden, num_clusters, temperature=temperature, projected=projected, rngs=rngs)
+        self.clusters = CosineHead(
+            hidden, num_clusters, temperature=temperature, projected=projected, detached=detached, rngs=rngs
+        )
 
     def __call__(
         self, features: Float[Array, "b t d"]
@@ -98,6 +105,7 @@ class CaseNet(nnx.Module):
       hidden: width of the encoders.
       temperature: factor on the cosines of the cluster head (appendix F.3: 10).
       projected: leave the normalisation of the cluster directions out of the gradient, as published.
+      detached: keep the cluster head's gradient out of the encoder.
       encoder_dtype: type the two encoders compute in, such as `jnp.bfloat16` for speed; default that of
         features and parameters. Parameters and all else stay float32.
       rngs: seeds of the initial parameters.
@@ -115,6 +123,7 @@ class CaseNet(nnx.Module):
         hidden: int = 512,
         temperature: float = 10.0,
         projected: bool = True,
+        detached: bool = False,
         encoder_dtype: Any = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -132,6 +141,7 @@ class CaseNet(nnx.Module):
                     hidden=hidden,
                     temperature=temperature,
                     projected=projected,
+                    detached=detached,
                     encoder_dtype=encoder_dtype,
                     rngs=rngs,
                 )

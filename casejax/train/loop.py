@@ -22,6 +22,7 @@ from casejax.train import mesh as placement
 from casejax.train.checkpoint import CheckpointError, Checkpoints
 from casejax.train.config import Config
 from casejax.train.interrupt import StopRequest
+from casejax.train.selection import Selection
 from casejax.train.state import TrainState, initial_state
 from casejax.train.step import make_train_steps, pack
 
@@ -43,12 +44,16 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network: its structure, the last state, and the state before the first step."""
+    """A trained network: its structure, the selected state, and the state before the first step.
+
+    `score` is what the judge gave the selected state, None where the last step was taken.
+    """
 
     graphdef: nnx.GraphDef[Any]
     state: TrainState
     initial: TrainState
     seconds: float
+    score: float | None = None
 
 
 def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -75,6 +80,7 @@ def train(
     *,
     resume: bool = False,
     devices: int | None = None,
+    selection: Selection | None = None,
     console: Console | None = None,
 ) -> Trained:
     """Train CASE on the train split and keep checkpoints and metrics in `out`.
@@ -85,6 +91,7 @@ def train(
       out: folder of the run; `out/checkpoints` and `out/metrics.jsonl` are written.
       resume: go on from the newest checkpoint in `out`, if there is one.
       devices: shard the batch over this many devices; default all.
+      selection: how the returned state is chosen, kept in `out/selected`; default the last step's.
       console: where a progress bar goes while it is a terminal.
 
     Raises:
@@ -107,7 +114,10 @@ def train(
     with Checkpoints(out / "checkpoints") as checkpoints:
         meta = describe(config, dataset)
         _check_folder(checkpoints, meta, resume=resume)
-        return _fit(dataset, config, out, mesh, checkpoints, meta, console)
+        if selection is None:
+            return _fit(dataset, config, out, mesh, checkpoints, meta, console)
+        with Checkpoints(out / "selected", keep=1) as best:
+            return _fit(dataset, config, out, mesh, checkpoints, meta, console, _Candidates(selection, best, meta))
 
 
 def _fit(
@@ -118,11 +128,12 @@ def _fit(
     checkpoints: Checkpoints,
     meta: dict[str, Any],
     console: Console,
+    candidates: _Candidates | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step."""
     total = config.train.epochs * (len(dataset.train.videos) // config.train.batch_size)
     snippets_a_step = config.train.batch_size * config.method.num_snippets
-    graphdef, optimizer, state = initial_state(config, dataset.dims, len(dataset.classes))
+    graphdef, state = initial_state(config, dataset.dims, len(dataset.classes))
     initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
     state = jax.device_put(state, placement.replicated(mesh))
     if checkpoints.latest is not None:
@@ -133,12 +144,14 @@ def _fit(
     _keep_lines_up_to(metrics_file, step)
 
     split = pack(dataset.train, dataset.classes, mesh)
-    train_steps = make_train_steps(graphdef, optimizer, config, mesh)
+    train_steps = make_train_steps(graphdef, config, mesh)
     began = time.perf_counter()
     with StopRequest() as stop, metrics_file.open("a") as log, _progress(console) as bar:
         task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and stop.signum is None:
             count = min(config.train.log_every - step % config.train.log_every, total - step)
+            if candidates is not None:
+                count = min(count, candidates.every - step % candidates.every)
             since = time.perf_counter()
             state, device_metrics = train_steps(state, split, jnp.int32(count))
             metrics = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
@@ -153,6 +166,8 @@ def _fit(
             log.write(json.dumps(line | {"log_num_clusters": math.log(config.network.num_clusters)}) + "\n")
             log.flush()
             bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
+            if candidates is not None and (step % candidates.every == 0 or step == total):
+                candidates.consider(state)
             if step - saved >= config.train.checkpoint_every:
                 checkpoints.save(state, meta)
                 saved = step
@@ -160,7 +175,26 @@ def _fit(
             checkpoints.save(state, meta)
         if stop.signum is not None and step < total:
             raise Interrupted(stop.signum, step)
-    return Trained(graphdef, state, initial, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    if candidates is None:
+        return Trained(graphdef, state, initial, seconds)
+    return Trained(graphdef, candidates.best.restore(state), initial, seconds, candidates.score)
+
+
+class _Candidates:
+    """The best state so far by a judge, kept in a checkpoint of its own."""
+
+    def __init__(self, selection: Selection, best: Checkpoints, meta: dict[str, Any]) -> None:
+        self.best, self.every = best, selection.every
+        self._judge, self._meta = selection.judge, meta
+        self.score = -math.inf if best.latest is None else float(best.meta()["score"])
+
+    def consider(self, state: TrainState) -> None:
+        """Keep this state if it beats those before; of equals the earlier stays."""
+        score = self._judge(state)
+        if score > self.score:
+            self.score = score
+            self.best.save(state, self._meta | {"score": score})
 
 
 def _progress(console: Console) -> Progress:

@@ -59,18 +59,17 @@ def case_objective(
       The loss of Eq. 14 and what the step keeps.
     """
     streams = range(len(outputs.cas))
-    together, apart = [tuple(streams)], [(s,) for s in streams]
 
     loss_video, loss_attention, foreground = {}, {}, {}
-    for group in together if method.co_label_selection else apart:
+    for group in stream_groups(len(streams), together=method.co_label_selection):
         attention = self_labels.stream_mean([outputs.attention[s] for s in group])
-        selected = self_labels.select_top_k(
-            scores.calibrate([outputs.cas[s] for s in group], attention, cas_weight=method.cas_weight),
-            divisor=method.top_k_divisor,
-            mask=mask,
-        )
+        calibrated = scores.calibrate([outputs.cas[s] for s in group], attention, cas_weight=method.cas_weight)
+        selected = self_labels.select_top_k(calibrated, divisor=method.top_k_divisor, mask=mask)
+        active = selected
+        if method.foreground_divisor is not None:
+            active = self_labels.select_top_k(calibrated, divisor=method.foreground_divisor, mask=mask)
         for s in group:
-            foreground[s] = self_labels.foreground_labels(selected, labels)
+            foreground[s] = self_labels.foreground_labels(active, labels)
             video = scores.pooled(outputs.cas[s], selected, probabilities=method.pooling == "probabilities")
             loss_video[s] = losses.video_cross_entropy(video, labels)
             loss_attention[s] = losses.generalized_bce(
@@ -79,30 +78,23 @@ def case_objective(
 
     flat_mask = None if mask is None else mask.reshape(-1)
     loss_snippet, loss_cluster, new_cluster_labels = {}, {}, {}
-    snippet_labels, cluster_assignment = {}, {}
-    for group in together if method.co_label_clusters else apart:
+    snippet_labels, cluster_assignment, kept = {}, {}, {}
+    for group in stream_groups(len(streams), together=method.co_label_clusters):
         flat = [_flatten(outputs.cluster_logits[s]) for s in group]
         attention = self_labels.stream_mean([outputs.attention[s] for s in group]).reshape(-1)
         q_foreground = self_labels.stream_mean([foreground[s] for s in group]).reshape(-1)
         # One group shares Q^C, so any of its streams' will do.
-        q_snippet = _snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
+        q_snippet = group_snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
         logits = [
             _prototype_logits(outputs.embedding[s], q_snippet.labels, q_foreground, method, flat_mask) for s in group
         ]
-        q_cluster = self_labels.transport_labels(
-            FUSES[method.fuse](logits),
-            column_marginal=ot.foreground_marginal(q_foreground, mask=flat_mask)
-            if method.cluster_marginal == "foreground"
-            else None,
-            epsilon=method.epsilon * method.cluster_temperature,
-            num_iters=method.sinkhorn_iters,
-            tolerance=method.sinkhorn_tolerance,
-        )
+        q_cluster = group_cluster_labels(logits, q_foreground, attention, method, flat_mask)
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
             snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
             loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), flat_mask)
             loss_cluster[s] = losses.soft_cross_entropy(own_logits, q_cluster.labels).mean()
             new_cluster_labels[s] = q_cluster
+            kept[s] = method.cluster_momentum * cluster_labels[s] + (1 - method.cluster_momentum) * q_cluster.labels
 
     count = len(streams) if method.sum_streams else 1
     terms = {
@@ -113,11 +105,11 @@ def case_objective(
     }
     loss = (
         terms["loss_video"]
-        + terms["loss_attention"]
+        + method.attention_weight * terms["loss_attention"]
         + method.snippet_weight * terms["loss_snippet"]
         + method.cluster_weight * terms["loss_cluster"]
     )
-    stacked = jnp.stack([new_cluster_labels[s].labels for s in streams])
+    stacked = jnp.stack([kept[s] for s in streams])
     attention = self_labels.stream_mean(outputs.attention)
     metrics = {
         "loss": loss,
@@ -144,12 +136,18 @@ def case_objective(
     return loss, CaseAux(stacked, jax.lax.stop_gradient(metrics))
 
 
-def _snippet_labels(
+def stream_groups(num_streams: int, *, together: bool) -> list[tuple[int, ...]]:
+    """Streams that are labelled together: all in one group, or each in its own."""
+    streams = range(num_streams)
+    return [tuple(streams)] if together else [(s,) for s in streams]
+
+
+def group_snippet_labels(
     logits: list[Float[Array, "n k"]],
     attention: Float[Array, " n"],
     cluster_foreground: Float[Array, " k"],
     method: MethodConfig,
-    mask: Bool[Array, " n"] | None,
+    mask: Bool[Array, " n"] | None = None,
 ) -> self_labels.Labels:
     """Q^S of one co-labelling group."""
     fused = FUSES[method.fuse](logits)
@@ -178,6 +176,27 @@ def _snippet_labels(
     return result
 
 
+def group_cluster_labels(
+    logits: list[Float[Array, "k 2"]],
+    q_foreground: Float[Array, " n"],
+    attention: Float[Array, " n"],
+    method: MethodConfig,
+    mask: Bool[Array, " n"] | None = None,
+) -> self_labels.Labels:
+    """Q^C of one co-labelling group, from the logits of P^C of its streams."""
+    marginal = None
+    if method.cluster_marginal != "equal":
+        share = q_foreground if method.cluster_marginal == "foreground" else jax.lax.stop_gradient(attention)
+        marginal = ot.foreground_marginal(share, mask=mask)
+    return self_labels.transport_labels(
+        FUSES[method.fuse](logits),
+        column_marginal=marginal,
+        epsilon=method.epsilon * method.cluster_temperature,
+        num_iters=method.sinkhorn_iters,
+        tolerance=method.sinkhorn_tolerance,
+    )
+
+
 def _prototype_logits(
     embedding: Float[Array, "b t d"],
     q_snippet: Float[Array, "n k"],
@@ -186,7 +205,7 @@ def _prototype_logits(
     mask: Bool[Array, " n"] | None,
 ) -> Float[Array, "k 2"]:
     """Logits of P^C of one stream; their gradient reaches the embedding through both kinds of prototypes."""
-    flat = _flatten(embedding)
+    flat = _flatten(embedding if method.prototype_gradient else jax.lax.stop_gradient(embedding))
     if method.prototype_features == "unit":
         flat = self_labels.unit(flat)
     return self_labels.cluster_logits(

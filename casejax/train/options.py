@@ -7,7 +7,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,12 +17,17 @@ from casejax.train.config import Config, OptionError
 from casejax.train.loop import DivergedError, Interrupted
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for every option of `Config`, grouped as there; `config_from` reads them."""
-    defaults = Config()
-    for part in fields(Config):
-        group_values = getattr(defaults, part.name)
-        group = parser.add_argument_group(part.name, type(group_values).__doc__)
+def add_options(parser: argparse.ArgumentParser, *, groups: Container[str] | None = None) -> None:
+    """Add one flag for every option of `Config`, grouped as there; `config_from` reads them.
+
+    Args:
+      parser: gains the flags.
+      groups: names of the groups to add; default all.
+    """
+    for name, group_values in Config().groups().items():
+        if groups is not None and name not in groups:
+            continue
+        group = parser.add_argument_group(name, type(group_values).__doc__)
         hints = get_type_hints(type(group_values))
         for field in fields(group_values):
             default = getattr(group_values, field.name)
@@ -31,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             keywords: dict[str, Any] = {
                 "dest": field.name,
                 "default": argparse.SUPPRESS,
-                "help": f"{field.metadata['help']} (default: {shown})".replace("%", "%%"),
+                "help": f"{field.metadata['help']} (official: {shown})".replace("%", "%%"),
             }
             hint = hints[field.name]
             if hint is bool:
@@ -46,18 +51,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def config_from(arguments: argparse.Namespace, base: Config) -> Config:
     """`base` with the options that were given on the command line."""
-    names = {field.name for part in fields(Config) for field in fields(getattr(base, part.name))}
-    config = base.changed(**{name: value for name, value in vars(arguments).items() if name in names})
+    config = base.changed(**given_options(arguments))
     config.check()
     return config
 
 
-def run_command(command: Callable[[], None], hint: str) -> int:
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `Config` that were given on the command line, by name."""
+    names = Config().flat()
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from `3`, `0,1,5` or `0-4` (both ends included).
+
+    Raises:
+      argparse.ArgumentTypeError: anything else, or a seed named twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of seeds; write 3, or 0,1,5, or 0-4")
+        seeds += range(int(first), int(last if dash else first) + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} must name each seed once, the smaller end of a range first")
+    return tuple(seeds)
+
+
+def run_command(command: Callable[[], object], hint: str = "") -> int:
     """Run a command; turn its errors into one line on standard error and an exit status.
 
     Args:
       command: what to run.
-      hint: the command line that resumes it.
+      hint: the command line that resumes it, where one can.
 
     Returns:
       0; 2 for input or options that cannot be used; 1 for a diverged run; 128 + the signal for one that
@@ -79,12 +106,15 @@ def run_command(command: Callable[[], None], hint: str) -> int:
 
 
 def _parser_of(hint: Any) -> Callable[[str], Any]:
-    if isinstance(hint, types.UnionType):
-        inner = next(part for part in typing.get_args(hint) if part is not type(None))
+    if not isinstance(hint, types.UnionType):
+        return hint
+    parts = typing.get_args(hint)
+    inner = next(part for part in parts if part is not type(None))
+    if type(None) not in parts:
+        return inner
 
-        def parse(text: str) -> Any:
-            return None if text.lower() == "none" else inner(text)
+    def parse(text: str) -> Any:
+        return None if text.lower() == "none" else inner(text)
 
-        parse.__name__ = inner.__name__
-        return parse
-    return hint
+    parse.__name__ = inner.__name__
+    return parse

@@ -1,30 +1,32 @@
-"""One whole run: train, score the test split, localise, evaluate, report."""
+"""One whole run: train, score the test split, localise, evaluate, report; and the same over several seeds."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from casejax import localize, report
-from casejax.data.records import Dataset, SegmentTable, Split
-from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
-from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
-from casejax.inference import make_scorer, score_videos
+from casejax import report
+from casejax.data.records import Dataset, SegmentTable
+from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
+from casejax.evaluate.classification import ClassificationMetrics
+from casejax.evaluate.detection import CASE, DetectionResult
 from casejax.scores import SnippetScores
-from casejax.train.config import Config, InferenceConfig
-from casejax.train.loop import train
-
-SELECTION = "last step"
+from casejax.train.checkpoint import CheckpointError, Checkpoints
+from casejax.train.config import Config
+from casejax.train.loop import Trained, train
+from casejax.train.scoring import Scored, evaluate_scores, make_test_scorer
+from casejax.train.selection import WARNINGS, Selection, hold_out
+from casejax.train.state import TrainState, initial_state
+from casejax.train.variants import describe_variant
 
 
 @dataclass(frozen=True)
@@ -33,70 +35,11 @@ class RunResult:
 
     detection: DetectionResult
     classification: ClassificationMetrics
+    interval: Bootstrap
     untrained: DetectionResult
     detections: SegmentTable
     scores: SnippetScores
     train_seconds: float
-
-
-def localize_scores(scores: SnippetScores, durations: Any, config: InferenceConfig) -> SegmentTable:
-    """Segments in seconds from snippet scores, by the options of inference."""
-    suppress = {
-        "decay_once": partial(
-            localize.decay_once_nms,
-            threshold=config.nms_threshold,
-            sigma=config.nms_decay,
-            plus_one=config.nms_plus_one,
-        ),
-        "soft": partial(localize.soft_nms, sigma=config.nms_decay, plus_one=config.nms_plus_one),
-        "hard": partial(localize.hard_nms, threshold=config.nms_threshold, plus_one=config.nms_plus_one),
-    }[config.nms]
-    return localize.localize(
-        np.asarray(scores.fused),
-        np.asarray(scores.video),
-        durations,
-        class_threshold=config.class_threshold,
-        scale=config.scale,
-        outer_ratio=config.outer_ratio,
-        score_weight=config.score_weight,
-        nms=suppress,
-        drop_lone_first=config.drop_lone_first,
-    )
-
-
-def make_split_scorer(
-    graphdef: nnx.GraphDef[Any], split: Split, config: Config
-) -> Callable[[Any, jax.Array | np.ndarray], SnippetScores]:
-    """Clustering-assisted inference on every video of a split, as a function of (params, Q^C)."""
-    scorer = make_scorer(
-        graphdef,
-        cas_weight=config.inference.test_cas_weight,
-        transformed_weight=config.inference.transformed_weight,
-        top_k_divisor=config.method.top_k_divisor,
-        pool_probabilities=config.method.pooling == "probabilities",
-    )
-
-    def score(params: Any, cluster_labels: jax.Array | np.ndarray) -> SnippetScores:
-        bound = partial(scorer, params, cluster_labels)
-        return score_videos(bound, split.features, num_snippets=config.method.num_snippets)
-
-    return score
-
-
-def evaluate_scores(
-    scores: SnippetScores, dataset: Dataset, config: InferenceConfig
-) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics]:
-    """Localise and evaluate the test split."""
-    durations = dataset.test.features.lengths * dataset.snippet_seconds
-    detections = localize_scores(scores, durations, config)
-    truth = dataset.test.ground_truth(dataset.classes)
-    video_scores = np.asarray(scores.video)
-    selected = localize.select_classes(video_scores, threshold=config.class_threshold)
-    return (
-        detections,
-        evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),
-        classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
-    )
 
 
 def run(
@@ -108,10 +51,10 @@ def run(
     devices: int | None = None,
     console: Console | None = None,
 ) -> RunResult:
-    """Train on the train split, evaluate the last step on the test split, and write everything to `out`.
+    """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
 
     `out` then holds `checkpoints/`, `config.json`, `metrics.jsonl`, `predictions.json`,
-    `average_precision.csv`, `results.json` and `pictures/`.
+    `average_precision.csv`, `results.json` and `pictures/`, and `selected/` where a step was selected.
 
     Args:
       dataset: as a reader of `casejax.data` returns it.
@@ -124,46 +67,211 @@ def run(
     Raises:
       As `casejax.train.loop.train`.
     """
-    console = console or Console(width=None if sys.stdout.isatty() else 100)
-    trained = train(dataset, config, out, resume=resume, devices=devices)
+    console = console or default_console()
+    trained, selection = _train_selected(dataset, config, out, resume=resume, devices=devices)
     report.write_json(out / "config.json", config.as_dict())
 
-    state, initial = trained.state, trained.initial
-    score = make_split_scorer(trained.graphdef, dataset.test, config)
-    untrained_scores = score(initial.params, initial.cluster_labels)
-    _, untrained, untrained_classes = evaluate_scores(untrained_scores, dataset, config.inference)
-    scores = score(state.params, state.cluster_labels)
-    detections, result, classes = evaluate_scores(scores, dataset, config.inference)
-
-    protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
-    counts = {
-        "num_videos": len(dataset.test.videos),
-        "num_instances": int(result.num_ground_truth.sum()),
-    }
-    report.print_results(
-        console,
-        {"untrained": (untrained, untrained_classes), "trained": (result, classes)},
-        protocol=protocol,
-        selection=SELECTION,
-        **counts,
+    score = make_test_scorer(trained.graphdef, dataset, config)
+    untrained = evaluate_scores(
+        score(trained.initial.params, trained.initial.cluster_labels).scores, dataset, config.inference
     )
-    report.write_predictions(out / "predictions.json", detections, dataset)
-    report.write_average_precision(out / "average_precision.csv", result)
-    report.write_json(
-        out / "results.json",
-        {
-            "protocol": protocol.describe(**counts, selection=SELECTION),
-            "step": int(state.step),
-            "trained": report.summary(result, classes, protocol),
-            "untrained": report.summary(untrained, untrained_classes, protocol),
-            "train_seconds": round(trained.seconds, 2),
-        },
+    scored = score(trained.state.params, trained.state.cluster_labels)
+    result = _report(
+        console,
+        dataset,
+        config,
+        scored,
+        out,
+        step=int(trained.state.step),
+        selection=selection,
+        untrained=untrained[1:],
     )
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    labels = jax.device_get(state.cluster_labels)
     try:
-        report.draw_pictures(out / "pictures", dataset, scores, detections, labels, metrics)
+        report.draw_pictures(out / "pictures", dataset, scored.scores, result[0], scored.cluster_labels, metrics)
     except ImportError as error:
         console.print(f"no pictures: {error}", markup=False)
     console.print(f"trained in {trained.seconds:.1f} s; everything is in {out}", highlight=False, markup=False)
-    return RunResult(result, classes, untrained, detections, scores, trained.seconds)
+    detections, detection, classification, interval = result
+    return RunResult(detection, classification, interval, untrained[1], detections, scored.scores, trained.seconds)
+
+
+def run_seeds(
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    resume: bool = False,
+    devices: int | None = None,
+    console: Console | None = None,
+) -> dict[int, RunResult]:
+    """`run` once for every seed, in `out/seed-N`; then mean and standard deviation over them.
+
+    Args:
+      dataset: as for `run`.
+      config: all options; its seed is not used.
+      out: folder of the runs and of `seeds.json`.
+      seeds: at least one, each once.
+      resume: go on; seeds that are finished are evaluated again, not trained.
+      devices: as for `run`.
+      console: as for `run`.
+
+    Raises:
+      ValueError: no seed, or one twice.
+      As `run`.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must name at least one seed, each once, got {list(seeds)}")
+    console = console or default_console()
+    results = {}
+    for seed in seeds:
+        console.print(f"seed {seed}", highlight=False)
+        folder = out / f"seed-{seed}"
+        results[seed] = run(dataset, config.changed(seed=seed), folder, resume=resume, devices=devices, console=console)
+    summary = report.print_seeds(console, {seed: r.detection for seed, r in results.items()}, protocol=CASE)
+    report.write_json(out / "seeds.json", {"variant": describe_variant(config), **summary})
+    return results
+
+
+class Restored(NamedTuple):
+    """A network from the folder of a run, with its configuration and what it was saved with."""
+
+    folder: Path
+    graphdef: nnx.GraphDef[Any]
+    state: TrainState
+    config: Config
+    meta: dict[str, Any]
+
+
+def restore_run(folder: Path) -> Restored:
+    """The selected network of a run where a step was selected, else that of the last step.
+
+    Raises:
+      CheckpointError: no checkpoint in the folder, or one that cannot be read.
+    """
+    selected = folder / "selected"
+    place = selected if selected.is_dir() else folder / "checkpoints"
+    if not place.is_dir():
+        raise CheckpointError(f"{folder} holds no checkpoints/; name the folder of a run or of a converted network")
+    with Checkpoints(place) as checkpoints:
+        meta = checkpoints.meta()
+        try:
+            config = Config.from_dict(meta["config"])
+        except ValueError as error:
+            raise CheckpointError(f"{place}: {error}") from error
+        graphdef, template = initial_state(config, tuple(meta["data"]["dims"]), len(meta["data"]["classes"]))
+        return Restored(folder, graphdef, checkpoints.restore(template), config, meta)
+
+
+def evaluate_run(
+    restored: Restored,
+    dataset: Dataset,
+    out: Path,
+    *,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    console: Console | None = None,
+) -> DetectionResult:
+    """Evaluate a trained or converted network on a test split and write predictions and figures to `out`.
+
+    Args:
+      restored: as `restore_run` gives it.
+      dataset: with the classes and feature dimensions the network was trained with.
+      out: where `predictions.json`, `average_precision.csv` and `results.json` go.
+      options: options of inference to change.
+      console: where results are printed; default standard output.
+
+    Raises:
+      CheckpointError: the network was trained with other classes or dimensions.
+    """
+    folder, graphdef, state, config, meta = restored
+    config = config.changed(**options)
+    config.check()
+    for name, ours in (("classes", list(dataset.classes)), ("dims", list(dataset.dims))):
+        if meta["data"][name] != ours:
+            raise CheckpointError(
+                f"{folder} was trained with {name} {meta['data'][name]}, {dataset.source} has {ours}; use data of "
+                "the same classes and features (classes.txt fixes the classes' order; convert takes --classes)"
+            )
+    scored = make_test_scorer(graphdef, dataset, config)(state.params, state.cluster_labels)
+    selection = f"{config.train.select}, step {int(state.step)} of {folder}"
+    _, detection, *_ = _report(
+        console or default_console(), dataset, config, scored, out, step=int(state.step), selection=selection
+    )
+    return detection
+
+
+def default_console() -> Console:
+    """Standard output, 100 columns wide where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 100)
+
+
+def _train_selected(
+    dataset: Dataset, config: Config, out: Path, *, resume: bool, devices: int | None
+) -> tuple[Trained, str]:
+    """Train with the selection that the options name; also say how the step was selected."""
+    kind, every = config.train.select, config.train.select_every
+    if kind == "last":
+        return train(dataset, config, out, resume=resume, devices=devices), "last step"
+    config.check()
+    judged = dataset
+    if kind == "train-holdout":
+        dataset, judged = hold_out(dataset, config.train.holdout, config.train.seed)
+    graphdef, _ = initial_state(config, dataset.dims, len(dataset.classes))
+    score = make_test_scorer(graphdef, replace(judged, train=dataset.train), config)
+
+    def judge(state: TrainState) -> float:
+        scored = score(state.params, jax.device_get(state.cluster_labels))
+        return evaluate_scores(scored.scores, judged, config.inference)[1].average(0.1, 0.7)
+
+    trained = train(dataset, config, out, resume=resume, devices=devices, selection=Selection(judge, every))
+    judges = "the TEST videos" if kind == "test-oracle" else f"{len(judged.test.videos)} held-out training videos"
+    return trained, f"{kind}, step {int(trained.state.step)}, best of every {every} by mAP 0.1:0.7 on {judges}"
+
+
+def _report(
+    console: Console,
+    dataset: Dataset,
+    config: Config,
+    scored: Scored,
+    out: Path,
+    *,
+    step: int,
+    selection: str,
+    untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
+) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics, Bootstrap]:
+    """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
+    detections, detection, classification = evaluate_scores(scored.scores, dataset, config.inference)
+    interval = bootstrap_detections(
+        detections, dataset.test.ground_truth(dataset.classes), dataset.classes, num_videos=len(dataset.test.videos)
+    )
+    protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
+    counts = {"num_videos": len(dataset.test.videos), "num_instances": int(detection.num_ground_truth.sum())}
+    variant = describe_variant(config)
+    warning = WARNINGS.get(config.train.select)
+
+    console.print(f"variant {variant}", soft_wrap=True, highlight=False, markup=False)
+    rows = {} if untrained is None else {"untrained": untrained}
+    report.print_results(
+        console,
+        rows | {"trained": (detection, classification)},
+        protocol=protocol,
+        selection=selection,
+        intervals={"trained": interval},
+        **counts,
+    )
+    if warning:
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+
+    report.write_predictions(out / "predictions.json", detections, dataset)
+    report.write_average_precision(out / "average_precision.csv", detection)
+    results = {
+        "variant": variant,
+        "protocol": protocol.describe(**counts, selection=selection),
+        "step": step,
+        "trained": report.summary(detection, classification, protocol, interval),
+    }
+    if untrained is not None:
+        results["untrained"] = report.summary(*untrained, protocol)
+    report.write_json(out / "results.json", results | ({"warning": warning} if warning else {}))
+    return detections, detection, classification, interval

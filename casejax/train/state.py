@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 from casejax.models import CaseNet
-from casejax.train.config import Config
+from casejax.train.config import Config, Number
 from casejax.train.objective import initial_cluster_labels
 
 ENCODER_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -34,13 +34,12 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """Adam with an L2 penalty in the gradient (coupled, unlike AdamW), on all parameters."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_adam(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+def make_optimizer(
+    learning_rate: Number, weight_decay: Number, *, decoupled: bool = False
+) -> optax.GradientTransformation:
+    """Adam with an L2 penalty in the gradient, or with the decay of AdamW if `decoupled`; on all parameters."""
+    decay, adam = optax.add_decayed_weights(weight_decay), optax.scale_by_adam()
+    return optax.chain(*((adam, decay) if decoupled else (decay, adam)), optax.scale_by_learning_rate(learning_rate))
 
 
 def make_network(config: Config, dims: tuple[int, ...], num_classes: int) -> CaseNet:
@@ -52,17 +51,18 @@ def make_network(config: Config, dims: tuple[int, ...], num_classes: int) -> Cas
         hidden=config.network.hidden,
         temperature=config.method.head_temperature,
         projected=config.method.projected,
+        detached=not config.method.cluster_gradient,
         encoder_dtype=ENCODER_DTYPES[config.network.encoder_dtype],
         rngs=nnx.Rngs(params=config.train.seed),
     )
 
 
-def initial_state(
-    config: Config, dims: tuple[int, ...], num_classes: int
-) -> tuple[nnx.GraphDef[Any], optax.GradientTransformation, TrainState]:
-    """The network's structure, the optimizer, and the state before the first step."""
+def initial_state(config: Config, dims: tuple[int, ...], num_classes: int) -> tuple[nnx.GraphDef[Any], TrainState]:
+    """The network's structure and the state before the first step."""
     graphdef, params = nnx.split(make_network(config, dims, num_classes), nnx.Param)
-    optimizer = make_optimizer(config.train.learning_rate, config.train.weight_decay)
+    optimizer = make_optimizer(
+        config.train.learning_rate, config.train.weight_decay, decoupled=config.train.decoupled_decay
+    )
     state = TrainState(
         step=jnp.int32(0),
         params=params,
@@ -70,4 +70,4 @@ def initial_state(
         cluster_labels=initial_cluster_labels(len(dims), config.network.num_clusters, config.method),
         key=jax.random.key(config.train.seed),
     )
-    return graphdef, optimizer, state
+    return graphdef, state

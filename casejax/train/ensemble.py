@@ -1,0 +1,168 @@
+"""Many runs side by side: seeds and numeric options on an extra axis of one compiled program.
+
+For tables and sweeps. Runs whose options differ only in numbers share one compilation and, on an accelerator,
+one program (`vmap`); on a CPU, which a single run already fills, they take turns inside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from casejax.data.records import Dataset
+from casejax.data.sampling import PackedSplit
+from casejax.train import mesh as placement
+from casejax.train.config import Config, InferenceConfig
+from casejax.train.loop import DivergedError
+from casejax.train.state import TrainState, initial_state
+from casejax.train.step import Metrics, one_step, pack, steps
+
+NUMERIC = (
+    "cas_weight",
+    "warmup_epochs",
+    "epsilon",
+    "prior_std",
+    "cluster_momentum",
+    "cluster_temperature",
+    "attention_weight",
+    "snippet_weight",
+    "cluster_weight",
+    "learning_rate",
+    "weight_decay",
+)
+"""Options a compiled step takes as values; runs that differ in others need a compilation each."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained run of an ensemble.
+
+    Attributes:
+      graphdef: the network's structure.
+      state: the last state, on the host; `key` as raw key data.
+      metrics: a dictionary a log step, with `step` and the mean of every metric since the one before.
+    """
+
+    graphdef: nnx.GraphDef[Any]
+    state: TrainState
+    metrics: tuple[dict[str, float], ...]
+
+
+def training_part(config: Config) -> Config:
+    """The options that training depends on: two runs equal in them are one run."""
+    return config.changed(**vars(InferenceConfig()), variant="official")
+
+
+def train_ensemble(
+    dataset: Dataset,
+    configs: Sequence[Config],
+    *,
+    side_by_side: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[list[int], Member]]:
+    """Train every configuration on the train split, those of one shape in one program.
+
+    Runs equal but for inference are trained once. Members come as soon as their program is done; nothing is
+    written.
+
+    Args:
+      dataset: only features and video-level labels of its train split are used.
+      configs: one for each run.
+      side_by_side: runs on the vectorised axis at a time; default all on an accelerator, 1 on a CPU.
+      on_progress: called with steps done and steps in all, over all members.
+
+    Yields:
+      Indices of the configurations that a member serves, and the member.
+
+    Raises:
+      OptionError: a configuration that no run can use.
+      ValueError: `side_by_side` below 1.
+      DivergedError: a loss that is not finite.
+    """
+    if side_by_side is not None and side_by_side < 1:
+        raise ValueError(f"side_by_side must be at least 1, got {side_by_side}")
+    served: dict[Config, list[int]] = {}
+    for index, config in enumerate(configs):
+        config.check()
+        served.setdefault(training_part(config), []).append(index)
+    groups: dict[Config, list[Config]] = {}
+    for config in served:
+        groups.setdefault(_shape_of(config), []).append(config)
+    total = sum(_num_steps(config, dataset) for config in served)
+    done = 0
+
+    def progress(steps: int) -> None:
+        nonlocal done
+        done += steps
+        on_progress(done, total)
+
+    split = pack(dataset.train, dataset.classes, placement.make_mesh(1))
+    for shape, group in groups.items():
+        width = side_by_side or (1 if jax.default_backend() == "cpu" else len(group))
+        members = _train_group(dataset, split, shape, group, width, progress)
+        yield from zip([served[config] for config in group], members, strict=True)
+
+
+def _train_group(
+    dataset: Dataset,
+    split: PackedSplit,
+    shape: Config,
+    group: Sequence[Config],
+    width: int,
+    progress: Callable[[int], None],
+) -> list[Member]:
+    """Train configurations of one shape, `width` at a time on the vectorised axis."""
+    mesh = placement.make_mesh(1)
+    graphdefs, states = zip(*[initial_state(c, dataset.dims, len(dataset.classes)) for c in group], strict=True)
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    state = jax.device_put(state, placement.replicated(mesh))  # as it comes back, so that one compilation serves
+    numbers = {name: np.asarray([c.flat()[name] for c in group], np.float32) for name in NUMERIC}
+
+    @partial(jax.jit, donate_argnums=0)
+    def advance(
+        state: TrainState, numbers: dict[str, jax.Array], split: PackedSplit, num_steps: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        def member(own: tuple[TrainState, dict[str, jax.Array]]) -> tuple[TrainState, Metrics]:
+            one = partial(one_step, graphdef=graphdefs[0], config=shape.changed(**own[1]), mesh=mesh)
+            return steps(own[0], split, num_steps, one=one)
+
+        return jax.lax.map(member, (state, numbers), batch_size=width)
+
+    step, last = 0, _num_steps(shape, dataset)
+    history: list[list[dict[str, float]]] = [[] for _ in group]
+    while step < last:
+        count = min(shape.train.log_every, last - step)
+        state, metrics = advance(state, numbers, split, jnp.int32(count))
+        step += count
+        host = jax.device_get(metrics)
+        for m, config in enumerate(group):
+            line = {name: float(value[m]) for name, value in host.items()}
+            if not math.isfinite(line["loss"]):
+                raise DivergedError(
+                    f"the loss is {line['loss']} by step {step} with seed {config.train.seed} and learning rate "
+                    f"{config.train.learning_rate}; lower --learning-rate"
+                )
+            history[m].append({"step": step, **line})
+        progress(count * len(group))
+    host_state = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+    return [
+        Member(graphdefs[m], jax.tree.map(lambda leaf, m=m: leaf[m], host_state), tuple(history[m]))
+        for m in range(len(group))
+    ]
+
+
+def _shape_of(config: Config) -> Config:
+    """What decides the compiled program: the configuration without numbers, seed and name."""
+    return config.changed(**{name: 0.0 for name in NUMERIC}, seed=0, variant="official")
+
+
+def _num_steps(config: Config, dataset: Dataset) -> int:
+    return config.train.epochs * (len(dataset.train.videos) // config.train.batch_size)

@@ -1,0 +1,218 @@
+"""`official` against the published program: every intermediate, loss, gradient and Adam step of the goldens.
+
+All sizes and the number of steps are read off the arrays.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from casejax import losses, ot, scores, self_labels
+from casejax.models import CaseNet, project_prototypes
+from casejax.train.objective import case_objective, initial_cluster_labels
+from casejax.train.state import make_optimizer
+from casejax.train.variants import OFFICIAL
+
+STREAMS = ("rgb", "flow")
+METHOD = OFFICIAL.method
+LAYERS = {
+    "class_encoder": "cas_module_{}.0",
+    "classifier": "cas_module_{}.2",
+    "embedding_encoder": "base_module_{}.0",
+    "attention": "att_module_{}",
+}
+
+
+def published_params(arrays, prefix, dtype):
+    """Published weights (or gradients) in our structure."""
+    streams = {}
+    for s, stream in enumerate(STREAMS):
+        streams[s] = {
+            ours: {
+                "kernel": jnp.asarray(arrays[f"{prefix}/{theirs.format(stream)}.weight"][:, :, 0].T, dtype),
+                "bias": jnp.asarray(arrays[f"{prefix}/{theirs.format(stream)}.bias"], dtype),
+            }
+            for ours, theirs in LAYERS.items()
+        }
+        directions = arrays[f"{prefix}/clu_head_{stream}.prototypes.weight"]
+        streams[s]["clusters"] = {"directions": jnp.asarray(directions, dtype)}
+    return {"streams": streams}
+
+
+def flat(x):
+    return x.reshape(-1, *x.shape[2:])
+
+
+def intermediates(outputs, directions, labels, cluster_labels):
+    """What the published training loop computes on its way, from our functions, under its names."""
+    attention = self_labels.stream_mean(outputs.attention)
+    calibrated = scores.calibrate(outputs.cas, attention, cas_weight=METHOD.cas_weight)
+    selected = self_labels.select_top_k(calibrated, divisor=METHOD.top_k_divisor)
+    foreground = self_labels.foreground_labels(selected, labels)
+    ranked = ot.published_rank(attention.reshape(-1))
+    prior = ot.gaussian_rank_prior(
+        attention.reshape(-1), cluster_labels[0, :, 0], std=METHOD.prior_std, rank=ot.published_rank
+    )
+    cluster_logits = [flat(logits) for logits in outputs.cluster_logits]
+    fused = self_labels.stream_mean(cluster_logits)
+    q_snippet = self_labels.transport_labels(
+        fused, log_prior=prior, epsilon=METHOD.epsilon * METHOD.head_temperature, num_iters=METHOD.sinkhorn_iters
+    ).labels
+    embedding = [flat(x) for x in outputs.embedding]
+    clusters = [self_labels.prototypes(q_snippet, e) for e in embedding]
+    sides = [self_labels.prototypes(self_labels.foreground_background(foreground.reshape(-1)), e) for e in embedding]
+    of_clusters = [
+        self_labels.cluster_logits(c, f, temperature=METHOD.cluster_temperature)
+        for c, f in zip(clusters, sides, strict=True)
+    ]
+    marginal = ot.foreground_marginal(foreground)
+    q_cluster = self_labels.transport_labels(
+        self_labels.stream_mean(of_clusters),
+        column_marginal=marginal,
+        epsilon=METHOD.epsilon * METHOD.cluster_temperature,
+        num_iters=METHOD.sinkhorn_iters,
+    ).labels
+    found = {
+        "combined_cas": calibrated,
+        "att_gt_bt": foreground,
+        "att": attention.reshape(-1),
+        "rank": (1 - ranked) * len(ranked) - 1,
+        "pos_sim_gt": 1 - cluster_labels[0, :, 0],
+        "D": jnp.abs(ranked[:, None] - cluster_labels[0, None, :, 0]),
+        "T": jax.nn.softmax(prior, axis=(0, 1)),
+        "clu": fused,
+        "Q_S": q_snippet,
+        "cls": self_labels.stream_mean(of_clusters),
+        "beta": marginal,
+        "Q_C": q_cluster,
+        "cls_gt_in": cluster_labels[0],
+    }
+    for s, stream in enumerate(STREAMS):
+        top = scores.pooled(outputs.cas[s], selected)
+        found |= {
+            f"cas_{stream}": outputs.cas[s],
+            f"cas_top_{stream}": top,
+            f"att_{stream}": outputs.attention[s].reshape(-1),
+            f"clu_{stream}": cluster_logits[s],
+            f"base_{stream}": embedding[s],
+            f"proto_clu_{stream}": self_labels.unit(clusters[s]),
+            f"proto_att_{stream}": self_labels.unit(sides[s]),
+            f"cls_{stream}": of_clusters[s],
+            f"ce_{stream}": losses.video_cross_entropy(top, labels).mean(),
+            f"gce_{stream}": losses.generalized_bce(
+                outputs.attention[s], foreground, exponent=METHOD.gce_exponent
+            ).mean(),
+            f"protoN/clu_head_{stream}.prototypes.weight": directions[s],
+        }
+    return found, selected
+
+
+def published_steps(arrays, settings, num_steps, dtype):
+    """Training steps on the golden batch: intermediates, selection, loss aux, gradient, parameters after."""
+    start = published_params(arrays, "p0", dtype)
+    dims = [stream["class_encoder"]["kernel"].shape[0] for stream in start["streams"].values()]
+    num_clusters, hidden = start["streams"][0]["clusters"]["directions"].shape
+    x, labels = jnp.asarray(arrays["x"], dtype), jnp.asarray(arrays["label"], dtype)
+    features = jnp.split(x, np.cumsum(dims)[:-1], axis=2)
+    assert [f.shape[2] for f in features] == dims
+    model = CaseNet(dims, labels.shape[1], num_clusters, hidden=hidden, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model, nnx.Param)
+    nnx.replace_by_pure_dict(params, start)
+    optimizer = make_optimizer(settings["lr"], settings["weight_decay_L2_in_gradient"])
+    opt_state = optimizer.init(params)
+    q = initial_cluster_labels(len(dims), num_clusters, METHOD).astype(dtype)
+
+    @jax.jit
+    def step(params, opt_state, q):
+        params = project_prototypes(params)
+
+        def loss(params):
+            return case_objective(nnx.merge(graphdef, params)(features), labels, q, METHOD)
+
+        (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        directions = [stream["clusters"]["directions"][...] for stream in params["streams"].values()]
+        seen = intermediates(nnx.merge(graphdef, params)(features), directions, labels, q)
+        return jax.tree.map(jnp.add, params, updates), opt_state, aux, grads, seen
+
+    for _ in range(num_steps):
+        params, opt_state, aux, grads, (found, selected) = step(params, opt_state, q)
+        q = aux.cluster_labels
+        yield found, selected, aux, nnx.to_pure_dict(grads), nnx.to_pure_dict(params)
+
+
+def compare(arrays, wanted, settings, dtype, tolerance):
+    """`tolerance` is relative to each value and, for what is near zero, to the array's greatest."""
+    num_steps = max(int(match[1]) for name in wanted if (match := re.match(r"it(\d+)/", name)))
+    compared = set()
+
+    def check(got, name):
+        want = wanted[name]
+        assert np.shape(got) == want.shape, name
+        scale = np.abs(want).max(initial=0)
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale, err_msg=name)
+        compared.add(name)
+
+    for n, (found, selected, aux, grads, params) in enumerate(
+        published_steps(arrays, settings, num_steps, dtype), start=1
+    ):
+        found |= {
+            "vid": aux.metrics["loss_video"],
+            "clu_loss": aux.metrics["loss_snippet"],
+            "cls_loss": aux.metrics["loss_cluster"],
+            "cost": aux.metrics["loss"],
+        }
+        for name, value in found.items():
+            if f"it{n}/{name}" in wanted:
+                check(value, f"it{n}/{name}")
+        both = wanted[f"it{n}/gce_flow"] + wanted[f"it{n}/gce_rgb"]
+        np.testing.assert_allclose(aux.metrics["loss_attention"], both, rtol=tolerance)
+        for stream in aux.cluster_labels:
+            check(stream, f"it{n}/Q_C")
+        index = wanted[f"it{n}/topk_indices"]
+        chosen = np.zeros(selected.shape, bool)
+        np.put_along_axis(chosen, index, True, axis=1)
+        np.testing.assert_array_equal(selected, chosen)
+        compared.add(f"it{n}/topk_indices")
+        for prefix, ours in ((f"g{n}", grads), (f"p{n}", params)):
+            names = [name for name in wanted if name.startswith(f"{prefix}/")]
+            if names:
+                theirs = published_params(wanted, prefix, dtype)
+                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                    scale = float(np.abs(b).max())
+                    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale, err_msg=prefix)
+                compared.update(names)
+    left = {name for name in wanted if not name.startswith("p0/")} - compared - {"x", "label"}
+    assert not left, f"golden arrays that nothing was compared with: {sorted(left)}"
+
+
+def test_in_float32(golden):
+    arrays = golden.arrays("case_forward")
+    settings = golden.notes("case_forward")["config"]
+    compare(arrays, arrays | golden.arrays("case_forward_adam"), settings, jnp.float32, 1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_in_float64(golden):
+    arrays, wanted = golden.arrays("case_forward"), golden.arrays("case_forward_f64")
+    compare(arrays, wanted, golden.notes("case_forward")["config"], jnp.float64, 1e-10)
+
+
+def test_the_options_are_those_the_program_ran_with(golden):
+    settings = golden.notes("case_forward")["config"]
+    assert settings["ot_eps"] / settings["temp"] == pytest.approx(1 / (METHOD.epsilon * METHOD.head_temperature))
+    assert settings["temp"] == METHOD.cluster_temperature
+    for theirs, ours in {
+        "q": METHOD.gce_exponent,
+        "ot_iters": METHOD.sinkhorn_iters,
+        "std": METHOD.prior_std,
+        "w_clu": METHOD.snippet_weight,
+        "w_cls": METHOD.cluster_weight,
+        "lr": OFFICIAL.train.learning_rate,
+        "weight_decay_L2_in_gradient": OFFICIAL.train.weight_decay,
+    }.items():
+        assert settings[theirs] == ours, theirs
