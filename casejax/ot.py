@@ -59,7 +59,7 @@ def sinkhorn(
     num_iters: int = 3,
     tolerance: float | None = None,
 ) -> SinkhornOutput:
-    """Log-domain Sinkhorn iteration towards the plan of maximal score with given marginals.
+    """Sinkhorn iteration towards the plan of maximal score with given marginals.
 
     Solves `max <Q, scores> - epsilon KL(Q, prior)` over plans Q with the given marginals (Eqs. 7-10, 12 and
     22-29 of CASE; with a flat prior the usual entropic problem). One iteration scales the columns, then the
@@ -68,7 +68,10 @@ def sinkhorn(
     rows, which a converged plan does not.
 
     A row or column of zero mass takes no part: its plan entries are 0, and its scores, whatever they are
-    (NaN too), change neither a value nor a gradient. Scores may lie anywhere within ±1e4 epsilon.
+    (NaN too), change neither a value nor a gradient.
+
+    Scores may lie anywhere within ±1e4 epsilon and log priors within ±1e4: nothing overflows, as in the log
+    domain, and in float32 every entry of the plan above 1e-30 is within 1e-5 of its own exact value.
 
     Differentiable through the unrolled iteration where `tolerance` is None; wrap the result in
     `jax.lax.stop_gradient` where a plan serves as a label. Batches: `jax.vmap`.
@@ -124,53 +127,72 @@ def _solve(
         columns = jnp.asarray(column_marginal, dtype)
         columns = columns * _divide(mass, columns.sum())
 
-    logits = scores.astype(dtype)
+    scores, epsilon = scores.astype(dtype), jnp.asarray(epsilon, dtype)
+    active = (rows > 0)[:, None]
+    if column_marginal is not None:
+        active = active & (columns > 0)[None, :]
     restricted = not (mask is None and row_marginal is None and column_marginal is None)
-    active = (rows > 0)[:, None] & (columns > 0)[None, :]
-    if restricted:
-        logits = jnp.where(active, logits, 0)
-    logits = logits / jnp.asarray(epsilon, dtype)
+    # The kernel exp(scores / epsilon + log_prior) is held as residues * 2**exponents. Exponents are whole numbers,
+    # which add and cancel without rounding, so every entry of the plan keeps the digits of its float type. A
+    # logarithm of the kernel would not keep them: in float32 one near 2000 is good to 1e-4 only.
+    exponents, rest = _exponent_and_rest(jnp.where(active, scores, 0) if restricted else scores, epsilon)
     if log_prior is not None:
-        logits += jnp.asarray(log_prior, dtype)
-    if restricted:  # what takes no part is -inf in the log plan, and so stays 0 in the plan
-        logits = jnp.where(active, logits, -jnp.inf)
-    log_rows, log_columns = _log_or_zero(rows), _log_or_zero(columns)
+        log_prior = jnp.asarray(log_prior, dtype)
+        log_prior = jnp.where(active, log_prior, 0) if restricted else log_prior
+        prior_exponents, prior_rest = _exponent_and_rest(log_prior, jnp.ones((), dtype))
+        exponents, rest = exponents + prior_exponents, rest + prior_rest
+    residues = jnp.exp(rest)
+    if restricted:  # what takes no part is 0 in the kernel, and so in the plan
+        exponents = jnp.where(active, exponents, -jnp.inf)
 
-    def column_error(log_sums: jax.Array) -> jax.Array:
-        return _divide(jnp.abs(jnp.exp(log_sums) - columns).sum(), mass)
+    def sums(scaling: _Wide, axis: int) -> _Wide:
+        """Column sums (axis 0) of the kernel with scaled rows, or row sums (axis 1) with scaled columns."""
+        shifted = exponents + jnp.expand_dims(scaling.exponent, 1 - axis)
+        top = jnp.max(shifted, axis=axis)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        terms = residues * _power_of_two(shifted - jnp.expand_dims(top, axis))
+        if axis == 0:
+            return _Wide(_sum_rows(scaling.factor, terms), top)
+        return _Wide(jnp.dot(terms, scaling.factor, precision="highest"), top)
 
-    # The carried matrix is the log plan itself: potentials are absorbed as they arise, so the entries that
-    # matter stay near zero and keep their float32 digits however large the scores are.
-    Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+    Carry = tuple[_Wide, _Wide, _Wide, jax.Array]
 
     def iterate(carry: Carry) -> Carry:
-        log_plan, log_sums, u, v, done = carry
-        step = _scaling(log_columns, log_sums)
-        log_plan, v = log_plan + step[None, :], v + step
-        step = _scaling(log_rows, _log_sum_exp(log_plan, axis=1))
-        log_plan, u = log_plan + step[:, None], u + step
-        return log_plan, _log_sum_exp(log_plan, axis=0), u, v, done + 1
+        column_sums, _, _, done = carry
+        v = _scaling(columns, column_sums)
+        u = _scaling(rows, sums(v, axis=1))
+        return sums(u, axis=0), u, v, done + 1
 
-    carry = (logits, _log_sum_exp(logits, axis=0), jnp.zeros_like(rows), jnp.zeros_like(columns), jnp.int32(0))
+    def column_error(reached: jax.Array) -> jax.Array:
+        return _divide(jnp.abs(reached - columns).sum(), mass)
+
+    def carried_error(carry: Carry) -> jax.Array:
+        column_sums, _, v, _ = carry
+        return column_error(column_sums.factor * v.factor * _power_of_two(column_sums.exponent + v.exponent))
+
+    u, v = (_Wide(jnp.ones_like(x), jnp.zeros_like(x)) for x in (rows, columns))
+    carry = (sums(u, axis=0), u, v, jnp.int32(0))
     if tolerance is None:
         carry = jax.lax.fori_loop(0, num_iters, lambda _, c: iterate(c), carry, unroll=num_iters <= 4)
     else:
 
         def unfinished(carry: Carry) -> jax.Array:
-            return (carry[4] < num_iters) & ((column_error(carry[1]) > tolerance) | (carry[4] == 0))
+            return (carry[3] < num_iters) & (carried_error(carry) > tolerance)
 
-        carry = jax.lax.while_loop(unfinished, iterate, carry)
-    log_plan, log_sums, u, v, done = carry
+        carry = jax.lax.while_loop(unfinished, iterate, iterate(carry))
+    _, u, v, done = carry
 
-    error = column_error(log_sums)
+    powers = _power_of_two(exponents + (u.exponent[:, None] + v.exponent[None, :]))
+    plan = residues * powers * (u.factor[:, None] * v.factor[None, :])
+    # Without a tolerance nothing else asks for the last column sums, and those of the plan are cheaper.
+    error = column_error(plan.sum(axis=0)) if tolerance is None else carried_error(carry)
     # Rows without an allowed entry cannot be met, whatever the iteration does; all others are exact.
-    unmet = jnp.where((logits > -jnp.inf).any(axis=1), 0, rows).sum()
-    row_error = _divide(unmet, mass)
+    row_error = _divide(jnp.where(u.factor > 0, 0, rows).sum(), mass)
     judged_at = JUDGED_AT if tolerance is None else tolerance
     return SinkhornOutput(
-        plan=jnp.exp(log_plan),
-        row_potential=jnp.where(rows > 0, u, 0),
-        column_potential=jnp.where(columns > 0, v, -jnp.inf),
+        plan=plan,
+        row_potential=_log_or_zero(u),
+        column_potential=jnp.where(columns > 0, _log_or_zero(v), -jnp.inf),
         iterations=done,
         row_error=row_error,
         column_error=error,
@@ -271,23 +293,51 @@ def _share(rank: Int[Array, " n"], mask: Bool[ArrayLike, " n"] | None, dtype: jn
     return rank.astype(dtype) / count.astype(dtype)
 
 
-def _log_sum_exp(x: Float[Array, "n k"], axis: int) -> Float[Array, " m"]:
-    """Log of the sum of exp; -inf where all is -inf, with a gradient of 0 there."""
-    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0, top)
-    total = jnp.exp(x - top).sum(axis=axis)
-    empty = total == 0
-    return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1, total)) + jnp.squeeze(top, axis))
+class _Wide(NamedTuple):
+    """The numbers `factor * 2**exponent`; exponents are whole, held in floats, and have no derivative."""
+
+    factor: Float[Array, " m"]
+    exponent: Float[Array, " m"]
 
 
-def _scaling(log_wanted: Float[Array, " n"], log_sums: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Log of the factor that takes sums to what is wanted; none where there is nothing to scale."""
-    empty = log_sums == -jnp.inf
-    return jnp.where(empty, 0, log_wanted - jnp.where(empty, 0, log_sums))
+def _exponent_and_rest(
+    x: Float[Array, "n k"], unit: Float[Array, ""]
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """Whole exponents and what is left, exp(x / unit) = 2**exponents * exp(rest), without a digit of x lost."""
+    doubling = unit * math.log(2)
+    exponents = jax.lax.stop_gradient(jnp.round(x * (1 / doubling)))
+    # Nine leading bits times a whole number below 2**15 is exact in float32, and so is the first difference.
+    bits = jnp.finfo(x.dtype)
+    leading = jax.lax.stop_gradient(jax.lax.reduce_precision(doubling, bits.nexp, 8))
+    rest = ((x - exponents * leading) - exponents * (doubling - leading)) / unit
+    return exponents, jnp.where(exponents == -jnp.inf, 0, rest)
 
 
-def _log_or_zero(x: Float[Array, " n"]) -> Float[Array, " n"]:
-    return jnp.log(jnp.where(x > 0, x, 1))
+def _power_of_two(exponent: Float[Array, "*m"]) -> Float[Array, "*m"]:
+    """2**exponent of whole exponents, written into the bits of a float; 0 where that would be subnormal."""
+    bits = jnp.finfo(exponent.dtype)
+    biased = jnp.maximum(exponent + (1 - bits.minexp), 0).astype(f"int{bits.bits}")
+    return jax.lax.bitcast_convert_type(biased << bits.nmant, exponent.dtype)
+
+
+def _sum_rows(weights: Float[Array, " n"], terms: Float[Array, "n k"], parts: int = 64) -> Float[Array, " k"]:
+    """The product `weights @ terms`, in parts: of 1e5 float32 numbers added in a row, the sum is good to 1e-5 only."""
+    missing = -len(weights) % parts
+    weights = jnp.pad(weights, (0, missing)).reshape(parts, -1)
+    terms = jnp.pad(terms, ((0, missing), (0, 0))).reshape(parts, -1, terms.shape[1])
+    return jnp.einsum("pn,pnk->pk", weights, terms, precision="highest").sum(axis=0)
+
+
+def _scaling(wanted: Float[Array, " m"], sums: _Wide) -> _Wide:
+    """What takes sums to what is wanted; 0 where there is nothing to scale."""
+    factor = wanted / jnp.where(sums.factor == 0, jnp.inf, sums.factor)
+    exponent = jnp.round(jnp.log2(jnp.maximum(jax.lax.stop_gradient(factor), jnp.finfo(factor.dtype).tiny)))
+    return _Wide(factor * _power_of_two(-exponent), exponent - sums.exponent)
+
+
+def _log_or_zero(x: _Wide) -> Float[Array, " m"]:
+    positive = x.factor > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, x.factor, 1)) + x.exponent * math.log(2), 0)
 
 
 def _divide(x: Float[Array, ""], y: Float[Array, ""]) -> Float[Array, ""]:

@@ -15,8 +15,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from casejax import torch_files
-from casejax.torch_files import DTYPES, MAGIC, PROTOCOL, TorchFileError, read_torch, write_torch
+from casejax import torch_files, torch_pickle
+from casejax.torch_files import MAGIC, PROTOCOL, read_torch, write_torch
+from casejax.torch_pickle import DTYPES, TorchFileError
 
 # A pickle assembler, protocol 2
 
@@ -135,7 +136,7 @@ def test_tensors_are_views_of_their_storage(read):
 @pytest.mark.parametrize("name", sorted(set(DTYPES.values()) - {"bool"}))
 def test_big_endian_storages(tmp_path, name):
     cls = next(cls for cls, dtype in DTYPES.items() if dtype == name)
-    want = np.asarray([1, 2, 100, 3], torch_files._dtype(name))
+    want = np.asarray([1, 2, 100, 3], torch_pickle.dtype_of(name))
     width = want.itemsize // (2 if want.dtype.kind == "c" else 1)
     swapped = want.view(f"u{width}").byteswap().tobytes()
     body = tensor(storage(name=cls))
@@ -475,7 +476,7 @@ def test_random_programs_are_read_or_refused(rng):
 
 def arrays():
     rng = np.random.default_rng(0)
-    plain = {name: rng.normal(size=(3, 4)).astype(torch_files._dtype(name)) for name in DTYPES.values()}
+    plain = {name: rng.normal(size=(3, 4)).astype(torch_pickle.dtype_of(name)) for name in DTYPES.values()}
     return plain | {
         "transposed": np.arange(6.0).reshape(2, 3).T,
         "strided": np.arange(10)[::3],
@@ -493,7 +494,7 @@ def assert_same_arrays(got, want):
     for name, array in want.items():
         assert got[name].dtype.name == array.dtype.name, name
         assert got[name].shape == array.shape, name
-        native = array.astype(torch_files._dtype(array.dtype.name))
+        native = array.astype(torch_pickle.dtype_of(array.dtype.name))
         assert got[name].tobytes() == native.tobytes(), name
 
 
@@ -523,7 +524,7 @@ def test_nothing_half_written(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(torch_files, "_pickled", full)
+    monkeypatch.setattr(torch_files, "pickled", full)
     with pytest.raises(OSError, match="no space"):
         write_torch(path, {"a": np.zeros(3)})
     assert path.read_bytes() == before
@@ -638,4 +639,4 @@ def test_torch_loads_what_is_written(torch, tmp_path, mmap):
     for name, want in arrays().items():
         assert str(got[name].dtype) == f"torch.{want.dtype.name}"
         assert tuple(got[name].shape) == want.shape
-        assert bits(torch, got[name]) == want.astype(torch_files._dtype(want.dtype.name)).tobytes()
+        assert bits(torch, got[name]) == want.astype(torch_pickle.dtype_of(want.dtype.name)).tobytes()
