@@ -148,6 +148,30 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     ),
     "fig8": ("Figure 8: P^A and Q^C during training", [Row("CASE", {})]),
 }
+FACTORS: list[tuple[str, dict[str, Any]]] = [
+    ("omega 1/3 in training", {"cas_weight": 1 / 3}),
+    ("omega 0.6 in training", {"cas_weight": 0.6}),
+    ("omega 1/3 after 10 epochs from 1", {"cas_weight": 1 / 3, "warmup_epochs": 10.0}),
+    ("omega 1/5 in inference", {"test_cas_weight": 0.2}),
+    ("Q^A of T / 4 snippets", {"foreground_divisor": 4}),
+    ("plain cross-entropy for P^A", {"gce_exponent": 0.0}),
+    ("sigma 0.3", {"prior_std": 0.3}),
+    ("no prior", {"prior": False}),
+    ("logits fused", {"fuse": "logits"}),
+    ("converged transport", {"sinkhorn_iters": 100, "sinkhorn_tolerance": 1e-3}),
+    ("Q^C as a running mean", {"cluster_momentum": 0.9}),
+    ("Q^C of the whole train split", {"test_cluster_labels": "train"}),
+    ("beta from P^A", {"cluster_marginal": "attention"}),
+    ("prototypes of unit embeddings", {"prototype_features": "unit"}),
+    ("projected directions", {"projected": True}),
+    ("clusters do not train the encoder", {"cluster_gradient": False, "prototype_gradient": False}),
+    ("P^A alone in inference", {"transformed_weight": 0.0}),
+    ("P^T alone in inference", {"transformed_weight": 1.0}),
+    ("no SCC, no CCC", BASELINE),
+    ("tIoU of NMS with a second added", {"nms_plus_one": True}),
+    ("hard NMS", {"nms": "hard"}),
+    ("outer ratio 0.25, score weight 0.15", {"outer_ratio": 0.25, "score_weight": 0.15}),
+]
 CURVES = {
     "fig4": {"entropy_snippet_labels": "H(Q^S)", "entropy_cluster_labels": "H(Q^C)"},
     "fig8": {
@@ -165,28 +189,30 @@ COLUMNS = {
 }
 
 
-def differences(config: Config, base: Config) -> dict[str, Any]:
-    """Options of method and inference in which a configuration differs from another."""
-    return {
-        name: value
-        for ours, theirs in ((config.method, base.method), (config.inference, base.inference))
-        for name, value in vars(ours).items()
-        if value != getattr(theirs, name)
-    }
-
-
 def rows_for(table: str) -> tuple[str, list[Row]]:
     """Heading and rows of a table by name."""
-    steps = differences(CORRECTED, OFFICIAL)
     if table == "variants":
-        named = [Row(name, {"variant": name} | differences(config, OFFICIAL)) for name, config in VARIANTS.items()]
-        return "The variants", [Row("baseline", BASELINE), *named]
+        named = [Row(name, choices(config)) for name, config in VARIANTS.items()]
+        return "The variants, and the baseline of the published program", [
+            Row("baseline", choices(OFFICIAL) | BASELINE),
+            *named,
+        ]
     if table == "factors":
-        official = OFFICIAL.flat()
-        alone = [Row(f"official, {name}={value}", {name: value}) for name, value in steps.items()]
-        without = [Row(f"corrected, {name}={official[name]}", steps | {name: official[name]}) for name in steps]
-        return "The parts of `corrected`", [Row("official", {}), *alone, Row("corrected", steps), *without]
+        return "`corrected`, and one change at a time", [
+            Row("corrected", choices(CORRECTED)),
+            Row("official", choices(OFFICIAL)),
+            *[Row(name, choices(CORRECTED) | options) for name, options in FACTORS],
+        ]
     return TABLES[table]
+
+
+def choices(config: Config) -> dict[str, Any]:
+    """The options by which a variant differs from any other, and its name."""
+    flat = [each.flat() for each in VARIANTS.values()]
+    mine = config.flat()
+    return {"variant": config.variant} | {
+        name: value for name, value in mine.items() if any(other[name] != value for other in flat)
+    }
 
 
 class Runs:

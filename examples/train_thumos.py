@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--streams", default="rgb,flow", help="feature streams, comma-separated")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--devices", type=int, help="shard the batch over this many devices (default: all)")
-    parser.add_argument("--variant", default="official", choices=VARIANTS, help="the set of options to start from")
+    parser.add_argument("--variant", default="corrected", choices=VARIANTS, help="options to start from (corrected)")
     parser.add_argument("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
     add_options(parser)
     arguments = parser.parse_args()

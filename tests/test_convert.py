@@ -73,15 +73,15 @@ def assert_same_logits(ours, theirs):
 
 def test_published_forward_pass(golden, tmp_path):
     """The initial weights of the golden, through both files and our checkpoint, give the golden's outputs."""
-    arrays, notes = golden.arrays("case_forward"), golden.notes("case_forward")["config"]
+    arrays = golden.arrays("case_forward")
     state = {name.removeprefix("p0/"): value for name, value in arrays.items() if name.startswith("p0/")}
     write_torch(tmp_path / "best_model.pkl", state)
     np.save(tmp_path / "cls_gt.npy", arrays["it1/Q_C"])
     published = convert.convert(tmp_path / "best_model.pkl", tmp_path / "cls_gt.npy", tmp_path / "run")
     x = arrays["x"]
-    half = x.shape[2] // 2
-    num_classes, num_clusters = arrays["label"].shape[1], notes["num_clusters"]
-    assert published.sizes == ((half, half), notes["hidden"], num_classes, num_clusters)
+    half, num_classes = x.shape[2] // 2, arrays["label"].shape[1]
+    num_clusters, hidden = arrays["p0/clu_head_rgb.prototypes.weight"].shape
+    assert published.sizes == ((half, half), hidden, num_classes, num_clusters)
     _, graphdef, run = restored(tmp_path / "run")
     np.testing.assert_array_equal(run.cluster_labels, np.stack([arrays["it1/Q_C"]] * 2))
     ours = forward(graphdef, run.params, [x[:, :, :half], x[:, :, half:]])

@@ -16,6 +16,7 @@ from casejax.evaluate.detection import evaluate_detections
 from casejax.evaluate.results import parse_results
 from casejax.train.config import Config
 from casejax.train.run import run
+from casejax.train.variants import CORRECTED, OFFICIAL
 
 SMALL = Config().changed(
     num_clusters=4, hidden=32, num_snippets=64, batch_size=8, learning_rate=2e-3, epochs=40, log_every=20
@@ -170,8 +171,18 @@ def test_options_given_replace_those_of_the_base(example, monkeypatch):
     monkeypatch.setattr(example, "read_dataset", lambda *a, **k: None)
     words = "--data x --epochs 7 --no-prior --sinkhorn-tolerance 1e-3 --rank true --devices 2 --resume"
     assert call(example, monkeypatch, *words.split()) == 0
-    want = Config().changed(epochs=7, prior=False, sinkhorn_tolerance=1e-3, rank="true")
+    want = CORRECTED.changed(epochs=7, prior=False, sinkhorn_tolerance=1e-3, rank="true")
     assert seen == {"config": want, "devices": 2, "resume": True}
+    assert call(example, monkeypatch, *words.split(), "--variant", "official") == 0
+    assert seen["config"] == OFFICIAL.changed(epochs=7, prior=False, sinkhorn_tolerance=1e-3, rank="true")
+
+
+def test_seeds_on_the_command_line(example, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(example, "run_seeds", lambda dataset, config, out, seeds, **rest: seen.update(seeds=seeds))
+    monkeypatch.setattr(example, "read_dataset", lambda *a, **k: None)
+    assert call(example, monkeypatch, "--data", "x", "--seeds", "0-2") == 0
+    assert seen == {"seeds": (0, 1, 2)}
 
 
 def test_configurations_survive_json():

@@ -79,6 +79,7 @@ class MethodConfig:
 class InferenceConfig:
     """From scores to segments. The defaults are those of the published program."""
 
+    test_num_snippets: int | None = option(None, "snippets T sampled in inference; default num_snippets")
     test_cas_weight: float = option(1 / 5, "omega in inference; paper: 0.25")
     transformed_weight: float = option(0.5, "share of P^T in P^M; 0 leaves clustering out of inference")
     test_cluster_labels: Literal["last", "train"] = option(
@@ -181,8 +182,9 @@ class Config:
         for name in (*counts.split(), "checkpoint_every", "select_every"):
             if flat[name] < 1:
                 raise OptionError(f"{name} must be at least 1, got {flat[name]}")
-        if flat["foreground_divisor"] is not None and flat["foreground_divisor"] < 1:
-            raise OptionError(f"foreground_divisor must be at least 1 or None, got {flat['foreground_divisor']}")
+        for name in ("foreground_divisor", "test_num_snippets"):
+            if flat[name] is not None and flat[name] < 1:
+                raise OptionError(f"{name} must be at least 1 or None, got {flat[name]}")
         for name in positive.split():
             if not flat[name] > 0:
                 raise OptionError(f"{name} must be positive, got {flat[name]}")

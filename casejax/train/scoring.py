@@ -70,7 +70,8 @@ def make_test_scorer(graphdef: nnx.GraphDef[Any], dataset: Dataset, config: Conf
     def score(params: Any, cluster_labels: jax.Array | np.ndarray) -> Scored:
         labels = cluster_labels if whole_set is None else whole_set(params, cluster_labels)
         bound = partial(scorer, params, labels)
-        found = score_videos(bound, dataset.test.features, num_snippets=method.num_snippets)
+        num_snippets = inference.test_num_snippets or method.num_snippets
+        found = score_videos(bound, dataset.test.features, num_snippets=num_snippets)
         return Scored(found, jax.device_get(labels))
 
     return score
