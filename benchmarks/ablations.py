@@ -17,7 +17,6 @@ leaves a .json and, with matplotlib, a .png.
 import argparse
 import hashlib
 import json
-import math
 import os
 import platform
 import statistics
@@ -270,9 +269,9 @@ def train_missing(
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    sd = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):.1f} ± {sd:.1f}"
+    """Mean and, of more than one, standard deviation."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def print_table(heading: str, rows: list[Row], found: list[list[dict[str, Any]]], console: Console) -> None:
