@@ -268,10 +268,10 @@ def train_missing(
     console.print(f"{len(missing)} runs in {time.perf_counter() - began:.0f} s", highlight=False)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 1) -> str:
     """Mean and, of more than one, standard deviation."""
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def print_table(heading: str, rows: list[Row], found: list[list[dict[str, Any]]], console: Console) -> None:
@@ -288,7 +288,10 @@ def print_table(heading: str, rows: list[Row], found: list[list[dict[str, Any]]]
         cells = []
         for name in ("mAP", *extra):
             values = [COLUMNS[name](run) for run in runs] if name in COLUMNS else []
-            cells += [spread(values) if values else "-", f"{row.paper[name]:g}" if name in row.paper else "-"]
+            cells += [
+                spread(values, 2 if name.startswith("H") else 1) if values else "-",
+                f"{row.paper[name]:g}" if name in row.paper else "-",
+            ]
         paired = [COLUMNS["mAP"](run) - base for run, base in zip(runs, first, strict=True)]
         table.add_row(row.name, *cells, "" if runs is found[0] else spread(paired))
     console.print(table)
@@ -372,8 +375,8 @@ def main() -> int:
         train_missing(configs, runs, dataset, console, arguments.side_by_side)
         console.print(
             f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}; "
-            f"{dataset.source}, {base.train.epochs} epochs, T = {base.method.num_snippets}, learning rate "
-            f"{base.train.learning_rate:g}, seeds {','.join(map(str, arguments.seeds))}, last step, %",
+            f"{dataset.source}, variant {arguments.variant}, {base.train.epochs} epochs, "
+            f"T = {base.method.num_snippets}, learning rate {base.train.learning_rate:g}, seeds {','.join(map(str, arguments.seeds))}, last step, %",
             soft_wrap=True,
             highlight=False,
             markup=False,
