@@ -376,7 +376,8 @@ def main() -> int:
         console.print(
             f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}; "
             f"{dataset.source}, variant {arguments.variant}, {base.train.epochs} epochs, "
-            f"T = {base.method.num_snippets}, learning rate {base.train.learning_rate:g}, seeds {','.join(map(str, arguments.seeds))}, last step, %",
+            f"T = {base.method.num_snippets}, learning rate {base.train.learning_rate:g}, "
+            f"seeds {','.join(map(str, arguments.seeds))}, last step, %",
             soft_wrap=True,
             highlight=False,
             markup=False,
