@@ -32,7 +32,7 @@ def _add_convert(commands: Commands) -> None:  # type: ignore[valid-type]
     parser = _add(commands, "convert", _convert, "a model of the published program to a run folder of ours")
     parser.add_argument("model", type=Path, help="best_model.pkl: a PyTorch state dict; no pickle is executed")
     parser.add_argument("cluster_labels", type=Path, metavar="cls_gt.npy", help="the Q^C saved with it")
-    parser.add_argument("out", type=Path, help="folder to write; eval, export and --resume take it")
+    parser.add_argument("out", type=Path, help="folder to write, for eval and export")
     parser.add_argument("--classes", type=Path, help="class names in the order of the model, one a line")
     parser.add_argument("--variant", default="official", choices=VARIANTS, help="options of inference")
 
