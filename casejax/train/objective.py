@@ -62,14 +62,9 @@ def case_objective(
 
     loss_video, loss_attention, foreground = {}, {}, {}
     for group in stream_groups(len(streams), together=method.co_label_selection):
-        attention = self_labels.stream_mean([outputs.attention[s] for s in group])
-        calibrated = scores.calibrate([outputs.cas[s] for s in group], attention, cas_weight=method.cas_weight)
-        selected = self_labels.select_top_k(calibrated, divisor=method.top_k_divisor, mask=mask)
-        active = selected
-        if method.foreground_divisor is not None:
-            active = self_labels.select_top_k(calibrated, divisor=method.foreground_divisor, mask=mask)
+        selected, group_foreground = group_selection(outputs, group, labels, method, mask)
         for s in group:
-            foreground[s] = self_labels.foreground_labels(active, labels)
+            foreground[s] = group_foreground
             video = scores.pooled(outputs.cas[s], selected, probabilities=method.pooling == "probabilities")
             loss_video[s] = losses.video_cross_entropy(video, labels)
             loss_attention[s] = losses.generalized_bce(
@@ -140,6 +135,22 @@ def stream_groups(num_streams: int, *, together: bool) -> list[tuple[int, ...]]:
     """Streams that are labelled together: all in one group, or each in its own."""
     streams = range(num_streams)
     return [tuple(streams)] if together else [(s,) for s in streams]
+
+
+def group_selection(
+    outputs: Outputs,
+    group: tuple[int, ...],
+    labels: Float[Array, "b c"],
+    method: MethodConfig,
+    mask: Bool[Array, "b t"] | None = None,
+) -> tuple[Bool[Array, "b t c"], Float[Array, "b t"]]:
+    """Snippets that pool into a video's scores, and Q^A, of one co-labelling group."""
+    attention = self_labels.stream_mean([outputs.attention[s] for s in group])
+    calibrated = scores.calibrate([outputs.cas[s] for s in group], attention, cas_weight=method.cas_weight)
+    selected = active = self_labels.select_top_k(calibrated, divisor=method.top_k_divisor, mask=mask)
+    if method.foreground_divisor is not None:
+        active = self_labels.select_top_k(calibrated, divisor=method.foreground_divisor, mask=mask)
+    return selected, self_labels.foreground_labels(active, labels)
 
 
 def group_snippet_labels(

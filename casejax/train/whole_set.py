@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax import scores, self_labels
+from casejax import self_labels
 from casejax.data.records import Split
 from casejax.data.sampling import uniform_snippets
 from casejax.models import Outputs
 from casejax.train.config import MethodConfig
-from casejax.train.objective import group_cluster_labels, group_snippet_labels, stream_groups
+from casejax.train.objective import group_cluster_labels, group_selection, group_snippet_labels, stream_groups
 
 
 def make_whole_set_labels(
@@ -36,13 +36,8 @@ def make_whole_set_labels(
         outputs: Outputs = nnx.merge(graphdef, params)(features)
         foreground: dict[int, jax.Array] = {}
         for group in stream_groups(len(streams), together=method.co_label_selection):
-            calibrated = scores.calibrate(
-                [outputs.cas[s] for s in group],
-                self_labels.stream_mean([outputs.attention[s] for s in group]),
-                cas_weight=method.cas_weight,
-            )
-            selected = self_labels.select_top_k(calibrated, divisor=method.foreground_divisor or method.top_k_divisor)
-            foreground |= {s: self_labels.foreground_labels(selected, labels) for s in group}
+            _, q_foreground = group_selection(outputs, group, labels, method)
+            foreground |= dict.fromkeys(group, q_foreground)
         return outputs.cluster_logits, outputs.attention, tuple(foreground[s] for s in streams)
 
     @jax.jit
