@@ -51,8 +51,9 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def milliseconds(value: float) -> str:
-    """Seconds as milliseconds with three significant digits."""
-    return f"{1e3 * value:,.{max(0, 2 - len(str(int(1e3 * value))) + 1)}f} ms"
+    """Seconds as milliseconds, with no more than three digits after the leading zeros."""
+    value *= 1e3
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def _processor() -> str:
