@@ -219,7 +219,7 @@ class Runs:
         self._data = {
             "source": Path(dataset.source).name,
             "dims": list(dataset.dims),
-            "snippets": [int(split.features.offsets[-1]) for split in (dataset.train, dataset.test)],
+            "snippets": [int(split.features.lengths.sum()) for split in (dataset.train, dataset.test)],
             "sums": [float(split.features.streams[0].sum()) for split in (dataset.train, dataset.test)],
         }
         self._done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}

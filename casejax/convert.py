@@ -125,7 +125,7 @@ def convert(
         )
     config = (config or Config()).changed(num_clusters=num_clusters, hidden=hidden)
     config.check()
-    nothing = Features(tuple(np.zeros((0, dim), np.float32) for dim in dims), np.zeros(1, np.int64))
+    nothing = Features.end_to_end(tuple(np.zeros((0, dim), np.float32) for dim in dims), [])
     train, test = (Split(split, (), nothing) for split in ("train", "test"))
     meta = describe(config, Dataset(str(model_path), tuple(names), STREAMS, train, test))
     _, state = initial_state(config, dims, num_classes)

@@ -62,7 +62,7 @@ def score_videos(
       Scores as NumPy arrays with a leading axis of V.
     """
     lengths = features.lengths
-    rows = features.offsets[:-1, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
+    rows = features.starts[:, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
     parts = []
     for first in range(0, len(lengths), batch_size):
         batch = np.resize(rows[first : first + batch_size], (batch_size, num_snippets))

@@ -86,7 +86,7 @@ def test_whole_split_is_one_great_batch(world, options):
     config = CONFIG.changed(prototype_features="unit", **options)
     split = world.train
     graphdef, state = initial_state(config, world.dims, len(world.classes))
-    rows = split.features.offsets[:-1, None] + np.asarray(uniform_snippets(jnp.asarray(split.features.lengths), 32))
+    rows = split.features.starts[:, None] + np.asarray(uniform_snippets(jnp.asarray(split.features.lengths), 32))
     features = tuple(jnp.asarray(stream[rows]) for stream in split.features.streams)
     labels = jnp.asarray(split.multi_hot(world.classes))
     before = jnp.asarray(np.random.default_rng(0).dirichlet([1, 1], (2, 4)), jnp.float32)

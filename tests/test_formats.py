@@ -85,8 +85,8 @@ def test_reads_annotations_classes_and_packed_features(root):
     assert data.test.videos[1].segments.shape == (0, 2)
     for split in (data.train, data.test):
         ids = [v.id for v in split.videos]
-        np.testing.assert_array_equal(split.features.offsets, np.cumsum([0, *(LENGTHS[v] for v in ids)]))
-        assert split.features.offsets.dtype == np.int64
+        np.testing.assert_array_equal(split.features.lengths, [LENGTHS[v] for v in ids])
+        assert split.features.starts.dtype == split.features.lengths.dtype == np.int64
         for stream, packed in zip(data.streams, split.features.streams, strict=True):
             assert packed.dtype == np.float32
             np.testing.assert_array_equal(packed, np.concatenate([features(v, stream) for v in ids]))
@@ -135,7 +135,7 @@ def test_duration_is_read_and_may_be_exceeded_by_rounding(root):
 
 def test_read_features_takes_videos_and_streams_in_the_order_given(root):
     got = formats.read_features(root, "train", ("b", "a"), ("flow", "rgb"))
-    np.testing.assert_array_equal(got.offsets, [0, 3, 8])
+    np.testing.assert_array_equal(got.starts, [0, 3])
     np.testing.assert_array_equal(got.streams[0][:3], features("b", "flow"))
     np.testing.assert_array_equal(got.streams[1][3:], features("a", "rgb"))
 

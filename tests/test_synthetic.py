@@ -27,7 +27,7 @@ def distinct_labels(video):
 
 
 def assert_same_split(one, other):
-    np.testing.assert_array_equal(one.features.offsets, other.features.offsets)
+    np.testing.assert_array_equal(one.features.lengths, other.features.lengths)
     for mine, theirs in zip(one.features.streams, other.features.streams, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert_same_annotations(one, other)
@@ -153,7 +153,7 @@ def test_same_seed_same_world():
 
 def test_other_seed_other_world():
     one, other = (synthetic.make_world(seed=seed, **SMALL) for seed in (5, 6))
-    assert not np.array_equal(one.train.features.offsets, other.train.features.offsets)
+    assert not np.array_equal(one.train.features.lengths, other.train.features.lengths)
     assert one.train.videos[0].segments.tolist() != other.train.videos[0].segments.tolist()
 
 
@@ -175,11 +175,10 @@ def test_annotations_do_not_depend_on_the_features():
 
 def test_features_are_finite_and_rectified(splits):
     for split in splits:
-        offsets = split.features.offsets
-        assert len(offsets) == len(split.videos) + 1
+        assert len(split.features.lengths) == len(split.videos)
         for stream in split.features.streams:
             assert stream.dtype == np.float32
-            assert len(stream) == offsets[-1]
+            assert len(stream) == split.features.lengths.sum()
             assert np.isfinite(stream).all()
             assert stream.min() == 0
             assert 0.05 < np.mean(stream == 0) < 0.6
@@ -187,12 +186,11 @@ def test_features_are_finite_and_rectified(splits):
 
 def snippet_truth(split, classes):
     """(snippets, classes) of booleans: the snippet's middle lies in an instance of the class."""
-    truth = np.zeros((split.features.offsets[-1], len(classes)), bool)
+    truth = np.zeros((split.features.lengths.sum(), len(classes)), bool)
     table = split.ground_truth(classes)
     for v, c, (start, end) in zip(table.video, table.label, table.segment, strict=True):
-        first, last = split.features.offsets[v : v + 2]
-        middle = (np.arange(last - first) + 0.5) * SNIPPET_SECONDS
-        truth[first:last, c] |= (start <= middle) & (middle < end)
+        middle = (np.arange(split.features.lengths[v]) + 0.5) * SNIPPET_SECONDS
+        truth[split.features.rows(v), c] |= (start <= middle) & (middle < end)
     return truth
 
 
@@ -246,8 +244,8 @@ def test_both_streams_tell_more_than_one(scores):
 def test_video_labels_teach_the_classes_and_leave_localisation_to_do(scores):
     world, truth, by = scores
     weak = by["both, weak"]
-    offsets = world.test.features.offsets
-    pooled = np.stack([np.sort(v, 0)[-max(1, len(v) // 8) :].mean(0) for v in np.split(weak, offsets[1:-1])])
+    videos = np.split(weak, world.test.features.starts[1:])
+    pooled = np.stack([np.sort(v, 0)[-max(1, len(v) // 8) :].mean(0) for v in videos])
     assert mean_precision(pooled, world.test.multi_hot(world.classes) > 0) > 0.7
     assert 3 * truth.mean() < mean_precision(weak, truth) < 0.7 * mean_precision(by["both"], truth)
 

@@ -24,7 +24,7 @@ def small_dataset(classes=("Jump", "Run")):
         )
         rng = np.random.default_rng(len(name))
         streams = tuple(rng.standard_normal((23, dim)).astype(np.float32) for dim in (4, 3))
-        return Split(name, videos, Features(streams, np.array([0, 8, 23])))
+        return Split(name, videos, Features.end_to_end(streams, [8, 15]))
 
     return Dataset("here", classes, ("rgb", "flow"), split("train"), split("test"))
 
@@ -34,7 +34,7 @@ def assert_same(got, want):
     assert got.streams == want.streams
     for one, other in ((got.train, want.train), (got.test, want.test)):
         assert one.name == other.name
-        np.testing.assert_array_equal(one.features.offsets, other.features.offsets)
+        np.testing.assert_array_equal(one.features.lengths, other.features.lengths)
         for mine, theirs in zip(one.features.streams, other.features.streams, strict=True):
             np.testing.assert_array_equal(mine, theirs)
         for mine, theirs in zip(one.videos, other.videos, strict=True):

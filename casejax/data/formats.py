@@ -95,7 +95,7 @@ def read_features(
       streams: feature streams, in the order wanted.
 
     Returns:
-      One (snippets of all videos, dim) array a stream, and the offsets of the videos.
+      One (snippets of all videos, dim) array a stream, and which rows each video has.
 
     Raises:
       DataError: no such split or stream, a file that cannot be used, or files that contradict each other.
@@ -148,12 +148,11 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
             _write_lines(partial / "classes.txt", dataset.classes)
         for name, split in splits.items():
             _write_lines(partial / f"split_{name}.txt", ids[name])
-            bounds = split.features.offsets[1:-1]
             for stream, packed in zip(dataset.streams, split.features.streams, strict=True):
                 folder = partial / "features" / name / stream
                 folder.mkdir(parents=True)
-                for video, features in zip(ids[name], np.split(packed, bounds), strict=True):
-                    np.save(folder / f"{video}.npy", features, allow_pickle=False)
+                for v, video in enumerate(ids[name]):
+                    np.save(folder / f"{video}.npy", packed[split.features.rows(v)], allow_pickle=False)
         os.rename(partial, root)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -243,11 +242,11 @@ def _warn_of_durations(splits: Iterable[Split], snippet_seconds: float) -> None:
 
 
 class _Survey(NamedTuple):
-    """What the headers of one split say: `paths[stream][video]`, `dims[stream]`, offsets of the videos."""
+    """What the headers of one split say: `paths[stream][video]`, `dims[stream]`, lengths of the videos."""
 
     paths: list[list[Path]]
     dims: list[int]
-    offsets: np.ndarray
+    lengths: list[int]
 
 
 def _survey(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str, ...]) -> dict[str, _Survey]:
@@ -281,7 +280,7 @@ def _survey(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str,
                 for v, (n, m) in enumerate(zip(lengths[0], lengths[other], strict=True))
                 if n != m
             )
-        surveys[split] = _Survey(by_stream, dims, np.cumsum([0, *lengths[0]], dtype=np.int64))
+        surveys[split] = _Survey(by_stream, dims, lengths[0])
     return surveys
 
 
@@ -340,12 +339,13 @@ def _common_dim(stream: str, dims: Mapping[Path, int]) -> int:
 
 
 def _load(survey: _Survey) -> Features:
-    offsets = survey.offsets
-    packed = tuple(np.empty((int(offsets[-1]), dim), np.float32) for dim in survey.dims)
-    for out, paths in zip(packed, survey.paths, strict=True):
+    features = Features.end_to_end(
+        tuple(np.empty((sum(survey.lengths), dim), np.float32) for dim in survey.dims), survey.lengths
+    )
+    for stream, paths in zip(features.streams, survey.paths, strict=True):
         for v, path in enumerate(paths):
-            _fill(path, out[offsets[v] : offsets[v + 1]])
-    return Features(packed, offsets)
+            _fill(path, stream[features.rows(v)])
+    return features
 
 
 def _fill(path: Path, out: np.ndarray) -> None:

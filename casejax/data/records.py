@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 SNIPPET_SECONDS = 16 / 25
 """Seconds one snippet covers: 16 frames at 25 frames a second, the convention of public I3D features."""
@@ -71,20 +74,33 @@ class Video:
 
 @dataclass(frozen=True)
 class Features:
-    """Snippet features of one split, its videos end to end.
+    """Snippet features of the videos of a split.
 
     Attributes:
-      streams: one array a stream, (snippets of all videos, dim of the stream), float32.
-      offsets: (videos + 1,) int64; video v owns the rows offsets[v] to offsets[v + 1].
+      streams: one array a stream, (snippets, dim of the stream), float32 or bfloat16; in memory or mapped
+        from a file of `casejax.data.store`.
+      starts: (videos,) int64, the first row of each video.
+      lengths: (videos,) int64, the rows of each video; 0 for a video whose features were left to another
+        process.
     """
 
     streams: tuple[np.ndarray, ...]
-    offsets: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """(videos,) int64, snippets in each video."""
-        return np.diff(self.offsets)
+    @classmethod
+    def end_to_end(cls, streams: tuple[np.ndarray, ...], lengths: ArrayLike) -> Features:
+        """Features of videos that stand one after the other in the rows."""
+        lengths = np.asarray(lengths, np.int64)
+        return cls(streams, np.cumsum(lengths) - lengths, lengths)
+
+    def rows(self, video: int | np.integer) -> slice:
+        """The rows of one video."""
+        return slice(int(self.starts[video]), int(self.starts[video] + self.lengths[video]))
+
+    def take(self, videos: np.ndarray) -> Features:
+        """The features of some of the videos, in their order; rows are shared, not copied."""
+        return Features(self.streams, self.starts[videos], self.lengths[videos])
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def make_world(
             np.concatenate([_render(mix, look, noise, video_look, feature_rng) for mix in mixes])
             for look in looks.by_stream
         )
-        splits.append(Split(name, videos, Features(packed, np.cumsum([0, *lengths], dtype=np.int64))))
+        splits.append(Split(name, videos, Features.end_to_end(packed, lengths)))
     train, test = splits
     return Dataset(f"synthetic world, seed {seed}", tuple(classes), STREAMS, train, test)
 

@@ -68,7 +68,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "dims": list(dataset.dims),
             "snippet_seconds": dataset.snippet_seconds,
             "train_videos": len(dataset.train.videos),
-            "train_snippets": int(dataset.train.features.offsets[-1]),
+            "train_snippets": int(dataset.train.features.lengths.sum()),
         },
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from casejax.data.records import DataError, Dataset, Features, Split
+from casejax.data.records import DataError, Dataset, Split
 from casejax.train.state import TrainState
 
 WARNINGS = {
@@ -69,8 +69,4 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
 
 
 def _take(split: Split, index: np.ndarray) -> Split:
-    features = split.features
-    rows = np.concatenate([np.arange(features.offsets[v], features.offsets[v + 1]) for v in index])
-    offsets = np.concatenate([[0], np.cumsum(features.lengths[index])])
-    streams = tuple(stream[rows] for stream in features.streams)
-    return Split(split.name, tuple(split.videos[v] for v in index), Features(streams, offsets))
+    return Split(split.name, tuple(split.videos[v] for v in index), split.features.take(index))

@@ -32,7 +32,7 @@ def pack(split: Split, classes: tuple[str, ...], mesh: Mesh) -> PackedSplit:
     everywhere = placement.replicated(mesh)
     return PackedSplit(
         streams=jax.device_put(features.streams, everywhere),
-        offsets=jax.device_put(features.offsets[:-1].astype("int32"), everywhere),
+        offsets=jax.device_put(features.starts.astype("int32"), everywhere),
         lengths=jax.device_put(features.lengths.astype("int32"), everywhere),
         labels=jax.device_put(split.multi_hot(classes), everywhere),
     )

@@ -27,7 +27,7 @@ def make_whole_set_labels(
     prototypes; embeddings of the whole split are never held. Snippets are spread evenly, T a video.
     """
     lengths, num_snippets = split.features.lengths, method.num_snippets
-    rows = split.features.offsets[:-1, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
+    rows = split.features.starts[:, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
     labels = split.multi_hot(classes)
     streams = range(len(split.features.streams))
 
