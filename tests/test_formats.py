@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from casejax.data import formats
+from casejax.data import feature_files, formats
 from casejax.data.records import DataError
 
 LENGTHS = {"a": 5, "b": 3, "c": 4, "d": 6}
@@ -109,7 +109,7 @@ def test_other_floats_are_read_as_float32(root, dtype, order):
     packed = formats.read_dataset(root).train.features.streams[0]
     assert packed.dtype == np.float32
     np.testing.assert_array_equal(packed[:5], stored.astype(np.float32))
-    np.testing.assert_array_equal(formats.load_npy(path), stored.astype(np.float32))
+    np.testing.assert_array_equal(feature_files.load_npy(path), stored.astype(np.float32))
 
 
 def test_classes_file_gives_order_and_vocabulary(root):
@@ -274,7 +274,7 @@ def test_load_npy_refuses_the_same(tmp_path, defect):
     path = tmp_path / "video.npy"
     np.save(path, np.ones((5, 4), np.float32))
     change(path)
-    message = refusal(path, read=formats.load_npy)
+    message = refusal(path, read=feature_files.load_npy)
     assert_says(message, path, *parts)
 
 
@@ -282,11 +282,11 @@ def test_load_npy_refuses_the_same(tmp_path, defect):
 def test_long_double_is_refused(tmp_path):
     np.save(tmp_path / "video.npy", np.ones((5, 4), np.longdouble))
     with pytest.raises(DataError, match=r"video\.npy: dtype float\d+, not float16.*save it as float32"):
-        formats.load_npy(tmp_path / "video.npy")
+        feature_files.load_npy(tmp_path / "video.npy")
 
 
 def test_load_npy_names_a_missing_file(tmp_path):
-    message = refusal(tmp_path / "video.npy", read=formats.load_npy)
+    message = refusal(tmp_path / "video.npy", read=feature_files.load_npy)
     assert_says(message, tmp_path / "video.npy", "No such file", "check that it exists")
 
 
@@ -323,7 +323,7 @@ def test_pickle_in_an_object_array_is_not_executed(root, tmp_path, monkeypatch):
     np.save(path, np.array([[Payload()]], dtype=object), allow_pickle=True)
     assert_says(refusal(root), path, "never loaded")
     with pytest.raises(DataError, match="never loaded"):
-        formats.load_npy(path)
+        feature_files.load_npy(path)
     assert not mark.exists()
     np.load(path, allow_pickle=True)  # the charge was live
     assert mark.exists()

@@ -54,6 +54,52 @@ def test_gather_reads_the_right_rows(rng):
     lengths = np.array([3, 5, 2], np.int32)
     offsets = np.array([0, 3, 8], np.int32)
     stream = rng.normal(size=(10, 4)).astype(np.float32)
-    split = sampling.PackedSplit((jnp.asarray(stream),), jnp.asarray(offsets), jnp.asarray(lengths), jnp.zeros((3, 2)))
-    (got,) = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
+    split = sampling.PackedSplit(
+        (jnp.asarray(stream),), jnp.asarray(offsets), jnp.asarray(lengths), jnp.arange(6.0).reshape(3, 2)
+    )
+    (got,), labels = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
+    np.testing.assert_array_equal(labels, split.labels[jnp.asarray([2, 0])])
     np.testing.assert_array_equal(got, stream[[[8, 9, 9], [2, 0, 1]]])
+
+
+@pytest.mark.parametrize(("num_videos", "parts"), [(10, 1), (11, 4), (7, 7), (200, 3)])
+def test_parts_are_contiguous_even_and_nest(num_videos, parts):
+    found = [sampling.videos_of_part(num_videos, p, parts) for p in range(parts)]
+    assert [v for part in found for v in part] == list(range(num_videos))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    halves = [sampling.videos_of_part(num_videos, p, 2 * parts) for p in range(2 * parts)]
+    assert [v for part in halves[:2] for v in part] == list(found[0])
+
+
+def test_every_part_fills_an_equal_share_of_every_batch():
+    num_videos, batch_size, parts = 23, 6, 3
+    videos = jax.jit(
+        lambda step: sampling.batch_videos(KEY, step, num_videos=num_videos, batch_size=batch_size, data_parts=parts)
+    )
+    steps = sampling.steps_per_epoch(num_videos, batch_size, parts)
+    assert steps == 3
+    epochs = []
+    for epoch in range(4):
+        batches = np.stack([videos(jnp.int32(epoch * steps + s)) for s in range(steps)])
+        assert len(np.unique(batches)) == steps * batch_size
+        for p, share in enumerate(np.split(batches, parts, axis=1)):
+            assert set(share.ravel().tolist()) <= set(sampling.videos_of_part(num_videos, p, parts))
+        epochs.append(batches.tolist())
+    assert epochs[0] != epochs[1]
+    assert len(np.unique(epochs)) == num_videos  # every video has its turn
+
+
+def test_what_is_drawn_for_a_video_needs_no_other_length():
+    lengths = jnp.asarray([30, 11, 50, 7, 90, 23])
+    options = {"num_snippets": 12, "batch_size": 4, "data_parts": 2}
+    videos, snippets = sampling.draw(KEY, jnp.int32(1), lengths, **options)
+    known = jnp.where(jnp.arange(6) < 3, lengths, 1)
+    again, others = sampling.draw(KEY, jnp.int32(1), known, **options)
+    np.testing.assert_array_equal(again, videos)
+    np.testing.assert_array_equal(others[:2], snippets[:2])
+    assert not np.array_equal(others[2:], snippets[2:])
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="a batch of 16 videos cannot take an equal share of 3 parts"):
+        sampling.steps_per_epoch(100, 16, 3)

@@ -19,7 +19,7 @@ import pytest
 from casejax.data.formats import write_dataset
 from casejax.data.records import DataError
 from casejax.data.synthetic import make_world
-from casejax.train import checkpoint, loop, mesh, state, step
+from casejax.train import checkpoint, feed, loop, mesh, state, step
 from casejax.train.config import Config
 
 CONFIG = Config().changed(
@@ -87,7 +87,7 @@ def test_devices_do_not_change_the_run(world, whole, tmp_path, devices):
 def test_the_batch_is_really_sharded(world):
     two = mesh.make_mesh(2)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
-    split = step.pack(world.train, world.classes, two)
+    split = feed.pack(world.train, world.classes, two)
     train_steps = step.make_train_steps(graphdef, CONFIG, two)
     compiled = train_steps.lower(start, split, jnp.int32(1)).compile().as_text()
     half, full = 4 * 32, 8 * 32  # snippets on one device, and in all
@@ -196,7 +196,7 @@ def test_one_compilation_serves_every_count(world):
     one = mesh.make_mesh(1)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
     start = jax.device_put(start, mesh.replicated(one))
-    split = step.pack(world.train, world.classes, one)
+    split = feed.pack(world.train, world.classes, one)
     train_steps = step.make_train_steps(graphdef, CONFIG, one)
     for count in (1, 2, 5):
         start, _ = train_steps(start, split, jnp.int32(count))
@@ -208,7 +208,7 @@ def test_one_compilation_serves_every_count(world):
 def test_the_step_lowers_for_accelerators(world, platform):
     one = mesh.make_mesh(1)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
-    split = step.pack(world.train, world.classes, one)
+    split = feed.pack(world.train, world.classes, one)
     train_steps = step.make_train_steps(graphdef, CONFIG.changed(encoder_dtype="bfloat16"), one)
     exported = jax.export.export(train_steps, platforms=[platform])(start, split, jnp.int32(1))
     assert exported.platforms == (platform,)
@@ -262,7 +262,7 @@ def test_too_few_videos_are_refused(world, tmp_path):
 
 
 def test_placement_that_cannot_be_is_refused(world, tmp_path):
-    with pytest.raises(ValueError, match=r"--devices 99: this machine has 8 cpu device\(s\)"):
+    with pytest.raises(ValueError, match=r"--devices 99: there are 8 cpu device\(s\)"):
         loop.train(world, CONFIG, tmp_path / "out", devices=99)
     with pytest.raises(ValueError, match="a batch of 8 videos does not divide over 3 devices"):
         loop.train(world, CONFIG, tmp_path / "out", devices=3)

@@ -20,10 +20,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from casejax.data.annotations import (
     check_id,
@@ -33,7 +32,9 @@ from casejax.data.annotations import (
     read_lines,
     read_split,
 )
+from casejax.data.feature_files import check_memory, load_features, pack_features, survey_features
 from casejax.data.records import SNIPPET_SECONDS, DataError, Dataset, Features, Split, Video
+from casejax.data.sampling import videos_of_part
 
 SPLITS = ("train", "test")
 DURATION_MISMATCH = 0.2  # share of the stated duration by which the features may miss it unremarked
@@ -48,6 +49,10 @@ def read_dataset(
     *,
     streams: tuple[str, ...] = ("rgb", "flow"),
     snippet_seconds: float = SNIPPET_SECONDS,
+    packed: Path | None = None,
+    packed_dtype: str = "float32",
+    part: int = 0,
+    parts: int = 1,
 ) -> Dataset:
     """Read and check a whole data set.
 
@@ -55,10 +60,17 @@ def read_dataset(
       root: folder in the layout described at the top of this module.
       streams: feature streams to read, in this order; one is enough.
       snippet_seconds: seconds one snippet covers.
+      packed: folder where features are packed once into memory-mapped files (`casejax.data.store`), which
+        later calls open instead of reading the features again; default: features are read into memory.
+      packed_dtype: "float32" or "bfloat16", the type packed features are stored in.
+      part: which part of the data this process reads the features of, of `parts` in all: a contiguous part of
+        the training videos (`sampling.videos_of_part`), and, for part 0, the test videos. All annotations are
+        read.
+      parts: processes that read; default this one alone.
 
     Returns:
-      Both splits, features packed as float32. The classes are those of `classes.txt`, otherwise the sorted
-      labels of the training videos.
+      Both splits, features end to end. The classes are those of `classes.txt`, otherwise the sorted labels of
+      the training videos.
 
     Raises:
       DataError: anything in the folder that cannot be used.
@@ -77,8 +89,26 @@ def read_dataset(
     annotations = read_annotations(root / "gt.json")
     videos = {split: _annotated(root, split, ids[split], annotations) for split in SPLITS}
     classes = _classes(root, videos)
-    surveys = _survey(root, ids, streams)  # both splits, before either is read
-    train, test = (Split(split, videos[split], _load(surveys[split])) for split in SPLITS)
+    own = {
+        "train": list(videos_of_part(len(ids["train"]), part, parts)),
+        "test": list(range(len(ids["test"]))) if part == 0 else [],
+    }
+    if not own["train"]:
+        raise DataError(f"{root}: {len(ids['train'])} training videos leave none to process {part} of {parts}")
+    own_ids = {split: [ids[split][v] for v in own[split]] for split in SPLITS}
+    surveys = survey_features(root, own_ids, streams)  # both splits, before either is read
+    if packed is None:
+        check_memory(root, surveys.values())
+    found = []
+    for split in SPLITS:
+        name = split if parts == 1 else f"{split}-{part + 1}of{parts}"
+        features = (
+            load_features(surveys[split])
+            if packed is None
+            else pack_features(packed, name, surveys[split], packed_dtype)
+        )
+        found.append(Split(split, videos[split], _among(features, own[split], len(videos[split]))))
+    train, test = found
     _warn_of_durations((train, test), snippet_seconds)
     return Dataset(str(root), classes, streams, train, test, snippet_seconds)
 
@@ -103,19 +133,7 @@ def read_features(
     """
     if not videos:
         raise ValueError("videos is empty; name at least one")
-    return _load(_survey(Path(root), {split: videos}, streams)[split])
-
-
-def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read one feature file as a (snippets, dim) float32 array.
-
-    Raises:
-      DataError: not a complete `.npy` of finite floats with two axes and at least one snippet.
-    """
-    path = Path(path)
-    out = np.empty(_read_header(path), np.float32)
-    _fill(path, out)
-    return out
+    return load_features(survey_features(Path(root), {split: videos}, streams)[split])
 
 
 def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
@@ -227,6 +245,7 @@ def _warn_of_durations(splits: Iterable[Split], snippet_seconds: float) -> None:
         for split in splits
         for video, length in zip(split.videos, split.features.lengths, strict=True)
         if video.duration is not None
+        and length
         and abs(length * snippet_seconds - video.duration) > DURATION_MISMATCH * video.duration
     ]
     if off:
@@ -238,122 +257,8 @@ def _warn_of_durations(splits: Iterable[Split], snippet_seconds: float) -> None:
         )
 
 
-# Features
-
-
-class _Survey(NamedTuple):
-    """What the headers of one split say: `paths[stream][video]`, `dims[stream]`, lengths of the videos."""
-
-    paths: list[list[Path]]
-    dims: list[int]
-    lengths: list[int]
-
-
-def _survey(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str, ...]) -> dict[str, _Survey]:
-    """Check all that headers can tell, over all splits: dims have to agree across them."""
-    if not streams or len(set(streams)) < len(streams):
-        raise DataError(f"streams must name each stream once, and at least one, got {streams}")
-    paths = {split: _feature_paths(root, split, ids, streams) for split, ids in splits.items()}
-    files = [path for split in paths.values() for stream in split for path in stream]
-    missing = [str(path) for path in files if not path.is_file()]
-    if missing:
-        raise DataError(f"{first_three(missing)}: no such feature file; extract it or take the video out of its split")
-    shapes: dict[Path, tuple[int, int]] = {}
-    problems = []
-    for path in files:
-        try:
-            shapes[path] = _read_header(path)
-        except DataError as error:
-            problems.append(str(error))
-    raise_first(problems)
-    dims = [
-        _common_dim(stream, {path: shapes[path][1] for split in paths.values() for path in split[s]})
-        for s, stream in enumerate(streams)
-    ]
-    surveys = {}
-    for split, by_stream in paths.items():
-        lengths = [[shapes[path][0] for path in stream] for stream in by_stream]
-        for other in range(1, len(streams)):
-            raise_first(
-                f"{by_stream[0][v]} has {n} snippets, but {by_stream[other][v]} has {m}; crop the longer one "
-                "or extract both again at the same rate"
-                for v, (n, m) in enumerate(zip(lengths[0], lengths[other], strict=True))
-                if n != m
-            )
-        surveys[split] = _Survey(by_stream, dims, lengths[0])
-    return surveys
-
-
-def _feature_paths(root: Path, split: str, ids: Sequence[str], streams: Sequence[str]) -> list[list[Path]]:
-    folder = root / "features" / split
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder for split {split!r}; found: {_folders(folder.parent)}")
-    for stream in streams:
-        if not (folder / stream).is_dir():
-            raise DataError(
-                f"{folder / stream}: no such stream {stream!r}; ask for one that exists: {_folders(folder)}"
-            )
-    for video in ids:
-        check_id(video, folder)
-    return [[folder / stream / f"{video}.npy" for video in ids] for stream in streams]
-
-
-def _folders(parent: Path) -> str:
-    return ", ".join(sorted(p.name for p in parent.glob("*") if p.is_dir())) or "none"
-
-
-def _read_header(path: Path) -> tuple[int, int]:
-    """The (snippets, dim) a feature file promises, and has the bytes for."""
-    again = "extract the features of this video again"
-    try:
-        with path.open("rb") as file:
-            headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-            shape, _, dtype = headers[npy.read_magic(file)](file)
-            present = os.fstat(file.fileno()).st_size - file.tell()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error}); check that it exists") from error
-    except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise DataError(f"{path}: not a .npy file ({error}); {again}") from error
-    if dtype.hasobject:
-        raise DataError(f"{path}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise DataError(f"{path}: dtype {dtype}, not float16, float32 or float64; save it as float32")
-    if len(shape) != 2:
-        raise DataError(f"{path}: shape {shape}, not (snippets, dim); reshape the array to two axes")
-    if min(shape) < 1:
-        raise DataError(f"{path}: shape {shape} holds no features; {again} or take it out of its split")
-    promised = math.prod(shape) * dtype.itemsize
-    if present != promised:
-        raise DataError(f"{path}: {present} bytes of data where its header promises {promised}; {again}")
-    return shape[0], shape[1]
-
-
-def _common_dim(stream: str, dims: Mapping[Path, int]) -> int:
-    (usual, votes), *_ = Counter(dims.values()).most_common(1)
-    raise_first(
-        f"{path}: dim {dim}, but {votes} of {len(dims)} {stream} files have dim {usual}; extract all with one model"
-        for path, dim in dims.items()
-        if dim != usual
-    )
-    return usual
-
-
-def _load(survey: _Survey) -> Features:
-    features = Features.end_to_end(
-        tuple(np.empty((sum(survey.lengths), dim), np.float32) for dim in survey.dims), survey.lengths
-    )
-    for stream, paths in zip(features.streams, survey.paths, strict=True):
-        for v, path in enumerate(paths):
-            _fill(path, stream[features.rows(v)])
-    return features
-
-
-def _fill(path: Path, out: np.ndarray) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is counted as infinite
-        out[...] = np.load(path, allow_pickle=False)
-    if not np.isfinite(out).all():
-        nans, infinities = int(np.isnan(out).sum()), int(np.isinf(out).sum())
-        raise DataError(
-            f"{path}: {nans} NaN and {infinities} infinite values as float32, of {out.size}; "
-            "extract the features of this video again"
-        )
+def _among(features: Features, own: Sequence[int], num_videos: int) -> Features:
+    """Features of all videos of a split, of which the given ones are here."""
+    starts, lengths = np.zeros((2, num_videos), np.int64)
+    starts[own], lengths[own] = features.starts, features.lengths
+    return Features(features.streams, starts, lengths)

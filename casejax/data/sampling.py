@@ -18,7 +18,7 @@ class PackedSplit(NamedTuple):
     """The features and labels of V videos, end to end, as arrays a compiled step can sample from.
 
     Attributes:
-      streams: (snippets of all videos, D_s) float32, one array a stream.
+      streams: (snippets of all videos, D_s) float32 or bfloat16, one array a stream.
       offsets: (V,) int32, each video's first row.
       lengths: (V,) int32, each video's number of rows.
       labels: (V, C) float32, video-level labels, zeros and ones.
@@ -30,7 +30,45 @@ class PackedSplit(NamedTuple):
     labels: Float[Array, "v c"]
 
 
-def batch_videos(key: Key[Array, ""], step: Int[Array, ""], *, num_videos: int, batch_size: int) -> Int[Array, " b"]:
+class Batch(NamedTuple):
+    """What a step is trained on: B videos of T snippets.
+
+    Attributes:
+      streams: (B, T, D_s) features, one array a stream.
+      labels: (B, C) float32, video-level labels, zeros and ones.
+    """
+
+    streams: tuple[Float[Array, "b t _"], ...]
+    labels: Float[Array, "b c"]
+
+
+def videos_of_part(num_videos: int, part: int, parts: int) -> range:
+    """The videos of one of several contiguous parts of a split, whose sizes differ by one at most.
+
+    Parts of parts nest: the videos of part p of P are those of the parts pS/P to (p + 1)S/P - 1 of S, where P
+    divides S.
+    """
+    first, last = (-(-num_videos * p // parts) for p in (part, part + 1))
+    return range(first, last)
+
+
+def steps_per_epoch(num_videos: int, batch_size: int, data_parts: int = 1) -> int:
+    """Full batches in one pass over the videos.
+
+    Raises:
+      ValueError: fewer videos than one batch takes, or parts that do not divide the batch.
+    """
+    if data_parts < 1 or batch_size % data_parts:
+        raise ValueError(f"a batch of {batch_size} videos cannot take an equal share of {data_parts} parts")
+    steps = (num_videos // data_parts) // (batch_size // data_parts)
+    if steps < 1:
+        raise ValueError(f"{num_videos} videos do not fill one batch of {batch_size} from {data_parts} part(s)")
+    return steps
+
+
+def batch_videos(
+    key: Key[Array, ""], step: Int[Array, ""], *, num_videos: int, batch_size: int, data_parts: int = 1
+) -> Int[Array, " b"]:
     """The videos of one step: every epoch runs through a new order; an incomplete last batch is dropped.
 
     Args:
@@ -38,19 +76,26 @@ def batch_videos(key: Key[Array, ""], step: Int[Array, ""], *, num_videos: int, 
       step: 0-based step of the run; may be traced.
       num_videos: videos V in the split; at least `batch_size`.
       batch_size: videos B a step.
+      data_parts: contiguous parts of the videos (`videos_of_part`), each of which fills an equal share of every
+        batch, in order; a process that serves one part's share of the batch needs no other videos.
 
     Returns:
       (B,) distinct indices below V.
 
     Raises:
-      ValueError: fewer videos than one batch takes.
+      ValueError: as `steps_per_epoch`.
     """
-    steps_per_epoch = num_videos // batch_size
-    if steps_per_epoch < 1:
-        raise ValueError(f"{num_videos} videos do not fill one batch of {batch_size}")
-    epoch, slot = step // steps_per_epoch, step % steps_per_epoch
+    steps = steps_per_epoch(num_videos, batch_size, data_parts)
+    epoch, slot = step // steps, step % steps
     order = jax.random.permutation(jax.random.fold_in(key, epoch), num_videos)
-    return jax.lax.dynamic_slice_in_dim(order, slot * batch_size, batch_size)
+    if data_parts == 1:
+        return jax.lax.dynamic_slice_in_dim(order, slot * batch_size, batch_size)
+    parts = [videos_of_part(num_videos, p, data_parts) for p in range(data_parts)]
+    last = jnp.asarray([part.stop for part in parts])
+    dealt = order[jnp.argsort(jnp.searchsorted(last, order, side="right"), stable=True)]
+    own = jnp.stack([dealt[part.start : part.start + num_videos // data_parts] for part in parts])
+    share = batch_size // data_parts
+    return jax.lax.dynamic_slice_in_dim(own, slot * share, share, axis=1).reshape(batch_size)
 
 
 def uniform_snippets(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, "b t"]:
@@ -92,9 +137,43 @@ def random_snippets(
     return jnp.where(lengths[:, None] == num_snippets, first, drawn).astype(first.dtype)
 
 
-def gather(
-    split: PackedSplit, videos: Int[Array, " b"], snippets: Int[Array, "b t"]
-) -> tuple[Float[Array, "b t _"], ...]:
-    """The features of given snippets of given videos, one (B, T, D_s) array a stream."""
+def draw(
+    key: Key[Array, ""],
+    step: Int[Array, ""],
+    lengths: Int[Array, " v"],
+    *,
+    num_snippets: int,
+    batch_size: int,
+    kind: str = "random",
+    data_parts: int = 1,
+) -> tuple[Int[Array, " b"], Int[Array, "b t"]]:
+    """The videos of one step, and which of their snippets.
+
+    What is drawn for one video depends on its own length alone, so a process can draw its share of a batch
+    without knowing the others' lengths.
+
+    Args:
+      key: the run's key.
+      step: 0-based step of the run; may be traced.
+      lengths: (V,) snippets each video has; at least 1 where it is drawn from.
+      num_snippets: T.
+      batch_size: B.
+      kind: "random" or "stratified" (`random_snippets` with and without a cell's end), or "uniform".
+      data_parts: as for `batch_videos`.
+
+    Returns:
+      (B,) videos and (B, T) indices of their snippets.
+    """
+    order_key, snippet_key = jax.random.split(key)
+    videos = batch_videos(order_key, step, num_videos=len(lengths), batch_size=batch_size, data_parts=data_parts)
+    own = lengths[videos]
+    if kind == "uniform":
+        return videos, uniform_snippets(own, num_snippets)
+    snippet_key = jax.random.fold_in(snippet_key, step)
+    return videos, random_snippets(snippet_key, own, num_snippets, with_end=kind == "random")
+
+
+def gather(split: PackedSplit, videos: Int[Array, " b"], snippets: Int[Array, "b t"]) -> Batch:
+    """The features of given snippets of given videos, and the videos' labels."""
     rows = split.offsets[videos][:, None] + snippets
-    return tuple(stream[rows] for stream in split.streams)
+    return Batch(tuple(stream[rows] for stream in split.streams), split.labels[videos])

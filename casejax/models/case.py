@@ -163,6 +163,8 @@ class CaseNet(nnx.Module):
             raise ValueError(f"the network has {len(self.streams)} streams, got {len(features)} feature arrays")
         if mask is not None:
             features = [jnp.where(mask[:, :, None], x, 0) for x in features]
+        # Features may be stored narrower than the network computes.
+        features = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in features]
         outputs = [stream(x) for stream, x in zip(self.streams, features, strict=True)]
         cas, attention, embedding, cluster_logits = zip(*outputs, strict=True)
         return Outputs(cas, attention, embedding, cluster_logits)

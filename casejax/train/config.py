@@ -103,6 +103,12 @@ class TrainConfig:
 
     epochs: int = option(300, "passes over the training videos")
     batch_size: int = option(16, "videos a step, over all devices")
+    data_parts: int = option(1, "contiguous parts of the training videos that fill an equal share of every batch")
+    model_devices: int = option(1, "devices that share one copy of the network, split over its hidden dimension")
+    feed: Literal["auto", "device", "stream"] = option(
+        "auto",
+        "features stay on the device and are sampled there, or are streamed a batch at a time; auto: if they fit",
+    )
     learning_rate: Number = option(1e-4, "step size of Adam")
     weight_decay: Number = option(5e-4, "L2 penalty added to the gradient before Adam, on all parameters")
     decoupled_decay: bool = option(False, "decay the parameters themselves, as AdamW does")
@@ -179,7 +185,7 @@ class Config:
         positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_threshold nms_decay"
         shares = "cas_weight cluster_momentum gce_exponent test_cas_weight transformed_weight class_threshold"
         flat = self.flat()
-        for name in (*counts.split(), "checkpoint_every", "select_every"):
+        for name in (*counts.split(), "data_parts", "model_devices", "checkpoint_every", "select_every"):
             if flat[name] < 1:
                 raise OptionError(f"{name} must be at least 1, got {flat[name]}")
         for name in ("foreground_divisor", "test_num_snippets"):

@@ -21,9 +21,10 @@ from casejax.data.records import Dataset
 from casejax.data.sampling import PackedSplit
 from casejax.train import mesh as placement
 from casejax.train.config import Config, InferenceConfig
+from casejax.train.feed import pack
 from casejax.train.loop import DivergedError
 from casejax.train.state import TrainState, initial_state
-from casejax.train.step import Metrics, one_step, pack, steps
+from casejax.train.step import Metrics, num_steps_per_epoch, one_step, steps
 
 NUMERIC = (
     "cas_weight",
@@ -165,4 +166,4 @@ def _shape_of(config: Config) -> Config:
 
 
 def _num_steps(config: Config, dataset: Dataset) -> int:
-    return config.train.epochs * (len(dataset.train.videos) // config.train.batch_size)
+    return config.train.epochs * num_steps_per_epoch(len(dataset.train.videos), config)

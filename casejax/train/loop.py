@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
@@ -21,12 +20,13 @@ from casejax.data.records import DataError, Dataset
 from casejax.train import mesh as placement
 from casejax.train.checkpoint import CheckpointError, Checkpoints
 from casejax.train.config import Config
+from casejax.train.feed import make_advance
 from casejax.train.interrupt import StopRequest
 from casejax.train.selection import Selection
 from casejax.train.state import TrainState, initial_state
-from casejax.train.step import make_train_steps, pack
+from casejax.train.step import num_steps_per_epoch
 
-MAY_CHANGE = {"train.epochs", "train.log_every", "train.checkpoint_every"}
+MAY_CHANGE = {"train.epochs", "train.log_every", "train.checkpoint_every", "train.feed"}
 """Options that may differ when a run is resumed: none of them changes what a step computes."""
 
 
@@ -102,14 +102,14 @@ def train(
     """
     config.check()
     console = console or Console(stderr=True)
-    num_videos, batch_size = len(dataset.train.videos), config.train.batch_size
-    if num_videos < batch_size:
+    num_videos, batch_size, parts = len(dataset.train.videos), config.train.batch_size, config.train.data_parts
+    mesh = placement.make_mesh(devices, config.train.model_devices)
+    placement.check_placement(mesh, batch_size=batch_size, hidden=config.network.hidden, data_parts=parts)
+    if num_videos // parts < batch_size // parts:
         raise DataError(
             f"{dataset.source}: {num_videos} training videos do not fill one batch of {batch_size}; "
             f"use --batch-size {num_videos} or less, or more videos"
         )
-    mesh = placement.make_mesh(devices)
-    placement.check_batch(mesh, batch_size)
     out.mkdir(parents=True, exist_ok=True)
     with Checkpoints(out / "checkpoints") as checkpoints:
         meta = describe(config, dataset)
@@ -131,11 +131,11 @@ def _fit(
     candidates: _Candidates | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    total = config.train.epochs * (len(dataset.train.videos) // config.train.batch_size)
+    total = config.train.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
     snippets_a_step = config.train.batch_size * config.method.num_snippets
     graphdef, state = initial_state(config, dataset.dims, len(dataset.classes))
     initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
-    state = jax.device_put(state, placement.replicated(mesh))
+    state = placement.place(state, placement.state_shardings(state, mesh))
     if checkpoints.latest is not None:
         state = checkpoints.restore(state)
         console.print(f"resuming at step {int(state.step)} of {total}")
@@ -143,17 +143,20 @@ def _fit(
     metrics_file = out / "metrics.jsonl"
     _keep_lines_up_to(metrics_file, step)
 
-    split = pack(dataset.train, dataset.classes, mesh)
-    train_steps = make_train_steps(graphdef, config, mesh)
     began = time.perf_counter()
-    with StopRequest() as stop, metrics_file.open("a") as log, _progress(console) as bar:
+    with (
+        make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
+        StopRequest() as stop,
+        metrics_file.open("a") as log,
+        _progress(console) as bar,
+    ):
         task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and stop.signum is None:
             count = min(config.train.log_every - step % config.train.log_every, total - step)
             if candidates is not None:
                 count = min(count, candidates.every - step % candidates.every)
             since = time.perf_counter()
-            state, device_metrics = train_steps(state, split, jnp.int32(count))
+            state, device_metrics = advance(state, step, count)
             metrics = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
             step += count
             if not math.isfinite(metrics["loss"]):
@@ -231,7 +234,8 @@ def _differences(stored: dict[str, Any], meta: dict[str, Any]) -> list[str]:
     """Options and data in which two runs differ, the ones that may change on resuming left out."""
     found = []
     for group in ("network", "method", "train"):
-        there, here = stored["config"].get(group, {}), meta["config"][group]
+        # A run of an earlier version had the default of an option that came later.
+        there, here = Config().as_dict()[group] | stored["config"].get(group, {}), meta["config"][group]
         for name in sorted(there.keys() | here.keys()):
             if f"{group}.{name}" not in MAY_CHANGE and there.get(name) != here.get(name):
                 found.append(f"{name} was {there.get(name)}, is {here.get(name)}")

@@ -1,4 +1,4 @@
-"""The training step: sampled, computed and applied on the device, many steps to one dispatch."""
+"""The training step: computed and applied on the device, with its batch sampled there or handed to it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from casejax.data import sampling
-from casejax.data.records import Split
-from casejax.data.sampling import PackedSplit
+from casejax.data.sampling import Batch, PackedSplit
 from casejax.models import project_prototypes
 from casejax.train import mesh as placement
 from casejax.train.config import Config
@@ -24,45 +23,34 @@ from casejax.train.state import TrainState, make_optimizer
 
 Metrics = dict[str, jax.Array]
 TrainSteps = Callable[[TrainState, PackedSplit, jax.Array], tuple[TrainState, Metrics]]
+BatchStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def pack(split: Split, classes: tuple[str, ...], mesh: Mesh) -> PackedSplit:
-    """Put a split's features and video-level labels on every device of the mesh."""
-    features = split.features
-    everywhere = placement.replicated(mesh)
-    return PackedSplit(
-        streams=jax.device_put(features.streams, everywhere),
-        offsets=jax.device_put(features.starts.astype("int32"), everywhere),
-        lengths=jax.device_put(features.lengths.astype("int32"), everywhere),
-        labels=jax.device_put(split.multi_hot(classes), everywhere),
+def draw(key: jax.Array, step: jax.Array, lengths: jax.Array, *, config: Config) -> tuple[jax.Array, jax.Array]:
+    """The videos (B,) of a step and their snippets (B, T), by the options of a configuration."""
+    return sampling.draw(
+        key,
+        step,
+        lengths,
+        num_snippets=config.method.num_snippets,
+        batch_size=config.train.batch_size,
+        kind=config.method.sampling,
+        data_parts=config.train.data_parts,
     )
 
 
-def one_step(
-    state: TrainState, split: PackedSplit, *, graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh
+def update(
+    state: TrainState, batch: Batch, *, steps_per_epoch: int, graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh
 ) -> tuple[TrainState, Metrics]:
-    """Sample a batch, compute its loss and gradient, update; a pure function of the state and the split.
+    """Compute the loss and gradient of a batch and update the state; a pure function.
 
     The batch is split over the mesh by video; self-labels couple it across devices, since the program is
     written for the global batch. Numeric options of `config` may be traced values.
     """
     method, train = config.method, config.train
-    order_key, snippet_key = jax.random.split(state.key)
-    num_videos = len(split.lengths)
-    videos = sampling.batch_videos(order_key, state.step, num_videos=num_videos, batch_size=train.batch_size)
-    lengths = split.lengths[videos]
-    if method.sampling == "uniform":
-        snippets = sampling.uniform_snippets(lengths, method.num_snippets)
-    else:
-        key = jax.random.fold_in(snippet_key, state.step)
-        with_end = method.sampling == "random"
-        snippets = sampling.random_snippets(key, lengths, method.num_snippets, with_end=with_end)
-    batch = jax.lax.with_sharding_constraint(
-        (sampling.gather(split, videos, snippets), split.labels[videos]), placement.over_videos(mesh)
-    )
-    features, labels = batch
+    features, labels = jax.lax.with_sharding_constraint(batch, placement.over_videos(mesh))
 
-    warmup_steps = method.warmup_epochs * (num_videos // train.batch_size)
+    warmup_steps = method.warmup_epochs * steps_per_epoch
     rest = jnp.clip(1 - (state.step + 1) / jnp.maximum(warmup_steps, 1e-9), 0, 1)
     method = replace(method, cas_weight=method.cas_weight + (1 - method.cas_weight) * rest)
     params = project_prototypes(state.params) if method.projected else state.params
@@ -81,6 +69,24 @@ def one_step(
         cluster_labels=aux.cluster_labels,
     )
     return new, aux.metrics
+
+
+def one_step(
+    state: TrainState, split: PackedSplit, *, graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh
+) -> tuple[TrainState, Metrics]:
+    """Sample a batch and `update`; a pure function of the state and the split."""
+    batch = sampling.gather(split, *draw(state.key, state.step, split.lengths, config=config))
+    epoch = num_steps_per_epoch(len(split.lengths), config)
+    return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
+
+
+def num_steps_per_epoch(num_videos: int, config: Config) -> int:
+    """Full batches in one pass over the training videos."""
+    return sampling.steps_per_epoch(num_videos, config.train.batch_size, config.train.data_parts)
+
+
+def _placed(state: TrainState, mesh: Mesh) -> TrainState:
+    return jax.lax.with_sharding_constraint(state, placement.state_shardings(state, mesh))
 
 
 def steps(
@@ -109,7 +115,26 @@ def make_train_steps(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh) ->
       those steps. `n` is traced: one compilation serves every n.
     """
     one = partial(one_step, graphdef=graphdef, config=config, mesh=mesh)
-    everywhere = placement.replicated(mesh)
-    return jax.jit(
-        partial(steps, one=one), donate_argnums=0, in_shardings=everywhere, out_shardings=(everywhere, everywhere)
-    )
+
+    def run(state: TrainState, split: PackedSplit, num_steps: jax.Array) -> tuple[TrainState, Metrics]:
+        new, metrics = steps(state, split, num_steps, one=one)
+        return _placed(new, mesh), metrics
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def make_batch_step(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh, steps_per_epoch: int) -> BatchStep:
+    """Compile one training step on a batch that comes from outside.
+
+    Returns:
+      (state, batch) -> the next state (its input is donated) and the metrics of the step.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        new, metrics = update(
+            state, batch, steps_per_epoch=steps_per_epoch, graphdef=graphdef, config=config, mesh=mesh
+        )
+        return _placed(new, mesh), metrics
+
+    return run

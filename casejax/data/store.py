@@ -1,0 +1,148 @@
+"""Packed features: those of one split in one memory-mapped file, written once and read ever after.
+
+    FOLDER/NAME-KEY.features   the rows of all videos end to end; a row holds the streams one after the other
+    FOLDER/NAME-KEY.json       what the rows are; it is written last, so its presence says that they are complete
+
+The key stands for everything the rows come from: paths, sizes and times of the source files, streams and type.
+A source that changes gives another key, hence another file, and the one before is deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from casejax.data.records import DataError, Features
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
+BLOCK = 1 << 22  # bytes read at a time where a whole file is checked
+
+
+class Source(NamedTuple):
+    """What a packed file is made from.
+
+    Attributes:
+      files: every source file, in the order their rows are packed in.
+      dims: dimension of each stream.
+      lengths: rows of each video.
+      dtype: type to store, a key of `DTYPES`.
+    """
+
+    files: Sequence[Path]
+    dims: Sequence[int]
+    lengths: Sequence[int]
+    dtype: str
+
+
+def packed(folder: Path, name: str, source: Source, videos: Iterator[np.ndarray]) -> Features:
+    """The features of a split, mapped from its packed file; the file is written first where there is none.
+
+    Args:
+      folder: where packed files are kept; created where missing.
+      name: what the file's name begins with, such as "train".
+      source: what the rows come from.
+      videos: the (rows, sum of dims) float32 arrays of the videos, in order; read only to write the file.
+
+    Returns:
+      Features whose streams are views into the mapped file.
+
+    Raises:
+      DataError: a packed file that is damaged, or a folder that cannot be written.
+      ValueError: an unknown type.
+    """
+    if source.dtype not in DTYPES:
+        raise ValueError(f"packed features are stored as one of {', '.join(DTYPES)}, not {source.dtype}")
+    described = _describe(source)
+    stem = f"{name}-{described['key'][:16]}"
+    try:
+        if not (folder / f"{stem}.json").exists():
+            _write(folder, stem, described, source, videos)
+            _delete_others(folder, name, stem)
+        return _open(folder, stem, described, source)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: packed features cannot be kept there ({error}); make room, or name another folder in --packed"
+        ) from error
+
+
+def release(features: Features) -> None:
+    """Give back the memory of what was read from a mapped file; it stays in the system's page cache."""
+    for array in features.streams:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    """What decides the content of a packed file, and its digest."""
+    stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
+    content = {"dims": list(source.dims), "lengths": list(source.lengths), "dtype": source.dtype}
+    digest = hashlib.sha256(json.dumps([content, stats]).encode()).hexdigest()
+    return content | {"key": digest}
+
+
+def _write(folder: Path, stem: str, described: dict[str, Any], source: Source, videos: Iterator[np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{stem}.{os.getpid()}.partial"
+    checksum = 0
+    try:
+        with partial.open("wb") as file:
+            for rows in videos:
+                data = rows.astype(DTYPES[source.dtype]).tobytes()
+                checksum = zlib.crc32(data, checksum)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(folder / f"{stem}.features")
+        partial.write_text(json.dumps(described | {"crc32": checksum}), encoding="utf-8")
+        partial.rename(folder / f"{stem}.json")
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _delete_others(folder: Path, name: str, stem: str) -> None:
+    """Delete packed files of the same name and another key, their descriptions first."""
+    for suffix in ("json", "features"):
+        for path in folder.glob(f"{name}-{'?' * 16}.{suffix}"):
+            if path.stem != stem:
+                path.unlink(missing_ok=True)
+
+
+def _open(folder: Path, stem: str, described: dict[str, Any], source: Source) -> Features:
+    path, about = folder / f"{stem}.features", folder / f"{stem}.json"
+    remedy = f"delete {about}, and the features are packed again"
+    try:
+        stored = json.loads(about.read_text(encoding="utf-8"))
+        crc32 = stored.pop("crc32")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{about}: is damaged ({error}); {remedy}") from error
+    if stored != described:
+        raise DataError(f"{about}: describes other features than {path.name} was asked for; {remedy}")
+    dtype, width, total = DTYPES[source.dtype], sum(source.dims), sum(source.lengths)
+    expected = total * width * dtype.itemsize
+    if not path.exists() or path.stat().st_size != expected:
+        found = f"{path.stat().st_size} bytes" if path.exists() else "no such file"
+        raise DataError(f"{path}: {found} where {about.name} promises {expected} bytes; {remedy}")
+    with path.open("rb") as file:
+        checksum = 0
+        while block := file.read(BLOCK):
+            checksum = zlib.crc32(block, checksum)
+        if checksum != crc32:
+            raise DataError(f"{path}: checksum {checksum:08x}, not the {crc32:08x} it was written with; {remedy}")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    rows = np.ndarray((total, width), dtype, mapped)
+    bounds = np.cumsum([0, *source.dims])
+    streams = tuple(rows[:, a:b] for a, b in pairwise(bounds))
+    return Features.end_to_end(streams, source.lengths)

@@ -1,0 +1,185 @@
+"""How features reach the training step: kept on the devices and sampled there, or streamed a batch at a time.
+
+Both train on the same batches, since what a step sees is a function of (seed, step) alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from casejax.data import store
+from casejax.data.records import DataError, Split
+from casejax.data.sampling import Batch, PackedSplit
+from casejax.train import mesh as placement
+from casejax.train.config import Config, OptionError
+from casejax.train.state import TrainState
+from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps, num_steps_per_epoch
+
+DEVICE_SHARE = 0.5  # of a device's memory, that features kept there may take
+
+HostBatch = tuple[tuple[np.ndarray, ...], np.ndarray]
+"""This process's videos of a batch: features, one array a stream, and labels."""
+
+Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+"""(state, its step, n) -> the state n steps later and the mean of every metric over them; donates its input."""
+
+
+def make_advance(
+    split: Split, classes: tuple[str, ...], graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh
+) -> AbstractContextManager[Advance]:
+    """What advances the state on a split, by the option `feed`; a context manager, which ends its threads.
+
+    Raises:
+      OptionError: features that this process has only a part of are to stay on the device, or Grain, which
+        streams, is missing.
+    """
+    kind = config.train.feed
+    partial_split = bool((split.features.lengths == 0).any())
+    if kind == "device" and partial_split:
+        raise OptionError("--feed device needs all features in every process; leave out --feed, or --data-parts")
+    if kind == "auto":
+        kind = "device" if not partial_split and _fits(split) else "stream"
+    return (_on_device if kind == "device" else _streamed)(split, classes, graphdef, config, mesh)
+
+
+def pack(split: Split, classes: tuple[str, ...], mesh: Mesh) -> PackedSplit:
+    """Put a split's features and video-level labels on every device of the mesh."""
+    features = split.features
+    arrays = (
+        features.streams,
+        features.starts.astype(np.int32),
+        features.lengths.astype(np.int32),
+        split.multi_hot(classes),
+    )
+    return PackedSplit(*placement.place(arrays, placement.replicated(mesh)))
+
+
+@contextmanager
+def _on_device(
+    split: Split, classes: tuple[str, ...], graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh
+) -> Iterator[Advance]:
+    packed = pack(split, classes, mesh)
+    store.release(split.features)
+    train_steps = make_train_steps(graphdef, config, mesh)
+    yield lambda state, step, count: train_steps(state, packed, jnp.int32(count))
+
+
+@contextmanager
+def _streamed(
+    split: Split, classes: tuple[str, ...], graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh
+) -> Iterator[Advance]:
+    per_epoch = num_steps_per_epoch(len(split.videos), config)
+    batch_step = make_batch_step(graphdef, config, mesh, per_epoch)
+    add = jax.jit(partial(jax.tree.map, jnp.add))
+    read = make_reader(split, classes, config, mesh)
+    batches: Iterator[HostBatch] | None = None
+
+    def advance(state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
+        nonlocal batches
+        if batches is None:
+            batches = _prefetched(read, step, config.train.epochs * per_epoch)
+        batch = to_devices(next(batches), config.train.batch_size, mesh)
+        state, sums = batch_step(state, batch)
+        for _ in range(count - 1):
+            # The next batch travels while a step runs; then that step is waited for, so that no more pile up.
+            batch = to_devices(next(batches), config.train.batch_size, mesh)
+            jax.block_until_ready(sums)
+            state, metrics = batch_step(state, batch)
+            sums = add(sums, metrics)
+        return state, jax.tree.map(lambda s: s / count, sums)
+
+    try:
+        yield advance
+    finally:
+        if batches is not None:
+            batches.close()  # type: ignore[attr-defined]
+
+
+def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Mesh) -> Callable[[int], HostBatch]:
+    """A function of a step to this process's share of its batch: the videos of its devices."""
+    features, labels = split.features, split.multi_hot(classes)
+    slots = own_slots(mesh, config.train.batch_size)
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(cpu):
+        key = jax.random.key(config.train.seed)
+        # Lengths of videos that other processes have are not known here, nor needed.
+        lengths = jnp.asarray(np.maximum(features.lengths, 1), jnp.int32)
+        sample = jax.jit(partial(draw, config=config))
+
+    def read(step: int) -> HostBatch:
+        with jax.default_device(cpu):
+            videos, snippets = jax.device_get(sample(key, jnp.int32(step), lengths))
+        videos, snippets = videos[slots], snippets[slots]
+        absent = [split.videos[v].id for v in videos if features.lengths[v] == 0]
+        if absent:
+            raise DataError(f"step {step} needs {absent[0]}, whose features this process has not read")
+        streams = []
+        for stream in features.streams:
+            out = np.empty((*snippets.shape, stream.shape[1]), stream.dtype)
+            for b, v in enumerate(videos):
+                np.take(stream[features.rows(v)], snippets[b], axis=0, out=out[b])
+            streams.append(out)
+        store.release(features)
+        return tuple(streams), labels[videos]
+
+    return read
+
+
+def own_slots(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The places in a batch that the devices of this process hold, ascending."""
+    indices = placement.over_videos(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices.values()]))
+
+
+def to_devices(batch: HostBatch, batch_size: int, mesh: Mesh) -> Batch:
+    """Put this process's share of a batch on its devices, as a part of the global batch."""
+    sharding = placement.over_videos(mesh)
+    if jax.process_count() == 1:
+        return Batch(*jax.device_put(batch, sharding))
+    first = own_slots(mesh, batch_size)[0]
+
+    def put(own: np.ndarray) -> jax.Array:
+        def rows(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return own[start - first : stop - first]
+
+        return jax.make_array_from_callback((batch_size, *own.shape[1:]), sharding, rows)
+
+    streams, labels = batch
+    return Batch(tuple(put(own) for own in streams), put(labels))
+
+
+def _prefetched(read: Callable[[int], HostBatch], first: int, last: int) -> Iterator[HostBatch]:
+    """`read` of every step from `first` to `last - 1`, one step ahead in a thread."""
+    try:
+        import grain
+    except ImportError as error:
+        raise OptionError(
+            "features are streamed by Grain, which is not installed: pip install 'casejax[stream]', or keep them on "
+            "the device with --feed device"
+        ) from error
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    return iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))
+
+
+def _fits(split: Split) -> bool:
+    """Whether every device can hold the features and leave room for the step."""
+    needed = sum(stream.nbytes for stream in split.features.streams)
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return needed <= DEVICE_SHARE * stats["bytes_limit"]
+    if device.platform == "cpu" and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return needed * jax.local_device_count() <= DEVICE_SHARE * memory
+    return True
