@@ -17,7 +17,15 @@ from pathlib import Path
 
 from casejax.data.formats import read_dataset
 from casejax.data.synthetic import write_world
-from casejax.train.options import add_options, config_from, parse_seeds, run_command
+from casejax.train.distributed import add_cluster_options, is_first, join, own_part, wait_for_all
+from casejax.train.options import (
+    add_options,
+    add_run_options,
+    config_from,
+    parse_seeds,
+    run_command,
+    use_compilation_cache,
+)
 from casejax.train.run import run, run_seeds
 from casejax.train.variants import SYNTHETIC, VARIANTS, variant
 
@@ -29,22 +37,34 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/thumos14 or runs/synthetic)")
     parser.add_argument("--streams", default="rgb,flow", help="feature streams, comma-separated")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--devices", type=int, help="shard the batch over this many devices (default: all)")
     parser.add_argument("--variant", default="corrected", choices=VARIANTS, help="options to start from (corrected)")
     parser.add_argument("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
+    add_run_options(parser)
+    add_cluster_options(parser)
     add_options(parser)
     arguments = parser.parse_args()
     out = arguments.out or Path("runs", "thumos14" if arguments.data else "synthetic")
 
     def command() -> None:
+        join(arguments)
+        use_compilation_cache(arguments.compilation_cache)
         base = variant(arguments.variant)
         config = config_from(arguments, base if arguments.data else base.changed(**SYNTHETIC))
         data = arguments.data
         if data is None:
             data = out / "world"
-            if not data.exists():
+            if is_first() and not data.exists():
                 write_world(data)
-        dataset = read_dataset(data, streams=tuple(arguments.streams.split(",")))
+            wait_for_all("the world is written")
+        part, parts = own_part(config.train.data_parts)
+        dataset = read_dataset(
+            data,
+            streams=tuple(arguments.streams.split(",")),
+            packed=arguments.packed,
+            packed_dtype=arguments.packed_dtype,
+            part=part,
+            parts=parts,
+        )
         options = {"resume": arguments.resume, "devices": arguments.devices}
         if arguments.seeds:
             run_seeds(dataset, config, out, arguments.seeds, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import casejax
 from casejax.data.records import DataError, Dataset
+from casejax.train import distributed
 from casejax.train import mesh as placement
 from casejax.train.checkpoint import CheckpointError, Checkpoints
 from casejax.train.config import Config
@@ -68,7 +70,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "dims": list(dataset.dims),
             "snippet_seconds": dataset.snippet_seconds,
             "train_videos": len(dataset.train.videos),
-            "train_snippets": int(dataset.train.features.lengths.sum()),
+            "train_snippets": distributed.total(int(dataset.train.features.lengths.sum())),
         },
     }
 
@@ -99,9 +101,10 @@ def train(
       CheckpointError: `out` holds a run and `resume` is off, or a run of other options or data.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
       DivergedError: the loss stopped being finite; the last good checkpoint stays.
+      PeerLostError: another process of the run is gone.
     """
     config.check()
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=not distributed.is_first())
     num_videos, batch_size, parts = len(dataset.train.videos), config.train.batch_size, config.train.data_parts
     mesh = placement.make_mesh(devices, config.train.model_devices)
     placement.check_placement(mesh, batch_size=batch_size, hidden=config.network.hidden, data_parts=parts)
@@ -111,13 +114,17 @@ def train(
             f"use --batch-size {num_videos} or less, or more videos"
         )
     out.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(out / "checkpoints") as checkpoints:
-        meta = describe(config, dataset)
-        _check_folder(checkpoints, meta, resume=resume)
-        if selection is None:
-            return _fit(dataset, config, out, mesh, checkpoints, meta, console)
-        with Checkpoints(out / "selected", keep=1) as best:
-            return _fit(dataset, config, out, mesh, checkpoints, meta, console, _Candidates(selection, best, meta))
+    try:
+        with Checkpoints(out / "checkpoints") as checkpoints:
+            meta = describe(config, dataset)
+            _check_folder(checkpoints, meta, resume=resume)
+            if selection is None:
+                return _fit(dataset, config, out, mesh, checkpoints, meta, console)
+            with Checkpoints(out / "selected", keep=1) as best:
+                candidates = _Candidates(selection, best, meta)
+                return _fit(dataset, config, out, mesh, checkpoints, meta, console, candidates)
+    except jax.errors.JaxRuntimeError as error:
+        distributed.raise_peer_lost(error)
 
 
 def _fit(
@@ -141,17 +148,18 @@ def _fit(
         console.print(f"resuming at step {int(state.step)} of {total}")
     step = saved = int(state.step)
     metrics_file = out / "metrics.jsonl"
-    _keep_lines_up_to(metrics_file, step)
+    if distributed.is_first():
+        _keep_lines_up_to(metrics_file, step)
 
     began = time.perf_counter()
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
         StopRequest() as stop,
-        metrics_file.open("a") as log,
+        (metrics_file if distributed.is_first() else Path(os.devnull)).open("a") as log,
         _progress(console) as bar,
     ):
         task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
-        while step < total and stop.signum is None:
+        while step < total and not (signum := distributed.largest(stop.signum or 0)):
             count = min(config.train.log_every - step % config.train.log_every, total - step)
             if candidates is not None:
                 count = min(count, candidates.every - step % candidates.every)
@@ -176,8 +184,8 @@ def _fit(
                 saved = step
         if step > saved or checkpoints.latest is None:
             checkpoints.save(state, meta)
-        if stop.signum is not None and step < total:
-            raise Interrupted(stop.signum, step)
+        if step < total:
+            raise Interrupted(signum, step)
     seconds = time.perf_counter() - began
     if candidates is None:
         return Trained(graphdef, state, initial, seconds)
@@ -194,7 +202,10 @@ class _Candidates:
 
     def consider(self, state: TrainState) -> None:
         """Keep this state if it beats those before; of equals the earlier stays."""
-        score = self._judge(state)
+        judged = state._replace(
+            params=placement.local(state.params), cluster_labels=placement.local(state.cluster_labels)
+        )
+        score = distributed.from_first(self._judge(judged) if distributed.is_first() else 0.0)
         if score > self.score:
             self.score = score
             self.best.save(state, self._meta | {"score": score})

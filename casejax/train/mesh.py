@@ -102,13 +102,15 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
-def on_host(tree: Any) -> Any:
-    """A copy of placed arrays in this process's memory; every process must call it where several hold parts."""
-    whole = all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree))
-    if not whole:
-        mesh = jax.tree.leaves(tree)[0].sharding.mesh
-        tree = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
-    return jax.device_get(tree)
+def local(tree: Any) -> Any:
+    """Placed arrays as this process alone can use them; where there are several, each must call it.
+
+    In a single process they stay as they are. Otherwise they become copies on the host.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mesh = jax.tree.leaves(tree)[0].sharding.mesh
+    return jax.device_get(jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree))
 
 
 def check_placement(mesh: Mesh, *, batch_size: int, hidden: int, data_parts: int) -> None:

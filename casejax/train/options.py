@@ -9,11 +9,16 @@ import types
 import typing
 from collections.abc import Callable, Container
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import jax
+
+from casejax.data import store
 from casejax.data.records import DataError
 from casejax.train.checkpoint import CheckpointError
 from casejax.train.config import Config, OptionError
+from casejax.train.distributed import PeerLostError
 from casejax.train.loop import DivergedError, Interrupted
 
 
@@ -47,6 +52,26 @@ def add_options(parser: argparse.ArgumentParser, *, groups: Container[str] | Non
                 keywords["type"] = _parser_of(hint)
                 keywords["metavar"] = "X"
             group.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where and how a run runs, and change nothing of what it computes."""
+    group = parser.add_argument_group("where it runs")
+    group.add_argument("--devices", type=int, help="shard the batch over this many devices (default: all)")
+    group.add_argument("--packed", type=Path, metavar="DIR", help="pack the features there once, then map them")
+    group.add_argument(
+        "--packed-dtype", choices=store.DTYPES, default="float32", help="type of packed features (float32)"
+    )
+    group.add_argument(
+        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs there for later runs"
+    )
+
+
+def use_compilation_cache(folder: Path | None) -> None:
+    """Keep compiled programs in a folder, and take them from there; None leaves JAX as it is configured."""
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def config_from(arguments: argparse.Namespace, base: Config) -> Config:
@@ -87,8 +112,8 @@ def run_command(command: Callable[[], object], hint: str = "") -> int:
       hint: the command line that resumes it, where one can.
 
     Returns:
-      0; 2 for input or options that cannot be used; 1 for a diverged run; 128 + the signal for one that
-      was stopped and saved.
+      0; 2 for input or options that cannot be used; 1 for a run that diverged or lost a process; 128 + the
+      signal for one that was stopped and saved.
     """
     try:
         command()
@@ -96,7 +121,7 @@ def run_command(command: Callable[[], object], hint: str = "") -> int:
         name = signal.Signals(stopped.signum).name
         print(f"{name}: saved at step {stopped.step}; go on with: {hint}", file=sys.stderr)  # noqa: T201
         return 128 + stopped.signum
-    except DivergedError as error:
+    except (DivergedError, PeerLostError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except (DataError, CheckpointError, OptionError, OSError) as error:

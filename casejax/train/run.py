@@ -20,8 +20,10 @@ from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import CASE, DetectionResult
 from casejax.scores import SnippetScores
+from casejax.train import distributed
+from casejax.train import mesh as placement
 from casejax.train.checkpoint import CheckpointError, Checkpoints
-from casejax.train.config import Config
+from casejax.train.config import Config, OptionError
 from casejax.train.loop import Trained, train
 from casejax.train.scoring import Scored, evaluate_scores, make_test_scorer
 from casejax.train.selection import WARNINGS, Selection, hold_out
@@ -50,7 +52,7 @@ def run(
     resume: bool = False,
     devices: int | None = None,
     console: Console | None = None,
-) -> RunResult:
+) -> RunResult | None:
     """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
 
     `out` then holds `checkpoints/`, `config.json`, `metrics.jsonl`, `predictions.json`,
@@ -64,18 +66,26 @@ def run(
       devices: shard the batch over this many devices; default all.
       console: where results are printed; default standard output.
 
+    Returns:
+      The results; None in all but the first of several processes, which alone evaluates and writes.
+
     Raises:
+      OptionError: an option that needs all features of a process that has read only a part of them.
       As `casejax.train.loop.train`.
     """
     console = console or default_console()
+    _check_features(dataset, config)
     trained, selection = _train_selected(dataset, config, out, resume=resume, devices=devices)
+    params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
+    if not distributed.is_first():
+        return None
     report.write_json(out / "config.json", config.as_dict())
 
     score = make_test_scorer(trained.graphdef, dataset, config)
     untrained = evaluate_scores(
         score(trained.initial.params, trained.initial.cluster_labels).scores, dataset, config.inference
     )
-    scored = score(trained.state.params, trained.state.cluster_labels)
+    scored = score(params, labels)
     result = _report(
         console,
         dataset,
@@ -128,7 +138,11 @@ def run_seeds(
     for seed in seeds:
         console.print(f"seed {seed}", highlight=False)
         folder = out / f"seed-{seed}"
-        results[seed] = run(dataset, config.changed(seed=seed), folder, resume=resume, devices=devices, console=console)
+        result = run(dataset, config.changed(seed=seed), folder, resume=resume, devices=devices, console=console)
+        if result is not None:
+            results[seed] = result
+    if not results:
+        return results
     summary = report.print_seeds(console, {seed: r.detection for seed, r in results.items()}, protocol=CASE)
     report.write_json(out / "seeds.json", {"variant": describe_variant(config), **summary})
     return results
@@ -202,8 +216,23 @@ def evaluate_run(
 
 
 def default_console() -> Console:
-    """Standard output, 100 columns wide where it is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 100)
+    """Standard output, 100 columns wide where it is no terminal; silent in all but the first of several processes."""
+    return Console(width=None if sys.stdout.isatty() else 100, quiet=not distributed.is_first())
+
+
+def _check_features(dataset: Dataset, config: Config) -> None:
+    """Refuse options that need the whole train split in a process that has read a part of it."""
+    if (dataset.train.features.lengths > 0).all():
+        return
+    for name, value, needs in (
+        ("select", config.train.select, "train-holdout"),
+        ("test_cluster_labels", config.inference.test_cluster_labels, "train"),
+    ):
+        if value == needs:
+            raise OptionError(
+                f"--{name.replace('_', '-')} {value} needs all training features in one process; leave out "
+                "--data-parts, so that each process reads them all"
+            )
 
 
 def _train_selected(

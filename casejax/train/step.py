@@ -85,8 +85,9 @@ def num_steps_per_epoch(num_videos: int, config: Config) -> int:
     return sampling.steps_per_epoch(num_videos, config.train.batch_size, config.train.data_parts)
 
 
-def _placed(state: TrainState, mesh: Mesh) -> TrainState:
-    return jax.lax.with_sharding_constraint(state, placement.state_shardings(state, mesh))
+def _placed(state: TrainState, metrics: Metrics, mesh: Mesh) -> tuple[TrainState, Metrics]:
+    state = jax.lax.with_sharding_constraint(state, placement.state_shardings(state, mesh))
+    return state, jax.lax.with_sharding_constraint(metrics, placement.replicated(mesh))
 
 
 def steps(
@@ -114,11 +115,11 @@ def make_train_steps(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh) ->
       (state, split, n) -> the state n steps later (its input is donated) and the mean of every metric over
       those steps. `n` is traced: one compilation serves every n.
     """
-    one = partial(one_step, graphdef=graphdef, config=config, mesh=mesh)
+    # A jit of its own, so that asking for its shapes and looping over it share one trace.
+    one = jax.jit(partial(one_step, graphdef=graphdef, config=config, mesh=mesh))
 
     def run(state: TrainState, split: PackedSplit, num_steps: jax.Array) -> tuple[TrainState, Metrics]:
-        new, metrics = steps(state, split, num_steps, one=one)
-        return _placed(new, mesh), metrics
+        return _placed(*steps(state, split, num_steps, one=one), mesh)
 
     return jax.jit(run, donate_argnums=0)
 
@@ -132,9 +133,7 @@ def make_batch_step(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh, ste
 
     @partial(jax.jit, donate_argnums=0)
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        new, metrics = update(
-            state, batch, steps_per_epoch=steps_per_epoch, graphdef=graphdef, config=config, mesh=mesh
-        )
-        return _placed(new, mesh), metrics
+        one = update(state, batch, steps_per_epoch=steps_per_epoch, graphdef=graphdef, config=config, mesh=mesh)
+        return _placed(*one, mesh)
 
     return run
