@@ -5,9 +5,10 @@ Both train on the same batches, since what a step sees is a function of (seed, s
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -84,25 +85,23 @@ def _streamed(
     read = make_reader(split, classes, config, mesh)
     batches: Iterator[HostBatch] | None = None
 
-    def advance(state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
-        nonlocal batches
-        if batches is None:
-            batches = _prefetched(read, step, config.train.epochs * per_epoch)
-        batch = to_devices(next(batches), config.train.batch_size, mesh)
-        state, sums = batch_step(state, batch)
-        for _ in range(count - 1):
-            # The next batch travels while a step runs; then that step is waited for, so that no more pile up.
-            batch = to_devices(next(batches), config.train.batch_size, mesh)
-            jax.block_until_ready(sums)
-            state, metrics = batch_step(state, batch)
-            sums = add(sums, metrics)
-        return state, jax.tree.map(lambda s: s / count, sums)
+    with ExitStack() as stack:
 
-    try:
+        def advance(state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
+            nonlocal batches
+            if batches is None:
+                batches = stack.enter_context(prefetched(read, step, config.train.epochs * per_epoch))
+            batch = to_devices(next(batches), config.train.batch_size, mesh)
+            state, sums = batch_step(state, batch)
+            for _ in range(count - 1):
+                # The next batch travels while a step runs; then that step is waited for, so that no more pile up.
+                batch = to_devices(next(batches), config.train.batch_size, mesh)
+                jax.block_until_ready(sums)
+                state, metrics = batch_step(state, batch)
+                sums = add(sums, metrics)
+            return state, jax.tree.map(lambda s: s / count, sums)
+
         yield advance
-    finally:
-        if batches is not None:
-            batches.close()  # type: ignore[attr-defined]
 
 
 def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Mesh) -> Callable[[int], HostBatch]:
@@ -125,7 +124,7 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
             raise DataError(f"step {step} needs {absent[0]}, whose features this process has not read")
         streams = []
         for stream in features.streams:
-            out = np.empty((*snippets.shape, stream.shape[1]), stream.dtype)
+            out = _aligned((*snippets.shape, stream.shape[1]), stream.dtype)
             for b, v in enumerate(videos):
                 np.take(stream[features.rows(v)], snippets[b], axis=0, out=out[b])
             streams.append(out)
@@ -133,6 +132,14 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
         return tuple(streams), labels[videos]
 
     return read
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An empty array where JAX for CPU wants one, so that it is used as it is and not copied."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    first = -raw.ctypes.data % 64
+    return raw[first : first + size].view(dtype).reshape(shape)
 
 
 def own_slots(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -159,8 +166,13 @@ def to_devices(batch: HostBatch, batch_size: int, mesh: Mesh) -> Batch:
     return Batch(tuple(put(own) for own in streams), put(labels))
 
 
-def _prefetched(read: Callable[[int], HostBatch], first: int, last: int) -> Iterator[HostBatch]:
-    """`read` of every step from `first` to `last - 1`, one step ahead in a thread."""
+@contextmanager
+def prefetched(read: Callable[[int], HostBatch], first: int, last: int) -> Iterator[Iterator[HostBatch]]:
+    """`read` of every step from `first` to `last - 1`, one step ahead in a thread that ends with the context.
+
+    Raises:
+      OptionError: Grain is not installed.
+    """
     try:
         import grain
     except ImportError as error:
@@ -169,7 +181,11 @@ def _prefetched(read: Callable[[int], HostBatch], first: int, last: int) -> Iter
             "the device with --feed device"
         ) from error
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    return iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))
+    batches = iter(grain.MapDataset.range(first, last).map(read).to_iter_dataset(options))
+    try:
+        yield batches
+    finally:
+        batches.close()
 
 
 def _fits(split: Split) -> bool:
