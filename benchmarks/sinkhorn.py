@@ -1,0 +1,326 @@
+"""Sinkhorn iterations per second, beside exp-domain PyTorch, OTT-JAX and POT, and the memory that they take.
+
+Run:     python benchmarks/sinkhorn.py                                  everything, about three minutes
+         python benchmarks/sinkhorn.py truncated --rows 12000 200000 --columns 16
+         python benchmarks/sinkhorn.py converged ragged memory
+
+Scores lie within ±1 and epsilon is 1/20, as CASE has them; half of a score is a preference common to all rows. Before
+a time is printed, plans are compared entry by entry. `ours` is all that `ot.sinkhorn` returns, marginal errors included
+and without an outer jit; PyTorch works in place, without a guard against overflow. The bound is the greater of two: the
+bytes that must pass at the rate at which all cores copy arrays of that size, and one empty dispatch. Bytes are those of
+whole-array passes: the range of the scores, the kernel written, two reads an iteration, the marginal error, the plan.
+A `+` after an iteration count: in float32 that peer had not met its tolerance after five times our iterations.
+
+Last printout, with other work on the machine, under which PyTorch's threads wait for each other most:
+
+    AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu, ott-jax 0.6.0, POT 0.9.7.post1
+    3 iterations
+    rows x columns       ours   PyTorch          OTT lse        OTT kernel            bound       compile
+    1,000 x 16       0.316 ms   11.1 ms  35.3x  0.371 ms  1.2x     0.26 ms  0.8x  0.0603 ms  19%    1.5 s
+    12,000 x 16      0.775 ms   1.22 ms   1.6x   3.21 ms  4.1x     2.34 ms  3.0x   0.117 ms  15%    1.4 s
+    200,000 x 16      8.86 ms    134 ms  15.1x   42.1 ms  4.7x     56.2 ms  6.3x    3.63 ms  41%    1.3 s
+    1,000,000 x 16    96.8 ms    211 ms   2.2x    279 ms  2.9x      395 ms  4.1x    24.8 ms  26%    1.0 s
+    10,000,000 x 16    732 ms  1,289 ms   1.8x         -                 -           166 ms  23%    3.3 s
+    1,000 x 128      0.355 ms  0.311 ms   0.9x  0.778 ms  2.2x    0.764 ms  2.2x  0.0548 ms  15%    0.6 s
+    12,000 x 128      1.82 ms   2.21 ms   1.2x   7.92 ms  4.3x     9.47 ms  5.2x   0.648 ms  36%    0.6 s
+    200,000 x 128      102 ms     94 ms   0.9x    204 ms  2.0x      399 ms  3.9x    31.6 ms  31%    0.6 s
+    1,000,000 x 128    375 ms    491 ms   1.3x         -                 -           129 ms  34%    0.8 s
+
+    to 1e-06
+    rows x columns      ours  OTT lse        OTT kernel          POT log             bound              iterations
+    1,000 x 16      0.306 ms  1.15 ms  3.8x    0.943 ms   3.1x   10.1 ms   32.9x  0.119 ms  39%  17 / 20 / 20 / 20
+    12,000 x 16      1.01 ms   6.8 ms  6.7x     22.6 ms  22.4x    367 ms  363.8x  0.217 ms  22%  13 / 20 / 90+ / 84+
+    200,000 x 16     10.7 ms   100 ms  9.4x      359 ms  33.6x  6,681 ms  626.0x   5.39 ms  51%  12 / 20 / 80+ / 79+
+    1,000 x 128     0.527 ms  1.98 ms  3.8x     2.13 ms   4.0x   12.3 ms   23.4x  0.148 ms  28%   6 / 10 / 10 / 10
+    12,000 x 128     2.06 ms  12.2 ms  5.9x     88.9 ms  43.2x    139 ms   67.8x  0.853 ms  41%   5 / 10 / 50+ / 10
+
+    64 problems of 50 to 750 rows x 16, 3 iterations
+              ours  PyTorch, a loop          OTT lse, vmap          bound       compile
+    batch  2.53 ms           448 ms  177.1x          13 ms  5.1x  0.46 ms  18%    0.9 s
+
+    peak resident memory at 10,000,000 x 16, times the input (input and plan alone: 2)
+    ours    2.22
+    torch   2.06
+    lse     3.21
+    kernel  5.07
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from measure import machine, medians, milliseconds, print_table, seconds
+
+from casejax import ot
+
+EPSILON, PACKAGES = 0.05, {"torch": "torch", "ott": "ott-jax", "ot": "POT"}
+
+
+def make_scores(num_rows: int, num_columns: int, spread: float = 0.5) -> np.ndarray:
+    """Uniform scores within ±1, a share of each being common to its column."""
+    rng = np.random.default_rng(0)
+    common = (2 * rng.random(num_columns) - 1).astype(np.float32)
+    scores = rng.random((num_rows, num_columns), np.float32)
+    scores *= 2 * (1 - spread)
+    scores += spread * common - (1 - spread)
+    return scores
+
+
+def exp_domain(scores, num_iters: int = 3):
+    """What a PyTorch user writes: the exponential, then columns and rows scaled in place."""
+    plan = (scores / EPSILON).exp_()
+    for _ in range(num_iters):
+        plan *= (len(plan) / plan.shape[1]) / plan.sum(0)
+        plan /= plan.sum(1, keepdim=True)
+    return plan
+
+
+def ott_plan(*, lse_mode: bool, **options) -> Callable[..., tuple]:
+    """A jitted function from scores and row weights, which sum to 1, to OTT's plan and iterations."""
+    from ott.geometry.geometry import Geometry
+    from ott.problems.linear.linear_problem import LinearProblem
+    from ott.solvers.linear.sinkhorn import Sinkhorn
+
+    solver = Sinkhorn(lse_mode=lse_mode, **options)
+
+    def solve(scores: jax.Array, weights: jax.Array | None = None) -> tuple:
+        done = solver(LinearProblem(Geometry(cost_matrix=-scores, epsilon=EPSILON), a=weights))
+        return done.matrix, done.n_iters
+
+    return jax.jit(solve)
+
+
+def has(module: str) -> bool:
+    """Whether a peer is there."""
+    return find_spec(module) is not None
+
+
+def check(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> None:
+    """Stop where two plans differ; row sums are 1."""
+    worst = float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
+    assert worst < tolerance, f"{name}: plans differ by {worst:.2g}"
+
+
+def traffic_bound(num_bytes: float, array_bytes: int) -> float:
+    """Seconds to move so many bytes, at the rate of copies of two arrays, or of 1 GB of them, by all cores."""
+    size = min(array_bytes, 2**29) // 8
+    source, target = np.ones(size), np.zeros(size)
+    cores = os.cpu_count() or 1
+    pieces = [slice(i * size // cores, (i + 1) * size // cores) for i in range(cores)]
+    repeats = max(1, int(3e6 // size))
+    with ThreadPoolExecutor(cores) as pool:
+
+        def copy(piece: slice) -> None:
+            for _ in range(repeats):
+                np.copyto(target[piece], source[piece])
+
+        taken = medians({"copy": lambda: list(pool.map(copy, pieces))}, repeats=5)["copy"] / repeats
+    return num_bytes * taken / (16 * size)
+
+
+def bound(scores: jax.Array, num_iters: int) -> float:
+    """The least time of an iteration count, in seconds."""
+    empty = jax.jit(lambda x: x + 1)
+    dispatch = medians({"empty": lambda: empty(jnp.zeros(8))}, repeats=50)["empty"]
+    return max(dispatch, traffic_bound((6 + 2 * num_iters) * scores.nbytes, scores.nbytes))
+
+
+def times(theirs: float | None, ours: float) -> list[str]:
+    """A peer's time and how many times ours it is."""
+    return ["-", ""] if theirs is None else [milliseconds(theirs), f"{theirs / ours:.1f}x"]
+
+
+def truncated(sizes: Sequence[tuple[int, int]]) -> None:
+    """Three iterations, the labels of CASE."""
+    table = []
+    for num_rows, num_columns in sizes:
+        host = make_scores(num_rows, num_columns)
+        scores = jnp.asarray(host)
+        first = seconds(lambda: ot.sinkhorn(scores, epsilon=EPSILON))  # noqa: B023
+        runs: dict[str, Callable] = {"ours": lambda: ot.sinkhorn(scores, epsilon=EPSILON)}  # noqa: B023
+        plan = runs["ours"]().plan
+        small = num_rows * num_columns <= 2**25
+        if has("torch"):
+            import torch
+
+            tensor = torch.from_numpy(host)
+            runs["torch"] = lambda: exp_domain(tensor)  # noqa: B023
+            check("PyTorch", plan, runs["torch"](), 1e-5)
+        if has("ott") and small:
+            for name, lse_mode in (("lse", True), ("kernel", False)):
+                solve = ott_plan(
+                    lse_mode=lse_mode, threshold=-1.0, min_iterations=3, max_iterations=3, inner_iterations=3
+                )
+                runs[name] = lambda solve=solve: solve(scores)  # noqa: B023
+                check(f"OTT {name}", plan, runs[name]()[0] * num_rows, 5e-5)
+        del plan
+        took = medians(runs, repeats=int(np.clip(4e8 // host.size, 3, 100)))
+        ours, least = took["ours"], bound(scores, 3)
+        row = [f"{num_rows:,} x {num_columns}", milliseconds(ours)]
+        for name in ("torch", "lse", "kernel"):
+            row += times(took.get(name), ours)
+        table.append([*row, milliseconds(least), f"{least / ours:.0%}", f"{first - ours:.1f} s"])
+    print("3 iterations")
+    head = ["rows x columns", "ours", "PyTorch", "", "OTT lse", "", "OTT kernel", "", "bound", "", "compile"]
+    print_table(head, table)
+
+
+def converged(sizes: Sequence[tuple[int, int]], tolerance: float = 1e-6, most: int = 2000) -> None:
+    """To a marginal error of 1e-6, as a share of the mass in L1."""
+    table = []
+    for num_rows, num_columns in sizes:
+        host = make_scores(num_rows, num_columns)
+        scores = jnp.asarray(host)
+        runs: dict[str, Callable] = {
+            "ours": lambda: ot.sinkhorn(scores, epsilon=EPSILON, num_iters=most, tolerance=tolerance)  # noqa: B023
+        }
+        got = runs["ours"]()
+        assert bool(got.converged)
+        done, cap = [f"{got.iterations}"], 5 * int(got.iterations) + 20  # float32 peers may never get there
+        if has("ott"):
+            for name, lse_mode in (("lse", True), ("kernel", False)):
+                solve = ott_plan(lse_mode=lse_mode, threshold=tolerance, max_iterations=cap)
+                runs[name] = lambda solve=solve: solve(scores)  # noqa: B023
+                plan, count = runs[name]()
+                check(f"OTT {name}", got.plan, plan * num_rows, 1e-3)
+                done.append(f"{count}" + "+" * (int(count) >= cap - 1))
+        pot_seconds = None
+        if has("ot"):
+            from ot.bregman import sinkhorn_log
+
+            rows = np.full(num_rows, 1 / num_rows, np.float32)
+            columns = np.full(num_columns, 1 / num_columns, np.float32)
+            since = time.perf_counter()  # once: it takes the longest by far
+            plan, log = sinkhorn_log(
+                rows, columns, -host, EPSILON, numItermax=cap, stopThr=tolerance, log=True, warn=False
+            )
+            pot_seconds = time.perf_counter() - since
+            check("POT", got.plan, plan * num_rows, 1e-3)
+            done.append(f"{log['niter']}" + "+" * (log["niter"] >= cap - 1))
+        took = medians(runs, repeats=int(np.clip(2e7 // host.size, 5, 20)))
+        ours, least = took["ours"], bound(scores, int(got.iterations))
+        row = [f"{num_rows:,} x {num_columns}", milliseconds(ours)]
+        for theirs in (took.get("lse"), took.get("kernel"), pot_seconds):
+            row += times(theirs, ours)
+        table.append([*row, milliseconds(least), f"{least / ours:.0%}", " / ".join(done)])
+    print(f"\nto {tolerance:g}")
+    head = ["rows x columns", "ours", "OTT lse", "", "OTT kernel", "", "POT log", "", "bound", "", "iterations"]
+    print_table(head, table)
+
+
+def ragged(num_problems: int = 64, longest: int = 750, num_columns: int = 16) -> None:
+    """Problems of 50 to 750 rows: one masked batch, against a loop and against a batch of weights."""
+    lengths = np.random.default_rng(1).integers(50, longest + 1, num_problems)
+    host = make_scores(num_problems * longest, num_columns).reshape(num_problems, longest, num_columns)
+    mask = np.arange(longest) < lengths[:, None]
+    scores, device_mask = jnp.asarray(host), jnp.asarray(mask)
+    solve = jax.jit(jax.vmap(lambda s, m: ot.sinkhorn(s, mask=m, epsilon=EPSILON)))
+    runs: dict[str, Callable] = {"ours": lambda: solve(scores, device_mask)}
+    first = seconds(runs["ours"])
+    plan = np.asarray(runs["ours"]().plan)
+    if has("torch"):
+        import torch
+
+        tensors = [torch.from_numpy(s[:n]) for s, n in zip(host, lengths, strict=True)]
+        runs["torch"] = lambda: [exp_domain(tensor) for tensor in tensors]
+        for ours, theirs in zip(plan, runs["torch"](), strict=True):
+            check("PyTorch", ours[: len(theirs)], theirs, 1e-5)
+    if has("ott"):
+        weights = jnp.asarray(mask / lengths[:, None], jnp.float32)
+        options = {"threshold": -1.0, "min_iterations": 3, "max_iterations": 3, "inner_iterations": 3}
+        batch = jax.jit(jax.vmap(ott_plan(lse_mode=True, **options)))
+        runs["lse"] = lambda: batch(scores, weights)
+        check("OTT lse", plan, runs["lse"]()[0] * lengths[:, None, None], 5e-5)
+    took = medians(runs, repeats=30)
+    ours, least = took["ours"], bound(scores, 3)
+    print(f"\n{num_problems} problems of 50 to {longest} rows x {num_columns}, 3 iterations")
+    row = ["batch", milliseconds(ours), *times(took.get("torch"), ours), *times(took.get("lse"), ours)]
+    row += [milliseconds(least), f"{least / ours:.0%}", f"{first - ours:.1f} s"]
+    print_table(["", "ours", "PyTorch, a loop", "", "OTT lse, vmap", "", "bound", "", "compile"], [row])
+
+
+def memory(num_rows: int, num_columns: int = 16) -> None:
+    """Peak resident memory of one call, input included, in sizes of the input; each in a process of its own."""
+    print(f"\npeak resident memory at {num_rows:,} x {num_columns}, times the input (input and plan alone: 2)")
+    peers = [("ours", "jax"), ("torch", "torch"), ("lse", "ott"), ("kernel", "ott")]
+    for name, module in peers:
+        if has(module):
+            command = [sys.executable, __file__, "memory", "--peak-of", name, str(num_rows), str(num_columns)]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            print(f"{name:8s}{output.strip()}")
+
+
+def peak_of(name: str, num_rows: int, num_columns: int) -> float:
+    """Peak resident memory of this process during one call, input included, over the size of the input."""
+
+    def resident(field: str) -> int:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith(field))
+
+    def solver(scores: np.ndarray) -> Callable[[], object]:
+        if name == "torch":
+            import torch
+
+            tensor = torch.from_numpy(scores)
+            return lambda: exp_domain(tensor)
+        device = jax.block_until_ready(jnp.array(scores))
+        if name == "ours":
+            return lambda: ot.sinkhorn(device, epsilon=EPSILON)
+        options = {"threshold": -1.0, "min_iterations": 3, "max_iterations": 3, "inner_iterations": 3}
+        solve = ott_plan(lse_mode=name == "lse", **options)
+        return lambda: solve(device)
+
+    seconds(solver(make_scores(1000, num_columns)))  # threads and libraries
+    before = resident("VmRSS")
+    host = make_scores(num_rows, num_columns)
+    size, run = host.nbytes, solver(host)
+    del host
+    time.sleep(2)  # pages of the copy that is no longer needed go back after a while
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")  # Linux: the peak starts again from here
+    seconds(run)
+    return (resident("VmHWM") - before) / size
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ["truncated", "converged", "ragged", "memory"]
+    parser.add_argument("parts", nargs="*", default=parts, help=f"which of {', '.join(parts)}; default all")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 12_000, 200_000, 1_000_000, 10_000_000])
+    parser.add_argument("--columns", type=int, nargs="+", default=[16, 128])
+    parser.add_argument("--largest", type=int, default=160_000_000, help="entries of the largest problem")
+    parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if arguments.peak_of:
+        name, num_rows, num_columns = arguments.peak_of
+        print(f"{peak_of(name, int(num_rows), int(num_columns)):.2f}")
+        return
+    sys.stdout.reconfigure(line_buffering=True)
+    print(machine(*(package for module, package in PACKAGES.items() if has(module))))
+    for module, package in PACKAGES.items():
+        if not has(module):
+            print(f'{package} is not installed: pip install -e ".[bench]"')
+    sizes = [(n, k) for k in arguments.columns for n in arguments.rows if n * k <= arguments.largest]
+    if "truncated" in arguments.parts:
+        truncated(sizes)
+    if "converged" in arguments.parts:
+        converged([(n, k) for n, k in sizes if n * k <= 4_000_000])
+    if "ragged" in arguments.parts:
+        ragged()
+    if "memory" in arguments.parts:
+        memory(max(n for n in arguments.rows if n * 16 <= arguments.largest))
+
+
+if __name__ == "__main__":
+    main()

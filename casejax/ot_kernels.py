@@ -1,0 +1,247 @@
+"""Sums and products with the kernel exp(scores / epsilon + log_prior) of a transport problem, in two ways.
+
+`plain_kernel` holds an entry as one float: fast, and safe as long as `is_narrow`. `wide_kernel` holds a float and a
+power of two beside it: safe at any range. Both give every entry of a plan to the digits of its float type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+REACH = 24.0
+"""|scores / epsilon + log_prior| up to which a plain kernel, its sums and its scalings stay within float32."""
+
+MASSES = 1e6
+"""Greatest ratio of two masses of one marginal that a plain kernel is trusted with."""
+
+
+class Kernel(NamedTuple):
+    """What an iteration needs of a kernel; a scaling (of rows or columns) and sums are pytrees of one kind."""
+
+    ones: Callable[[Any], Any]  # which rows take part -> their scaling by 1
+    column_sums: Callable[[Any], Any]  # scaling of rows -> sums over rows
+    row_sums: Callable[[Any], Any]  # scaling of columns -> sums over columns
+    scaling: Callable[[Any, Any, Any], Any]  # wanted masses, sums, power or None -> (wanted / sums)**power
+    product: Callable[[Any, Any], Any]  # sums times scaling, as an array
+    log: Callable[[Any], Any]  # logarithm of a scaling, -inf where the scaling is 0
+    plan: Callable[[Any, Any, Any], Any]  # scalings of rows and columns, last column sums -> the scaled kernel
+
+
+class Wide(NamedTuple):
+    """The numbers `factor * 2**exponent`; exponents are whole, held in floats, and have no derivative."""
+
+    factor: Float[Array, " m"]
+    exponent: Float[Array, " m"]
+
+
+def is_narrow(
+    scores: Float[Array, "n k"],
+    log_prior: Float[Array, "n k"] | None,
+    rows: Float[Array, " n"],
+    columns: Float[Array, " k"],
+    epsilon: Float[Array, ""],
+) -> Bool[Array, ""]:
+    """Whether a plain kernel is safe. Under `vmap` there is one answer for the whole batch."""
+    scores, log_prior, rows, columns, epsilon = jax.lax.stop_gradient((scores, log_prior, rows, columns, epsilon))
+    reach = jnp.abs(scores).max() / epsilon
+    if log_prior is not None:
+        reach = reach + jnp.abs(log_prior).max()
+    narrow = reach <= REACH
+    for masses in (rows, columns):
+        greatest = masses.max()
+        least = jnp.where(masses > 0, masses, greatest).min()
+        narrow = narrow & (greatest <= MASSES * least) & (greatest <= 1e8) & (greatest >= 1e-8)
+    return _everywhere(narrow)
+
+
+@jax.custom_batching.custom_vmap
+def _everywhere(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    # `lax.cond` on a batch of flags would compute both branches for every problem.
+    return flag
+
+
+@_everywhere.def_vmap
+def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[Bool[Array, ""], bool]:
+    del axis_size
+    return _everywhere(flag.all(axis=0) if in_batched[0] else flag), False
+
+
+def rows_a_part(num_rows: int) -> int:
+    """Rows whose sum is taken in one go; of 1e5 float32 numbers added in a row, a sum is good to 1e-5 only."""
+    if num_rows <= 1024:
+        return num_rows
+    divisors = [size for size in range(1024, 127, -1) if num_rows % size == 0]
+    for_shards = [size for size in divisors if num_rows // size % 8 == 0]  # parts that 8 devices share evenly
+    return next(iter(for_shards + divisors), 512)
+
+
+def plain_kernel(
+    scores: Float[Array, "n k"], log_prior: Float[Array, "n k"] | None, epsilon: Float[Array, ""]
+) -> Kernel:
+    """The kernel in one array, which the plan is written over; N is a multiple of `rows_a_part(N)`."""
+    exponents, rest = _log_kernel(scores, log_prior, epsilon)
+    values = jnp.exp(rest) * _power_of_two(exponents)
+
+    def scaling(wanted: jax.Array, sums: jax.Array, power: jax.Array | None) -> jax.Array:
+        return _raised(_ratio(wanted, sums), power)
+
+    return Kernel(
+        ones=lambda active: active.astype(values.dtype),
+        column_sums=lambda u: _sum_rows(u, values),
+        row_sums=lambda v: jnp.dot(values, v, precision="highest"),
+        scaling=scaling,
+        product=lambda sums, v: sums * v,
+        log=_log,
+        plan=lambda u, v, sums: _scaled(values, u, v, sums),
+    )
+
+
+@jax.custom_jvp
+def _scaled(
+    values: Float[Array, "n k"], u: Float[Array, " n"], v: Float[Array, " k"], sums: Float[Array, " k"]
+) -> Float[Array, "n k"]:
+    """The product `u[:, None] * values * v[None, :]`, in the place of `values`.
+
+    XLA gives a result a buffer of its own, except that of a loop: so this is a loop of one round. At 1e7 x 16 it saves
+    a third of the memory, and most of the time of a fresh plan, which goes into mapping its pages. The last use of
+    `values` must come before: hence the loop waits for the `sums`, which are not negative, though XLA cannot know.
+    """
+
+    def scale(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return carry[0] * (u[:, None] * v[None, :]), jnp.bool_(False)
+
+    pending = jnp.logical_not((sums < 0).any())
+    return jax.lax.while_loop(lambda carry: carry[1], scale, (values, pending))[0]
+
+
+@_scaled.defjvp
+def _(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    (values, u, v, _), (of_values, of_u, of_v, _) = primals, tangents
+    of_scalings = of_u[:, None] * v[None, :] + u[:, None] * of_v[None, :]
+    return _scaled(*primals), of_values * (u[:, None] * v[None, :]) + values * of_scalings
+
+
+def wide_kernel(
+    scores: Float[Array, "n k"],
+    log_prior: Float[Array, "n k"] | None,
+    epsilon: Float[Array, ""],
+    active: Bool[Array, "n k"] | None,
+) -> Kernel:
+    """The kernel as residues * 2**exponents; N is a multiple of `rows_a_part(N)`, `active` entries take part.
+
+    Exponents are whole numbers, which add and cancel without rounding, so every entry of the plan keeps the digits of
+    its float type. A logarithm of the kernel would not keep them: in float32 one near 2000 is good to 1e-4 only.
+    """
+    exponents, rest = _log_kernel(scores, log_prior, epsilon)
+    residues = jnp.exp(rest)
+    if active is not None:  # what takes no part is 0 in the kernel, and must not be the greatest term of a sum
+        exponents = jnp.where(active, exponents, -jnp.inf)
+
+    def sums(scaling: Wide, axis: int) -> Wide:
+        shifted = exponents + jnp.expand_dims(scaling.exponent, 1 - axis)
+        top = jnp.max(shifted, axis=axis)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        terms = residues * _power_of_two(shifted - jnp.expand_dims(top, axis))
+        if axis == 1:
+            return Wide(jnp.dot(terms, scaling.factor, precision="highest"), top)
+        return Wide(_sum_rows(scaling.factor, terms), top)
+
+    def plan(u: Wide, v: Wide, _: Wide) -> jax.Array:
+        powers = _power_of_two(exponents + (u.exponent[:, None] + v.exponent[None, :]))
+        return residues * powers * (u.factor[:, None] * v.factor[None, :])
+
+    def ones(active: jax.Array) -> Wide:
+        factor = active.astype(residues.dtype)
+        return Wide(factor, jnp.zeros_like(factor))
+
+    return Kernel(
+        ones=ones,
+        column_sums=partial(sums, axis=0),
+        row_sums=partial(sums, axis=1),
+        scaling=_wide_scaling,
+        product=lambda sums, v: sums.factor * v.factor * _power_of_two(sums.exponent + v.exponent),
+        log=lambda x: _log(x.factor) + x.exponent * math.log(2),
+        plan=plan,
+    )
+
+
+def _wide_scaling(wanted: Float[Array, " m"], sums: Wide, power: Float[Array, ""] | None) -> Wide:
+    """What takes sums to what is wanted, or a power of it; 0 where there is nothing to scale."""
+    factor = _ratio(wanted, sums.factor)
+    exponent = -sums.exponent
+    if power is not None:
+        leading = _nine_bits(power)
+        whole = jax.lax.stop_gradient(jnp.round(exponent * leading))
+        rest = (exponent * leading - whole) + exponent * (power - leading)
+        factor, exponent = _raised(factor, power) * jnp.exp2(rest), whole
+    shift = jnp.round(jnp.log2(jnp.maximum(jax.lax.stop_gradient(factor), jnp.finfo(factor.dtype).tiny)))
+    return Wide(factor * _power_of_two(-shift), exponent + shift)
+
+
+def _log_kernel(
+    scores: Float[Array, "n k"], log_prior: Float[Array, "n k"] | None, epsilon: Float[Array, ""]
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """Whole exponents and what is left: the kernel is 2**exponents * exp(rest)."""
+    exponents, rest = _exponent_and_rest(scores, epsilon)
+    if log_prior is None:
+        return exponents, rest
+    prior_exponents, prior_rest = _exponent_and_rest(log_prior, jnp.ones((), log_prior.dtype))
+    return exponents + prior_exponents, rest + prior_rest
+
+
+def _exponent_and_rest(
+    x: Float[Array, "n k"], unit: Float[Array, ""]
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """Whole exponents and what is left, exp(x / unit) = 2**exponents * exp(rest), without a digit of x lost."""
+    doubling = unit * math.log(2)
+    exponents = jax.lax.stop_gradient(jnp.round(x * (1 / doubling)))
+    # Nine leading bits times a whole number below 2**15 is exact in float32, and so is the first difference.
+    leading = _nine_bits(doubling)
+    rest = ((x - exponents * leading) - exponents * (doubling - leading)) / unit
+    return exponents, jnp.where(exponents == -jnp.inf, 0, rest)
+
+
+def _nine_bits(x: Float[Array, ""]) -> Float[Array, ""]:
+    return jax.lax.stop_gradient(jax.lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, 8))
+
+
+def _power_of_two(exponent: Float[Array, "*m"]) -> Float[Array, "*m"]:
+    """2**exponent of whole exponents, written into the bits of a float; 0 where that would be subnormal."""
+    bits = jnp.finfo(exponent.dtype)
+    biased = jnp.maximum(exponent + (1 - bits.minexp), 0).astype(f"int{bits.bits}")
+    return jax.lax.bitcast_convert_type(biased << bits.nmant, exponent.dtype)
+
+
+def _sum_rows(weights: Float[Array, " n"], terms: Float[Array, "n k"], at_once: int = 1024) -> Float[Array, " k"]:
+    """The product `weights @ terms`, in parts."""
+    size = rows_a_part(len(terms))
+    weights, terms = weights.reshape(-1, size), terms.reshape(-1, size, terms.shape[1])
+    sums = jnp.einsum("pn,pnk->pk", weights, terms, precision="highest")
+    if len(sums) > at_once:
+        sums = jnp.pad(sums, ((0, -len(sums) % at_once), (0, 0))).reshape(-1, at_once, sums.shape[1]).sum(axis=1)
+    return sums.sum(axis=0)
+
+
+def _ratio(wanted: Float[Array, " m"], sums: Float[Array, " m"]) -> Float[Array, " m"]:
+    """What takes sums to what is wanted; 0, with a gradient of 0, where nothing is wanted or nothing is there."""
+    possible = (wanted > 0) & (sums > 0)
+    return jnp.where(possible, wanted / jnp.where(possible, sums, 1), 0)
+
+
+def _raised(x: Float[Array, " m"], power: Float[Array, ""] | None) -> Float[Array, " m"]:
+    """A power of non-negative numbers, with a gradient of 0 where they are 0."""
+    return x if power is None else jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)
+
+
+def _log(x: Float[Array, " m"]) -> Float[Array, " m"]:
+    """Logarithm of non-negative numbers, with a gradient of 0 where they are 0."""
+    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)

@@ -1,0 +1,114 @@
+"""Derivatives of converged plans: against unrolling, finite differences, and where they must vanish."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from casejax import ot
+
+N, K = 9, 4
+MASK = np.array([True] * 3 + [False] + [True] * 5)
+RELAXATIONS: list[dict[str, float]] = [{}, {"column": 0.5}, {"row": 0.7, "column": 0.4}]
+
+
+def inputs(rng, spread=0.0):
+    """Everything that sinkhorn has a derivative by, with a column without mass and rows far from each other."""
+    columns = rng.uniform(0.5, 1, K)
+    columns[1] = 0
+    return {
+        "scores": rng.normal(size=(N, K)) + spread * rng.choice([-1, 1], (N, 1)),
+        "log_prior": rng.normal(size=(N, K)),
+        "row_marginal": rng.uniform(0.5, 1, N),
+        "column_marginal": columns,
+        "epsilon": 0.4,
+    }
+
+
+def value(arrays, weights, relaxation, tolerance):
+    """A number that depends on every entry of the plan, and on the potentials but for their common constant."""
+    relaxations = {f"{side}_relaxation": x for side, x in relaxation.items()}
+    keywords = {key: x for key, x in arrays.items() if key != "scores"}
+    got = ot.sinkhorn(arrays["scores"], mask=MASK, num_iters=3000, tolerance=tolerance, **keywords, **relaxations)
+    potentials = got.row_potential[MASK][:, None] + got.column_potential[np.array([0, 2, 3])][None, :]
+    return (weights * got.plan).sum() + 0.1 * potentials.sum()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=str)
+def test_implicit_gradients_are_those_of_unrolling(rng, relaxation):
+    weights = rng.normal(size=(N, K))
+    gradient = jax.jit(jax.value_and_grad(value, argnums=(0, 2)), static_argnums=3)
+    for spread in (0.0, 30.0):  # within a plain kernel and beyond
+        arrays = inputs(rng, spread)
+        got, want = (gradient(arrays, weights, relaxation, tolerance) for tolerance in (1e-14, None))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+            assert float(jnp.abs(a).max()) > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_implicit_derivatives_are_those_of_finite_differences(rng):
+    arrays, weights = inputs(rng), rng.normal(size=(N, K))
+    positive = arrays["column_marginal"] > 0
+
+    def of_inputs(scores, rows, columns, epsilon, relaxation):
+        changed = arrays | {
+            "scores": scores,
+            "row_marginal": rows,
+            "column_marginal": jnp.where(positive, columns, 0),
+            "epsilon": epsilon,
+        }
+        return value(changed, weights, {"column": relaxation}, 1e-14)
+
+    at = (arrays["scores"], arrays["row_marginal"], arrays["column_marginal"], 0.4, 0.5)
+    check_grads(jax.jit(of_inputs), at, order=1, modes=["fwd", "rev"])
+    of_scores = jax.jit(lambda scores: value(arrays | {"scores": scores}, weights, {}, 1e-14))
+    check_grads(of_scores, at[:1], order=2, modes=["fwd", "rev"])
+
+
+def test_float32_and_batches(rng):
+    scores, weights = rng.normal(size=(2, 3, N, K)).astype(np.float32)
+
+    def loss(scores, tolerance):
+        return (weights[0] * ot.sinkhorn(scores, epsilon=0.5, num_iters=100, tolerance=tolerance).plan).sum()
+
+    got = jax.jit(jax.vmap(jax.grad(lambda s: loss(s, 1e-6))))(scores)
+    want = jax.jit(jax.vmap(jax.grad(lambda s: loss(s, None))))(scores)
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    # A plan with exact marginals knows nothing of constants added to rows and columns.
+    np.testing.assert_allclose(got.sum(axis=1), 0, atol=2e-5)
+    np.testing.assert_allclose(got.sum(axis=2), 0, atol=2e-5)
+
+
+def test_what_takes_no_part_has_no_gradient(rng):
+    arrays, weights = inputs(rng), rng.normal(size=(N, K))
+    arrays = {key: np.float32(x) for key, x in arrays.items()}
+    for name in ("scores", "log_prior"):
+        arrays[name][~MASK], arrays[name][:, 1] = np.nan, np.nan
+    got = jax.grad(value)(arrays, weights.astype(np.float32), {}, 1e-5)
+    assert all(bool(jnp.isfinite(x).all()) for x in got.values())
+    for name in ("scores", "log_prior"):
+        assert float(jnp.abs(got[name][~MASK]).max()) == 0
+        assert float(jnp.abs(got[name][:, 1]).max()) == 0
+        assert float(jnp.abs(got[name]).max()) > 1e-3
+    assert float(got["row_marginal"][3]) == 0
+    assert abs(float(got["column_marginal"][1])) < 1e-6  # it scales the others, to which the plan is blind
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_plan_in_two_blocks(rng):
+    """Forbidden entries can split a plan; each half has a constant of its own, and the gradient that it has alone."""
+    scores, weights = rng.normal(size=(2, 8, 4))
+    forbidden = np.zeros((8, 4))
+    forbidden[:4, :2], forbidden[4:, 2:] = -np.inf, -np.inf
+
+    def loss(scores, weights, log_prior):
+        plan = ot.sinkhorn(scores, log_prior=log_prior, epsilon=0.5, num_iters=1000, tolerance=1e-13).plan
+        return (weights * plan).sum()
+
+    got = jax.grad(loss)(scores, weights, forbidden)
+    alone = jax.grad(loss)(scores[:4, 2:], weights[:4, 2:], np.zeros((4, 2)))
+    np.testing.assert_allclose(got[:4, 2:], alone, rtol=1e-9, atol=1e-11)
+    assert float(jnp.abs(got[:4, :2]).max()) == 0
