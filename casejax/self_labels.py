@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from casejax import ot
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 
 class Labels(NamedTuple):
@@ -58,12 +58,34 @@ def select_top_k(
         lengths = mask.sum(axis=1)
         scores = jnp.where(mask[:, :, None], scores, -jnp.inf)
     k = jnp.minimum(jnp.maximum(lengths // divisor, 1), lengths)[:, None, None]
+    return jnp.swapaxes(_greatest(jnp.swapaxes(scores, 1, 2), k), 1, 2)
 
-    # By index, never by comparing with the k-th score: a compiler may compute a score twice, rounded differently.
-    _, best = jax.lax.top_k(jnp.swapaxes(scores, 1, 2), max(length // divisor, 1))
-    taken = jnp.broadcast_to(jnp.arange(best.shape[2])[None, None, :] < k, best.shape)
-    selected = jnp.zeros((batch, scores.shape[2], length), bool)
-    return jnp.swapaxes(jnp.put_along_axis(selected, best, taken, axis=2, inplace=False), 1, 2)
+
+def _greatest(x: Float[Array, "b c t"], k: Int[Array, "b 1 1"]) -> Bool[Array, "b c t"]:
+    """The k greatest entries along the last axis, of equals the earlier ones.
+
+    A radix selection, one bit after the other from the top: unlike a sort or `top_k` with its scatter, it is
+    made of sums along the axis, so a batch that is split over devices is selected where it is. Nor is a score
+    ever compared with the k-th: a compiler may compute it twice, rounded differently.
+    """
+    bits = jnp.finfo(x.dtype).bits
+    signed = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), f"int{bits}")  # -0 is 0
+    sign = jnp.array(-1, signed.dtype) << (bits - 1)
+    keys = jax.lax.bitcast_convert_type(jnp.where(signed < 0, ~signed, signed ^ sign), f"uint{bits}")  # in x's order
+    Carry = tuple[jax.Array, jax.Array, jax.Array]
+
+    def body(i: jax.Array, carry: Carry) -> Carry:
+        undecided, taken, missing = carry
+        ones = undecided & ((keys >> (bits - 1 - i).astype(keys.dtype)) & 1).astype(bool)
+        count = ones.sum(axis=2, keepdims=True, dtype=jnp.int32)
+        enough = count >= missing
+        undecided = jnp.where(enough, ones, undecided & ~ones)
+        return undecided, taken | (ones & ~enough), jnp.where(enough, missing, missing - count)
+
+    missing = jnp.broadcast_to(k.astype(jnp.int32), (*x.shape[:2], 1))
+    start = (jnp.ones(x.shape, bool), jnp.zeros(x.shape, bool), missing)
+    undecided, taken, missing = jax.lax.fori_loop(0, bits, body, start)
+    return taken | (undecided & (jnp.cumsum(undecided, axis=2) <= missing))
 
 
 def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"]) -> Float[Array, "b t"]:

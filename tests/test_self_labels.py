@@ -28,6 +28,14 @@ def test_select_top_k_of_scattered_and_empty_masks(rng):
     assert not bool(got[1].any())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_select_top_k_of_negative_infinite_and_zero_scores(rng, dtype):
+    values = np.array([-np.inf, -3.5, -1e-30, -0.0, 0.0, 2e-38, 1.0, np.inf])
+    scores = jnp.asarray(rng.choice(values, (4, 40, 3)), dtype)
+    got = self_labels.select_top_k(scores, divisor=4)
+    np.testing.assert_array_equal(got, oracles.select_top_k(np.asarray(scores, np.float64), 4))
+
+
 def test_a_divisor_of_zero_is_refused():
     with pytest.raises(ValueError, match="divisor must be at least 1, got 0"):
         self_labels.select_top_k(jnp.zeros((1, 2, 3)), divisor=0)
