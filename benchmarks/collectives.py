@@ -74,9 +74,8 @@ def main() -> None:
     snippets = config.train.batch_size * config.method.num_snippets
     parameters = jax.tree.leaves(initial_state(config, dims, num_classes)[1].params)
     print(machine())
-    print(
-        f"parameters {4 * sum(p.size for p in parameters):,} bytes; N = {snippets:,}; N x D {4 * snippets * 512:,} bytes"
-    )
+    size = 4 * sum(p.size for p in parameters)
+    print(f"parameters {size:,} bytes; N = {snippets:,}; N x D {4 * snippets * config.network.hidden:,} bytes")
     rows, found = [], []
     for devices, model_devices in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2)):
         found = collectives(compiled_step(config, dims, num_classes, devices, model_devices))

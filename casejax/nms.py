@@ -116,21 +116,33 @@ def soft_nms(
     References:
       Bodla et al., "Soft-NMS", ICCV 2017, Eq. 3.
     """
-    rest = _ranked(score, group)
+    order = _ranked(score, group)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    # A pick changes only what it overlaps, so clusters of overlapping segments go on side by side.
+    cluster = _clusters(segment, group, plus_one)
+    rest = order[np.argsort(cluster[order], kind="stable")]
     current = score.astype(np.float64)
-    picks = []
+    # Picking the best of all clusters merges their picks. One that is better than its cluster's worst so far was
+    # decayed upwards, from below zero, and follows that one at once.
+    worst = np.full(len(order), np.inf), np.zeros(len(order), np.int64)  # value and rank, by cluster
+    rounds = [(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))]
     while len(rest):
-        start, member = _groups(group[rest])
+        start, member = _groups(cluster[rest])
         peak = np.maximum.reduceat(current[rest], start)[member]
         best = np.flatnonzero(current[rest] == peak)
         best = best[_groups(member[best])[0]]  # the first where several are equal
-        picks.append(rest[best])
-        iou = temporal_iou(segment[rest], segment[rest[best]][member], plus_one=plus_one)
+        pick = rest[best]
+        own, value = cluster[pick], current[pick]
+        worse = (value < worst[0][own]) | ((value == worst[0][own]) & (rank[pick] > worst[1][own]))
+        worst[0][own[worse]], worst[1][own[worse]] = value[worse], rank[pick[worse]]
+        rounds.append((pick, worst[0][own], worst[1][own]))
+        iou = temporal_iou(segment[rest], segment[pick][member], plus_one=plus_one)
         iou[best] = 0  # a pick does not decay itself
         current[rest] *= np.exp(-(iou**2) / sigma)
         rest = np.delete(rest, best)
-    index = np.concatenate([rest, *picks])
-    index = index[np.argsort(group[index], kind="stable")]
+    index, worst_value, worst_rank = (np.concatenate(column) for column in zip(*rounds, strict=True))
+    index = index[np.lexsort((worst_rank, -worst_value, group[index]))]  # stable, so rounds stay in order
     return Survivors(index, current[index])
 
 
@@ -178,6 +190,20 @@ def _overlapping(
         row = row[row + lag < len(order)]
     first, second = np.concatenate(pairs, axis=1)
     return np.minimum(first, second), np.maximum(first, second)
+
+
+def _clusters(segment: np.ndarray, group: np.ndarray, plus_one: bool) -> np.ndarray:
+    """Ordinal of the cluster of every row: within a group, segments of different clusters do not overlap."""
+    start, reach = segment[:, 0], segment[:, 1] + (1 if plus_one else 0)
+    order = np.lexsort((start, group))
+    # Times as integers, those of each group above all of the groups before, so that one running maximum will do.
+    code = np.unique(np.concatenate([start, reach]), return_inverse=True)[1].reshape(2, -1)[:, order]
+    code += _groups(group[order])[1] * (2 * len(order))
+    head = np.ones(len(order), bool)
+    head[1:] = code[0, 1:] >= np.maximum.accumulate(code[1])[:-1]
+    out = np.empty(len(order), np.int64)
+    out[order] = np.cumsum(head) - 1
+    return out
 
 
 def _ranked(score: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -192,12 +192,15 @@ def test_greedy_suppression_equals_a_loop(rng, count, num_groups, threshold, plu
     )
 
 
+@pytest.mark.parametrize("least", [0, -1, -4])
 @pytest.mark.parametrize("plus_one", [False, True])
-@pytest.mark.parametrize(("count", "num_groups"), [(0, 1), (1, 1), (60, 1), (150, 5), (40, 40)])
-def test_soft_nms_equals_a_loop(rng, count, num_groups, plus_one):
+@pytest.mark.parametrize(("count", "num_groups"), [(0, 1), (1, 1), (60, 1), (150, 5), (40, 40), (150, 20)])
+def test_soft_nms_equals_a_loop(rng, count, num_groups, plus_one, least):
     segment, _, group = proposals(rng, count, num_groups)
-    score = rng.uniform(size=count)
-    score[count // 2 :] = 0.5  # ties, whose decays differ
+    segment[:, 0] *= 4  # some overlap nothing, some only what others overlap
+    segment[:, 1] += segment[:, 0] * 3 / 4
+    score = rng.uniform(least, 1, size=count)  # a pick raises those below zero, perhaps above picks elsewhere
+    score[count // 2 :] = rng.choice([-0.5, 0.5] if least else [0.5], count - count // 2)  # ties, whose decays differ
     got = nms.soft_nms(segment, score, group, sigma=0.5, plus_one=plus_one)
     assert_same_survivors(got, loop_soft(segment, score, group, 0.5, float(plus_one)))
 

@@ -1,0 +1,132 @@
+"""What starting costs: imports beside `import jax`, and the time to the first training step.
+
+Run:     python benchmarks/cold_start.py            two minutes on 2 CPU cores
+
+Every figure is of whole fresh processes that take turns, interpreter start included; medians. An import is bound by
+that of jax, which all of them need. The first step is measured from the start of the process to the end of the first
+step of a small world, without a persistent compilation cache, with an empty one, and with the one that a run before
+has filled (`JAX_COMPILATION_CACHE_DIR`); a warm start is bound by imports and data, the rest is tracing.
+
+Last printout, of --repeats 5 on a machine that did other work besides:
+
+    AMD EPYC, 2 cores, cpu, jax 0.10.2, flax 0.12.8, orbax-checkpoint 0.12.8
+                                  time  of jax
+    python alone               21.7 ms
+    import jax                  498 ms   1.00x
+    import casejax               23 ms   0.05x
+    import casejax.ot           503 ms   1.01x
+    import casejax.losses       498 ms   1.00x
+    import casejax.localize    88.2 ms   0.18x
+    import casejax.train.run  1,051 ms   2.11x
+    most of import casejax.ot, under -X importtime:
+        jax 175 ms, jaxlib 58.3 ms, numpy 51.8 ms, unittest 13.9 ms, asyncio 8.35 ms, casejax 7.81 ms
+    most of import casejax.train.run, under -X importtime:
+        jax 209 ms, flax 110 ms, orbax 102 ms, casejax 59.6 ms, jaxlib 58.9 ms, numpy 52.6 ms
+    to the first training step   process  faster  of it the call of the step
+    no cache                    5,744 ms   1.00x                    3,499 ms
+    empty cache                 6,583 ms   0.87x                    3,621 ms
+    warm cache                  2,349 ms   2.45x                    1,013 ms
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+from measure import machine, medians, milliseconds, print_table
+
+IMPORTS = ("jax", "casejax", "casejax.ot", "casejax.losses", "casejax.localize", "casejax.train.run")
+
+FIRST_STEP = """
+import time
+import jax
+from casejax.data.synthetic import make_world
+from casejax.train import feed, mesh, state, step
+from casejax.train.variants import CORRECTED
+
+config = CORRECTED.changed(num_snippets=64, hidden=128)
+world = make_world(num_classes=4, dim=32, train_videos=16, test_videos=12, median=60, longest=400)
+one = mesh.make_mesh(1)
+graphdef, start = state.initial_state(config, world.dims, len(world.classes))
+start = jax.device_put(start, mesh.replicated(one))
+split = feed.pack(world.train, world.classes, one)
+train_steps = step.make_train_steps(graphdef, config, one)
+ready = time.perf_counter()
+for count in (1, 2):
+    start, metrics = train_steps(start, split, jax.numpy.int32(count))
+    jax.block_until_ready(metrics)
+    if count == 1:
+        print(time.perf_counter() - ready)
+assert int(start.step) == 3
+assert train_steps._cache_size() == 1, "the step was traced for every count"
+"""
+
+
+def python(code: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter."""
+    kept = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    command = [sys.executable, *flags, "-c", code]
+    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True)
+
+
+def slowest_imports(module: str, count: int) -> list[tuple[str, float]]:
+    """The top-level packages in which importing a module spends most, in seconds, what they import left out."""
+    report = python(f"import jax, {module}", "-X", "importtime").stderr
+    own: dict[str, float] = {}
+    for microseconds, name in re.findall(r"import time: +(\d+) \| +\d+ \| +(\S+)", report):
+        package = name.split(".")[0]
+        own[package] = own.get(package, 0) + int(microseconds) / 1e6
+    return sorted(own.items(), key=lambda item: -item[1])[:count]
+
+
+def main() -> None:
+    """Time, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9, help="processes for each import")
+    parser.add_argument("--step-repeats", type=int, default=3, help="processes for each first step")
+    arguments = parser.parse_args()
+    print(machine("flax", "orbax-checkpoint"))
+
+    def importing(name: str) -> Callable[[], object]:
+        return lambda: python(f"import {name}")
+
+    times = medians({"python": lambda: python("")} | {n: importing(n) for n in IMPORTS}, repeats=arguments.repeats)
+    rows = [[f"import {name}", milliseconds(times[name]), f"{times[name] / times['jax']:.2f}x"] for name in IMPORTS]
+    print_table(["", "time", "of jax"], [["python alone", milliseconds(times["python"]), ""], *rows])
+    for name in ("casejax.ot", "casejax.train.run"):
+        shares = ", ".join(f"{package} {milliseconds(value)}" for package, value in slowest_imports(name, 6))
+        print(f"most of import {name}, under -X importtime:\n    {shares}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        minimum = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        warm = minimum | {"JAX_COMPILATION_CACHE_DIR": os.path.join(folder, "warm")}
+        first: dict[str, list[float]] = {"no cache": [], "empty cache": [], "warm cache": []}
+
+        def starting(name: str, environment: Callable[[], dict[str, str]]) -> Callable[[], object]:
+            return lambda: first[name].append(float(python(FIRST_STEP, **environment()).stdout))
+
+        runs = {
+            "no cache": starting("no cache", dict),
+            "empty cache": starting(
+                "empty cache", lambda: minimum | {"JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
+            ),
+            "warm cache": starting("warm cache", lambda: warm),
+        }
+        runs["warm cache"]()  # fills it
+        first["warm cache"].clear()
+        times = medians(runs, repeats=arguments.step_repeats, warm=False)
+    rows = [
+        [name, milliseconds(value), f"{times['no cache'] / value:.2f}x", milliseconds(statistics.median(first[name]))]
+        for name, value in times.items()
+    ]
+    print_table(["to the first training step", "process", "faster", "of it the call of the step"], rows)
+
+
+if __name__ == "__main__":
+    main()
