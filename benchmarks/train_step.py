@@ -1,98 +1,322 @@
-"""Time of one CASE training step, and how much of it the encoders' matrix products take.
+"""Time of one CASE training step beside PyTorch's, and what our step's time goes to.
 
-Run:     python benchmarks/train_step.py            THUMOS14 size: 16 videos x 750 snippets x (1024 + 1024)
-         python benchmarks/train_step.py --dim 128  surrogate features
+Run:     python benchmarks/train_step.py              THUMOS14 size, feature dimensions 1024 and 128
+         python benchmarks/train_step.py --dim 1024   one of them
 
-Sampling, gathering, labels, gradients and Adam are all inside the step. The bound is measured in the same run: the
-products that the four encoders cannot do without, 4 forward and 4 for the gradient of their weights.
+THUMOS14 size is 16 videos x 750 snippets x 2 streams. Sampling, gathering, labels, gradients and Adam are all inside a
+step, on both sides (`torch_case.py` is the peer); the features are in memory. The 200 videos have lengths like those of
+THUMOS14's training videos, a median of 203 snippets, so most repeat snippets to fill 750 places. Our step computes a
+repeated snippet once wherever that halves the batch, as in nearly every batch of such videos; the row `every place
+computed` is our step without that.
 
-Last printouts, on 2 cores of an AMD EPYC without AVX-512:
+The parts are programs compiled apart and timed with the step, in turns; what they do not explain is `the rest`, which
+is negative where the whole step fuses what its parts write out and read again. The bound is arithmetic: the products
+that the four encoders cannot do without, 4 forward and 4 for the gradient of their weights, as fast as XLA does them,
+with their rate beside NumPy's and PyTorch's.
 
-    x86_64, 2 cores, cpu, jax 0.10.2
-    batch 16 x 750 x 2 streams of 1024; compiled in 3.2 s
-    step                   718.0 ms      16,713 snippets/s
-    encoder products       583.7 ms         172 GFLOP/s, 81% of the step
-    x86_64, 2 cores, cpu, jax 0.10.2
-    batch 16 x 750 x 2 streams of 128; compiled in 3.2 s
-    step                   182.1 ms      65,907 snippets/s
-    encoder products        75.1 ms         168 GFLOP/s, 41% of the step
+Last printout:
+
+    AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu
+
+    batch 16 x 750 x 2 streams of 1024; compiled in 5.1 s
+    4,497 snippets a batch, at 12,000 places; 94% of batches fit in 6,000 rows
+    step, loading included             time  ratio  snippets/s
+    PyTorch, Conv1d                1,100 ms   3.16      10,905
+    PyTorch, Linear                  811 ms   2.33      14,789
+    casejax, every place computed    742 ms   2.13      16,163
+    casejax                          349 ms   1.00      34,422
+    part                                                time  share
+    encoder products, 6,000 rows (bound)              281 ms    81%
+    biases, activations, heads, and their gradients  51.4 ms    15%
+    sampling and gather                              14.1 ms     4%
+    labels: selection, Q^A, Q^S                       9.9 ms     3%
+    losses, prototypes, Q^C, metrics                 6.25 ms     2%
+    optimizer                                        4.23 ms     1%
+    the rest                                          -18 ms    -5%
+    GFLOP/s of (6,000, 1024) by (1024, 512)  forward  gradient
+    XLA                                          201       162
+    NumPy                                        204       197
+    PyTorch                                      195       191
+
+    batch 16 x 750 x 2 streams of 128; compiled in 4.6 s
+    4,497 snippets a batch, at 12,000 places; 94% of batches fit in 6,000 rows
+    step, loading included            time  ratio  snippets/s
+    PyTorch, Conv1d                 340 ms   4.14      35,282
+    PyTorch, Linear                 273 ms   3.32      43,921
+    casejax, every place computed   192 ms   2.33      62,649
+    casejax                        82.2 ms   1.00     145,959
+    part                                                time  share
+    encoder products, 6,000 rows (bound)             42.2 ms    51%
+    biases, activations, heads, and their gradients  42.1 ms    51%
+    sampling and gather                              1.27 ms     2%
+    labels: selection, Q^A, Q^S                      7.68 ms     9%
+    losses, prototypes, Q^C, metrics                 7.55 ms     9%
+    optimizer                                         1.2 ms     1%
+    the rest                                        -19.7 ms   -24%
+    GFLOP/s of (6,000, 128) by (128, 512)  forward  gradient
+    XLA                                        199       119
+    NumPy                                      193       181
+    PyTorch                                    189       168
 """
 
+from __future__ import annotations
+
 import argparse
-import os
-import platform
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from measure import machine, medians, milliseconds, print_table
 
+from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
+from casejax.models import project_prototypes
 from casejax.train.config import Config
 from casejax.train.mesh import make_mesh, replicated
-from casejax.train.state import initial_state
-from casejax.train.step import make_train_steps
+from casejax.train.objective import case_objective, group_selection, group_snippet_labels
+from casejax.train.state import TrainState, initial_state, make_optimizer
+from casejax.train.step import draw, make_train_steps, num_steps_per_epoch, update
+
+try:
+    import torch
+    import torch_case
+except ImportError:
+    torch = None
+
+Runs = dict[str, Callable[[], object]]
+NUM_VIDEOS, NUM_CLASSES, THREADS = 200, 20, 2
 
 
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median wall time of `run`, which must return what it computed."""
-    times = []
-    for _ in range(repeats):
-        since = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - since)
-    return statistics.median(times)
+def make_split(dim: int, rng: np.random.Generator) -> PackedSplit:
+    """Random features of videos with lengths like those of THUMOS14, on the host."""
+    lengths = np.clip(np.exp(rng.normal(np.log(203), 0.93, NUM_VIDEOS)), 38, 1456).astype(np.int32)
+    total = int(lengths.sum())
+    return PackedSplit(
+        streams=tuple(rng.random((total, dim), np.float32) for _ in range(2)),
+        offsets=(np.cumsum(lengths) - lengths).astype(np.int32),
+        lengths=lengths,
+        labels=np.eye(NUM_CLASSES, dtype=np.float32)[np.arange(NUM_VIDEOS) % NUM_CLASSES],
+    )
+
+
+def objective(params: Any, features: Any, labels: Any, state: TrainState, config: Config, graphdef: Any) -> Any:
+    """The loss of a batch and what a step keeps."""
+    cluster_labels = state.cluster_labels.astype(labels.dtype)
+    return case_objective(nnx.merge(graphdef, params)(features), labels, cluster_labels, config.method)
+
+
+def check(batch: Any, state: TrainState, config: Config, graphdef: Any, compiled: Any, packed: PackedSplit) -> None:
+    """Stop unless both sides compute the same loss terms and gradients, and the timed program the same loss.
+
+    Terms and gradients are compared in float64, where no near tie in the choice of snippets is left to rounding.
+    """
+    with jax.enable_x64(True):
+        params = project_prototypes(jax.tree.map(lambda x: x.astype(jnp.float64), state.params))
+        features, labels = jax.tree.map(
+            lambda x: jnp.asarray(np.asarray(x), jnp.float64), (batch.streams, batch.labels)
+        )
+        gradient = jax.jit(jax.value_and_grad(partial(objective, config=config, graphdef=graphdef), has_aux=True))
+        (_, aux), grads = gradient(params, features, labels, state)
+        wanted = torch_case.TorchCase(nnx.to_pure_dict(grads), config.method).state_dict()
+        for linear in (False, True):
+            model = torch_case.TorchCase(nnx.to_pure_dict(params), config.method, linear=linear)
+            terms = model([torch.tensor(np.asarray(x)) for x in features], torch.tensor(np.asarray(labels)))
+            terms["loss"].backward()
+            for name, value in terms.items():
+                np.testing.assert_allclose(value.item(), aux.metrics[name], rtol=1e-6, err_msg=name)
+            for name, parameter in model.named_parameters():
+                scale = float(wanted[name].abs().max())
+                np.testing.assert_allclose(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6 * scale, err_msg=name)
+    model = torch_case.TorchCase(nnx.to_pure_dict(state.params), config.method)
+    model.project()
+    terms = model([torch.tensor(np.asarray(x)) for x in batch.streams], torch.tensor(np.asarray(batch.labels)))
+    _, metrics = compiled(jax.tree.map(jnp.copy, state), packed, jnp.int32(1))
+    np.testing.assert_allclose(metrics["loss"], terms["loss"].item(), rtol=1e-4)
+
+
+def torch_step(split: PackedSplit, state: TrainState, config: Config, *, linear: bool) -> Callable[[], object]:
+    """One step of the peer, loading included."""
+    model = torch_case.TorchCase(nnx.to_pure_dict(state.params), config.method, linear=linear)
+    train = config.train
+    optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+    cuts = split.offsets[1:]
+    videos, rng = [np.split(stream, cuts) for stream in split.streams], np.random.default_rng(0)
+
+    def run() -> None:
+        chosen = rng.choice(NUM_VIDEOS, train.batch_size, replace=False)
+        features, labels = torch_case.sample_batch(videos, split.labels, chosen, config.method.num_snippets, rng)
+        torch_case.train_step(model, optimizer, features, labels)
+
+    return run
+
+
+def products(num_rows: int, dim: int, hidden: int, rng: np.random.Generator) -> dict[str, Runs]:
+    """One forward and one gradient product of an encoder, by three libraries."""
+    x, w, g = (rng.random(shape, np.float32) for shape in ((num_rows, dim), (dim, hidden), (num_rows, hidden)))
+    forward, backward = jax.jit(lambda x, w: x @ w), jax.jit(lambda x, g: x.T @ g)
+    jx, jw, jg = (jnp.asarray(a) for a in (x, w, g))
+    both = {
+        "XLA": {"forward": lambda: forward(jx, jw), "gradient": lambda: backward(jx, jg)},
+        "NumPy": {"forward": lambda: x @ w, "gradient": lambda: x.T @ g},
+    }
+    if torch:
+        tx, tw, tg = (torch.from_numpy(a) for a in (x, w, g))
+        both["PyTorch"] = {"forward": lambda: tx @ tw, "gradient": lambda: tx.T @ tg}
+    return both
+
+
+def parts(packed: PackedSplit, state: TrainState, config: Config, graphdef: Any, num_rows: int) -> Runs:
+    """The step cut into programs of their own, on as many rows as the step computes."""
+    method, train = config.method, config.train
+    shape = (train.batch_size, method.num_snippets)
+    rows = jnp.arange(num_rows).repeat(-(-shape[0] * shape[1] // num_rows))[: shape[0] * shape[1]].reshape(shape)
+
+    @jax.jit
+    def gather(step: jax.Array) -> Any:
+        batch = sampling.gather(packed, *draw(state.key, step, packed.lengths, config=config))
+        return [x.reshape(-1, x.shape[-1])[:num_rows] for x in batch.streams]
+
+    # Arrays come as arguments: what is known when compiling would be computed then.
+    def apply(params: Any, features: Any, rows: jax.Array) -> Any:
+        return nnx.merge(graphdef, params)(features, rows=rows)
+
+    labels = jax.nn.one_hot(jnp.arange(shape[0]) % NUM_CLASSES, NUM_CLASSES)
+    features = gather(jnp.int32(0))
+    outputs = jax.jit(apply)(state.params, features, rows)
+    cotangents = jax.tree.map(jnp.ones_like, outputs._replace(rows=None))
+
+    @jax.jit
+    def network(params: Any, features: Any, rows: jax.Array, cotangents: Any) -> Any:
+        _, pullback = jax.vjp(lambda p: apply(p, features, rows)._replace(rows=None), params)
+        return pullback(cotangents)[0]
+
+    @jax.jit
+    def make_labels(outputs: Any) -> Any:
+        group = (0, 1)
+        selected, foreground = group_selection(outputs, group, labels, method)
+        flat = [x.reshape(-1, x.shape[-1]) for x in outputs.cluster_logits]
+        attention = outputs.attention[0].reshape(-1)
+        return selected, foreground, group_snippet_labels(flat, attention, state.cluster_labels[0, :, 0], method)
+
+    @jax.jit
+    def losses(outputs: Any, rows: jax.Array) -> Any:
+        return jax.grad(
+            lambda o: case_objective(o._replace(rows=rows), labels, state.cluster_labels, method), has_aux=True
+        )(outputs._replace(rows=None))
+
+    optimizer = make_optimizer(train.learning_rate, train.weight_decay)
+    apply_updates = jax.jit(optimizer.update)
+    return {
+        "gather": lambda: gather(jnp.int32(1)),
+        "network": lambda: network(state.params, features, rows, cotangents),
+        "labels": lambda: make_labels(outputs),
+        "losses": lambda: losses(outputs, rows),
+        "optimizer": lambda: apply_updates(state.params, state.opt_state, state.params),
+    }
+
+
+def benchmark(dim: int, *, num_steps: int, repeats: int) -> None:
+    """Print the tables of one feature dimension."""
+    config, rng = Config(), np.random.default_rng(0)
+    train, num_snippets, hidden = config.train, config.method.num_snippets, config.network.hidden
+    split, mesh = make_split(dim, rng), make_mesh(1)
+    packed = jax.device_put(split, replicated(mesh))
+    graphdef, state = initial_state(config, (dim, dim), NUM_CLASSES)
+    state = jax.device_put(state, replicated(mesh))
+    first = jax.tree.map(jnp.copy, state)
+
+    since = time.perf_counter()
+    compiled = make_train_steps(graphdef, config, mesh).lower(state, packed, jnp.int32(1)).compile()
+    compile_seconds = time.perf_counter() - since
+
+    places = train.batch_size * num_snippets
+    sample = jax.jit(lambda step: draw(first.key, step, packed.lengths, config=config))
+    needed = np.array([np.minimum(split.lengths[sample(jnp.int32(n))[0]], num_snippets).sum() for n in range(200)])
+    num_rows = -(-places // 2)
+    print(f"\nbatch {train.batch_size} x {num_snippets} x 2 streams of {dim}; compiled in {compile_seconds:.1f} s")
+    fits = (needed <= num_rows).mean()
+    print(
+        f"{needed.mean():,.0f} snippets a batch, at {places:,} places; {fits:.0%} of batches fit in {num_rows:,} rows"
+    )
+
+    runs: Runs = {}
+    if torch:
+        check(sampling.gather(packed, *sample(jnp.int32(0))), first, config, graphdef, compiled, packed)
+        runs["PyTorch, Conv1d"] = torch_step(split, first, config, linear=False)
+        runs["PyTorch, Linear"] = torch_step(split, first, config, linear=True)
+
+    def ours() -> jax.Array:
+        nonlocal state
+        state, metrics = compiled(state, packed, jnp.int32(num_steps))
+        return metrics["loss"]
+
+    epoch = num_steps_per_epoch(NUM_VIDEOS, config)
+
+    @jax.jit
+    def every_place(state: TrainState) -> Any:
+        batch = sampling.gather(packed, *draw(state.key, state.step, packed.lengths, config=config))
+        return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
+
+    runs["casejax, every place computed"] = lambda: every_place(first)
+    runs["casejax"] = ours
+    own = parts(packed, first, config, graphdef, num_rows)
+    by_library = products(num_rows, dim, hidden, rng)
+    runs |= own
+    took = medians(runs, repeats=repeats)
+    # A library at a time: threads of one that wait by spinning would take time from the next.
+    for library, both in by_library.items():
+        took |= {f"{library} {name}": t for name, t in medians(both, repeats=2 * repeats).items()}
+    took["casejax"] /= num_steps
+    step = took["casejax"]
+
+    print_table(
+        ["step, loading included", "time", "ratio", "snippets/s"],
+        [
+            [name, milliseconds(took[name]), f"{took[name] / step:.2f}", f"{places / took[name]:,.0f}"]
+            for name in took
+            if name.startswith(("PyTorch,", "casejax"))
+        ],
+    )
+    bound = 4 * (took["XLA forward"] + took["XLA gradient"])
+    shares = {
+        f"encoder products, {num_rows:,} rows (bound)": bound,
+        "biases, activations, heads, and their gradients": took["network"] - bound,
+        "sampling and gather": took["gather"],
+        "labels: selection, Q^A, Q^S": took["labels"],
+        "losses, prototypes, Q^C, metrics": took["losses"] - took["labels"],
+        "optimizer": took["optimizer"],
+    }
+    shares["the rest"] = step - sum(shares.values())
+    print_table(["part", "time", "share"], [[n, milliseconds(s), f"{s / step:.0%}"] for n, s in shares.items()])
+    gflop = 2 * num_rows * dim * hidden / 1e9
+    print_table(
+        [f"GFLOP/s of ({num_rows:,}, {dim}) by ({dim}, {hidden})", "forward", "gradient"],
+        [
+            [library, *(f"{gflop / took[f'{library} {name}']:,.0f}" for name in both)]
+            for library, both in by_library.items()
+        ],
+    )
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dim", type=int, default=1024, help="feature dimension of each of the two streams")
+    parser.add_argument("--dim", type=int, nargs="+", default=[1024, 128], help="feature dimension of each stream")
     parser.add_argument("--steps", type=int, default=4, help="steps in one dispatch")
-    parser.add_argument("--repeats", type=int, default=5, help="dispatches timed")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds timed")
     arguments = parser.parse_args()
-    config, rng, num_classes, num_videos = Config(), np.random.default_rng(0), 20, 200
-    lengths = rng.integers(100, 560, num_videos)  # THUMOS14: 327 snippets on average
-    total = int(lengths.sum())
-    split = PackedSplit(
-        streams=tuple(jnp.asarray(rng.random((total, arguments.dim), np.float32)) for _ in range(2)),
-        offsets=jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
-        lengths=jnp.asarray(lengths, jnp.int32),
-        labels=jax.nn.one_hot(jnp.arange(num_videos) % num_classes, num_classes),
-    )
-    mesh = make_mesh(1)
-    graphdef, state = initial_state(config, (arguments.dim, arguments.dim), num_classes)
-    state = jax.device_put(state, replicated(mesh))
-    train_steps = make_train_steps(graphdef, config, mesh)
-    since = time.perf_counter()
-    compiled = train_steps.lower(state, split, jnp.int32(1)).compile()
-    compile_seconds = time.perf_counter() - since
-
-    def steps() -> jax.Array:
-        nonlocal state
-        state, metrics = compiled(state, split, jnp.int32(arguments.steps))
-        return metrics["loss"]
-
-    steps()
-    step = median_seconds(steps, arguments.repeats) / arguments.steps
-    assert int(state.step) == (arguments.repeats + 1) * arguments.steps
-
-    snippets, hidden = config.train.batch_size * config.method.num_snippets, config.network.hidden
-    x = jnp.asarray(rng.random((snippets, arguments.dim), np.float32))
-    w = jnp.asarray(rng.random((arguments.dim, hidden), np.float32))
-    g = jnp.asarray(rng.random((snippets, hidden), np.float32))
-    forward = jax.jit(lambda x, w: x @ w)
-    backward = jax.jit(lambda x, g: x.T @ g)
-    forward(x, w), backward(x, g)
-    bound = 4 * median_seconds(lambda: forward(x, w), 10) + 4 * median_seconds(lambda: backward(x, g), 10)
-    gflop = 8 * 2 * snippets * arguments.dim * hidden / 1e9
-
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}")
-    print(f"batch 16 x 750 x 2 streams of {arguments.dim}; compiled in {compile_seconds:.1f} s")
-    print(f"step                {1e3 * step:8.1f} ms  {snippets / step:10,.0f} snippets/s")
-    print(f"encoder products    {1e3 * bound:8.1f} ms  {gflop / bound:10,.0f} GFLOP/s, {bound / step:.0%} of the step")
+    if torch:
+        torch.set_num_threads(THREADS)
+    else:
+        print('PyTorch is not installed: pip install -e ".[bench]"')
+    print(machine(*(["torch"] if torch else [])))
+    for dim in arguments.dim:
+        benchmark(dim, num_steps=arguments.steps, repeats=arguments.repeats)
 
 
 if __name__ == "__main__":

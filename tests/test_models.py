@@ -63,6 +63,28 @@ def test_padding_is_inert(rng):
         assert bool(jnp.isfinite(got).all())
 
 
+def test_repeated_snippets_may_be_given_once(rng):
+    model = CaseNet((6, 4), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    distinct = [jnp.asarray(rng.normal(size=(7, d)), jnp.float32) for d in (6, 4)]
+    rows = jnp.asarray([[0, 0, 1, 2, 2], [3, 4, 4, 4, 6]])  # row 5 stands nowhere
+    got, want = model(distinct, rows=rows), model([x[rows] for x in distinct])
+    assert got.embedding[0].shape == (7, 8)
+    got = got._replace(embedding=tuple(e[rows] for e in got.embedding), rows=None)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_go_with_rows_is_refused():
+    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    rows = jnp.zeros((2, 5), jnp.int32)
+    with pytest.raises(ValueError, match=r"\(2, 5, 6\)"):
+        model([jnp.ones((2, 5, 6))], rows=rows)
+    with pytest.raises(ValueError, match=r"\(7, 6\)"):
+        model([jnp.ones((7, 6))])
+    with pytest.raises(ValueError, match="exclude each other"):
+        model([jnp.ones((7, 6))], jnp.ones((2, 5), bool), rows)
+
+
 def test_projection_touches_only_cluster_directions():
     _, params = nnx.split(CaseNet((6, 4), 3, 4, hidden=8, rngs=nnx.Rngs(0)), nnx.Param)
     projected = project_prototypes(params)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from casejax.models import Outputs
+from casejax.models import CaseNet, Outputs
 from casejax.train.config import Config, MethodConfig
 from casejax.train.objective import case_objective, initial_cluster_labels
 
@@ -114,12 +115,30 @@ def test_gradients_stop_where_the_published_program_stops_them(rng):
             return full - base
 
         gradient = jax.jit(jax.grad(value))(out)
-        return {name: float(jnp.abs(jnp.stack(leaf)).max()) > 1e-9 for name, leaf in gradient._asdict().items()}
+        return {name: float(jnp.abs(jnp.stack(leaf)).max()) > 1e-9 for name, leaf in gradient._asdict().items() if leaf}
 
     snippet = of({"snippet_weight": 1.0, "cluster_weight": 0.0})
     assert snippet == {"cas": False, "attention": False, "embedding": False, "cluster_logits": True}
     cluster = of({"snippet_weight": 0.0, "cluster_weight": 1.0})
     assert cluster == {"cas": False, "attention": False, "embedding": True, "cluster_logits": False}
+
+
+@pytest.mark.parametrize("options", [{}, {"prototype_features": "unit", "co_label_clusters": False}], ids=str)
+def test_snippets_given_once_train_like_repeated_ones(rng, options):
+    """Value, Q^C and the gradient of every parameter are those of the batch with each repeat written out."""
+    method, labels = Config().changed(**options).method, video_labels(b=3)
+    graphdef, params = nnx.split(CaseNet((4, 3), 5, 6, hidden=7, rngs=nnx.Rngs(0)), nnx.Param)
+    distinct = [jnp.asarray(rng.normal(size=(30, d)), jnp.float32) for d in (4, 3)]
+    rows = jnp.asarray(np.sort(rng.choice(26, (3, 16)), axis=1))  # the last four stand nowhere
+    q = initial_cluster_labels(2, 6, method)
+
+    def loss(params, features, rows):
+        return case_objective(nnx.merge(graphdef, params)(features, rows=rows), labels, q, method)
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    once, repeated = gradient(params, distinct, rows), gradient(params, [x[rows] for x in distinct], None)
+    for got, want in zip(jax.tree.leaves(once), jax.tree.leaves(repeated), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(jnp.abs(want).max()))
 
 
 def test_initial_cluster_labels():

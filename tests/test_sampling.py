@@ -57,7 +57,7 @@ def test_gather_reads_the_right_rows(rng):
     split = sampling.PackedSplit(
         (jnp.asarray(stream),), jnp.asarray(offsets), jnp.asarray(lengths), jnp.arange(6.0).reshape(3, 2)
     )
-    (got,), labels = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
+    (got,), labels, _ = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
     np.testing.assert_array_equal(labels, split.labels[jnp.asarray([2, 0])])
     np.testing.assert_array_equal(got, stream[[[8, 9, 9], [2, 0, 1]]])
 
@@ -103,3 +103,22 @@ def test_what_is_drawn_for_a_video_needs_no_other_length():
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="a batch of 16 videos cannot take an equal share of 3 parts"):
         sampling.steps_per_epoch(100, 16, 3)
+
+
+@pytest.mark.parametrize("num_rows", [10, 13])
+def test_no_snippet_is_gathered_twice(rng, num_rows):
+    lengths, num_snippets = np.array([9, 3, 5, 2], np.int32), 5
+    split = sampling.PackedSplit(
+        (jnp.asarray(rng.normal(size=(19, 4)), jnp.float32),),
+        jnp.asarray(np.cumsum(lengths) - lengths),
+        jnp.asarray(lengths),
+        jnp.eye(4),
+    )
+    videos = jnp.asarray([3, 0, 1])  # two rows, five of nine, three
+    snippets = draw(KEY, split.lengths[videos], num_snippets)
+    assert sampling.distinct_rows(split.lengths[videos], num_snippets).tolist() == [2, 5, 3]
+    plain, once = sampling.gather(split, videos, snippets), sampling.gather(split, videos, snippets, num_rows=num_rows)
+    assert once.streams[0].shape == (num_rows, 4)
+    assert int(once.rows.max()) == 9
+    np.testing.assert_array_equal(once.streams[0][once.rows], plain.streams[0])
+    np.testing.assert_array_equal(once.labels, plain.labels)

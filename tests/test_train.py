@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from casejax.data import sampling
 from casejax.data.formats import write_dataset
 from casejax.data.records import DataError
 from casejax.data.synthetic import make_world
@@ -202,6 +204,22 @@ def test_one_compilation_serves_every_count(world):
         start, _ = train_steps(start, split, jnp.int32(count))
     assert train_steps._cache_size() == 1
     assert int(start.step) == 8
+
+
+@pytest.mark.parametrize(("num_snippets", "fits"), [(32, False), (200, True)])
+def test_repeated_snippets_are_computed_once(world, num_snippets, fits):
+    """A step that does so where it can ends as one that does not, whether or not the batch fits in half the rows."""
+    one = mesh.make_mesh(1)
+    split = feed.pack(world.train, world.classes, one)
+    config = CONFIG.changed(num_snippets=num_snippets)
+    graphdef, start = state.initial_state(config, world.dims, len(world.classes))
+    videos, snippets = step.draw(start.key, start.step, split.lengths, config=config)
+    needed = sampling.distinct_rows(split.lengths[videos], num_snippets).sum()
+    assert (int(needed) <= snippets.size // 2) == fits
+    run = jax.jit(partial(step.one_step, graphdef=graphdef, config=config, mesh=one), static_argnames="compact")
+    (once, metrics), (repeated, wanted) = run(start, split, compact=True), run(start, split, compact=False)
+    chex.assert_trees_all_close(metrics, wanted, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(once.opt_state, repeated.opt_state, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -34,12 +34,14 @@ class Batch(NamedTuple):
     """What a step is trained on: B videos of T snippets.
 
     Attributes:
-      streams: (B, T, D_s) features, one array a stream.
+      streams: (B, T, D_s) features, one array a stream; (R, D_s) where there are `rows`.
       labels: (B, C) float32, video-level labels, zeros and ones.
+      rows: (B, T) which row of the features stands at each place; None where every place has its own.
     """
 
-    streams: tuple[Float[Array, "b t _"], ...]
+    streams: tuple[Float[Array, "*n _"], ...]
     labels: Float[Array, "b c"]
+    rows: Int[Array, "b t"] | None = None
 
 
 def videos_of_part(num_videos: int, part: int, parts: int) -> range:
@@ -173,7 +175,34 @@ def draw(
     return videos, random_snippets(snippet_key, own, num_snippets, with_end=kind == "random")
 
 
-def gather(split: PackedSplit, videos: Int[Array, " b"], snippets: Int[Array, "b t"]) -> Batch:
-    """The features of given snippets of given videos, and the videos' labels."""
-    rows = split.offsets[videos][:, None] + snippets
-    return Batch(tuple(stream[rows] for stream in split.streams), split.labels[videos])
+def gather(
+    split: PackedSplit, videos: Int[Array, " b"], snippets: Int[Array, "b t"], *, num_rows: int | None = None
+) -> Batch:
+    """The features of given snippets of given videos, and the videos' labels.
+
+    Args:
+      split: the features.
+      videos: (B,).
+      snippets: (B, T), ascending.
+      num_rows: static; gather that many rows instead, no snippet of a short video twice. At least
+        `distinct_rows(...).sum()`; the rows beyond repeat the last.
+    """
+    if num_rows is None:
+        places = split.offsets[videos][:, None] + snippets
+        return Batch(tuple(stream[places] for stream in split.streams), split.labels[videos])
+    num_snippets = snippets.shape[1]
+    lengths = split.lengths[videos]
+    counts = distinct_rows(lengths, num_snippets)
+    ends = jnp.cumsum(counts)
+    starts, short = ends - counts, lengths < num_snippets
+    rows = starts[:, None] + jnp.where(short[:, None], snippets, jnp.arange(num_snippets)[None, :])
+    row = jnp.minimum(jnp.arange(num_rows, dtype=ends.dtype), ends[-1] - 1)
+    video = jnp.searchsorted(ends, row, side="right")
+    own = row - starts[video]
+    places = split.offsets[videos][video] + jnp.where(short[video], own, snippets[video, own])
+    return Batch(tuple(stream[places] for stream in split.streams), split.labels[videos], rows)
+
+
+def distinct_rows(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, " b"]:
+    """Rows that T samples of each video need: all of a video shorter than T, which they repeat, or else T."""
+    return jnp.minimum(lengths, num_snippets)

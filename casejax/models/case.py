@@ -14,7 +14,7 @@ from casejax.models.outputs import Outputs
 from casejax.self_labels import inverse_norm, unit
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 Params = Any  # a pytree of arrays, as nnx.split gives it
 
@@ -84,9 +84,9 @@ class Stream(nnx.Module):
         )
 
     def __call__(
-        self, features: Float[Array, "b t d"]
-    ) -> tuple[Float[Array, "b t c"], Float[Array, "b t"], Float[Array, "b t e"], Float[Array, "b t k"]]:
-        """Class logits, foreground probability, embedding and cluster logits of (B, T, D) features."""
+        self, features: Float[Array, "n d"]
+    ) -> tuple[Float[Array, "n c"], Float[Array, " n"], Float[Array, "n e"], Float[Array, "n k"]]:
+        """Class logits, foreground probability, embedding and cluster logits of N snippets' features."""
         cas = self.classifier(jax.nn.relu(self.class_encoder(features)).astype(features.dtype))
         embedding = jax.nn.relu(self.embedding_encoder(features)).astype(features.dtype)
         attention = jax.nn.sigmoid(self.attention(embedding)[..., 0])
@@ -149,25 +149,48 @@ class CaseNet(nnx.Module):
             ]
         )
 
-    def __call__(self, features: Sequence[Float[Array, "b t _"]], mask: Bool[Array, "b t"] | None = None) -> Outputs:
+    def __call__(
+        self,
+        features: Sequence[Float[Array, "*n _"]],
+        mask: Bool[Array, "b t"] | None = None,
+        rows: Int[Array, "b t"] | None = None,
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
-          features: (B, T, D_s), one array a stream.
-          mask: True for real snippets; features elsewhere are read as zeros.
+          features: (B, T, D_s), one array a stream; with `rows`, (R, D_s).
+          mask: True for real snippets; features elsewhere are read as zeros. Not together with `rows`.
+          rows: for a batch that repeats snippets, which row of the features stands at each place. The network
+            sees a snippet alone, so R rows are computed however often they are repeated.
 
         Raises:
-          ValueError: another number of streams than the network has.
+          ValueError: another number of streams than the network has, features whose number of axes does not
+            go with `rows`, or both `mask` and `rows`.
         """
         if len(features) != len(self.streams):
             raise ValueError(f"the network has {len(self.streams)} streams, got {len(features)} feature arrays")
+        wanted = 3 if rows is None else 2
+        if any(x.ndim != wanted for x in features):
+            shapes = [x.shape for x in features]
+            raise ValueError(f"features must be (B, T, D) without rows, (R, D) with them; got {shapes}")
         if mask is not None:
+            if rows is not None:
+                raise ValueError("mask and rows exclude each other: with rows, every row of the features is real")
             features = [jnp.where(mask[:, :, None], x, 0) for x in features]
         # Features may be stored narrower than the network computes.
         features = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in features]
-        outputs = [stream(x) for stream, x in zip(self.streams, features, strict=True)]
+        # As a matrix of snippets: with two leading axes, XLA for CPU computes activations once in each shape.
+        outputs = [stream(x.reshape(-1, x.shape[-1])) for stream, x in zip(self.streams, features, strict=True)]
         cas, attention, embedding, cluster_logits = zip(*outputs, strict=True)
-        return Outputs(cas, attention, embedding, cluster_logits)
+
+        def places(values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            if rows is not None:
+                return tuple(x[rows] for x in values)
+            return tuple(x.reshape(*features[0].shape[:2], *x.shape[1:]) for x in values)
+
+        # Nobody needs the embedding, by far the largest, at every place: prototypes are means over rows.
+        embedding = places(embedding) if rows is None else embedding
+        return Outputs(places(cas), places(attention), embedding, places(cluster_logits), rows)
 
 
 def project_prototypes(params: Params) -> Params:

@@ -12,7 +12,7 @@ from casejax.models import Outputs
 from casejax.train.config import MethodConfig
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 RANKS = {"true": ot.ascending_rank, "argsort": ot.published_rank, "attention": lambda p, mask: p}
 FUSES = {"logits": self_labels.stream_mean, "probabilities": self_labels.mean_probabilities}
@@ -81,7 +81,8 @@ def case_objective(
         # One group shares Q^C, so any of its streams' will do.
         q_snippet = group_snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
         logits = [
-            _prototype_logits(outputs.embedding[s], q_snippet.labels, q_foreground, method, flat_mask) for s in group
+            _prototype_logits(outputs.embedding[s], outputs.rows, q_snippet.labels, q_foreground, method, flat_mask)
+            for s in group
         ]
         q_cluster = group_cluster_labels(logits, q_foreground, attention, method, flat_mask)
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
@@ -209,7 +210,8 @@ def group_cluster_labels(
 
 
 def _prototype_logits(
-    embedding: Float[Array, "b t d"],
+    embedding: Float[Array, "*r d"],
+    rows: Int[Array, "b t"] | None,
     q_snippet: Float[Array, "n k"],
     q_foreground: Float[Array, " n"],
     method: MethodConfig,
@@ -219,14 +221,15 @@ def _prototype_logits(
     flat = _flatten(embedding if method.prototype_gradient else jax.lax.stop_gradient(embedding))
     if method.prototype_features == "unit":
         flat = self_labels.unit(flat)
-    return self_labels.cluster_logits(
-        self_labels.prototypes(q_snippet, flat),
-        self_labels.prototypes(self_labels.foreground_background(q_foreground, mask), flat),
-        temperature=method.cluster_temperature,
-    )
+    # One product for both kinds: it reads the embedding once, and once more for the gradient.
+    weights = jnp.concatenate([q_snippet, self_labels.foreground_background(q_foreground, mask)], axis=1)
+    if rows is not None:
+        weights = jax.ops.segment_sum(weights, rows.reshape(-1), len(flat))
+    clusters, sides = jnp.split(self_labels.prototypes(weights, flat), [q_snippet.shape[1]])
+    return self_labels.cluster_logits(clusters, sides, temperature=method.cluster_temperature)
 
 
-def _flatten(x: Float[Array, "b t k"]) -> Float[Array, "n k"]:
+def _flatten(x: Float[Array, "*b k"]) -> Float[Array, "n k"]:
     return x.reshape(-1, x.shape[-1])
 
 
