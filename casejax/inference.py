@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from casejax.data.records import Features
-from casejax.data.sampling import uniform_snippets
+from casejax.data.sampling import gather_on_host, uniform_snippets
 from casejax.scores import SnippetScores, clustering_assisted
 
-Scorer = Callable[[Any, Any, tuple[Any, ...]], SnippetScores]
+Scorer = Callable[..., SnippetScores]
 
 
 @lru_cache(maxsize=32)  # the same network and options compile once, whoever asks
@@ -27,12 +27,14 @@ def make_scorer(
     top_k_divisor: int,
     pool_probabilities: bool,
 ) -> Scorer:
-    """A compiled function of (params, Q^C, features) to snippet scores; see `scores.clustering_assisted`."""
+    """A compiled function of (params, Q^C, features, rows) to snippet scores; see `scores.clustering_assisted`."""
 
     @jax.jit
-    def score(params: Any, cluster_labels: jax.Array, features: tuple[jax.Array, ...]) -> SnippetScores:
+    def score(
+        params: Any, cluster_labels: jax.Array, features: tuple[jax.Array, ...], rows: jax.Array | None = None
+    ) -> SnippetScores:
         return clustering_assisted(
-            nnx.merge(graphdef, params)(features),
+            nnx.merge(graphdef, params)(features, rows=rows),
             cluster_labels,
             cas_weight=cas_weight,
             transformed_weight=transformed_weight,
@@ -44,7 +46,7 @@ def make_scorer(
 
 
 def score_videos(
-    scorer: Callable[[tuple[Any, ...]], SnippetScores],
+    scorer: Callable[[tuple[Any, ...], Any], SnippetScores],
     features: Features,
     *,
     num_snippets: int,
@@ -53,19 +55,22 @@ def score_videos(
     """Score every video of a split, resampled evenly to T snippets.
 
     Args:
-      scorer: features to scores, a `Scorer` with its parameters bound.
+      scorer: features and rows to scores, a `Scorer` with its parameters bound.
       features: the split's packed features, V videos.
       num_snippets: T.
-      batch_size: videos a call; the last call is filled up, so that one compilation serves all.
+      batch_size: videos a call; the last call is filled up, so that one compilation serves all of a shape. There
+        are two: snippets that short videos repeat are computed once wherever that halves the batch.
 
     Returns:
       Scores as NumPy arrays with a leading axis of V.
     """
     lengths = features.lengths
-    rows = features.starts[:, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
+    snippets = np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
+    order = np.argsort(lengths, kind="stable")  # videos of like lengths together, so that most batches are compact
     parts = []
     for first in range(0, len(lengths), batch_size):
-        batch = np.resize(rows[first : first + batch_size], (batch_size, num_snippets))
-        parts.append(jax.device_get(scorer(tuple(stream[batch] for stream in features.streams))))
-    columns = [np.concatenate(column)[: len(lengths)] for column in zip(*parts, strict=True)]
+        videos = np.resize(order[first : first + batch_size], batch_size)
+        parts.append(jax.device_get(scorer(*gather_on_host(features, videos, snippets[videos], compact=True))))
+    back = np.argsort(order)
+    columns = [np.concatenate(column)[back] for column in zip(*parts, strict=True)]
     return SnippetScores(*columns)  # type: ignore[arg-type]

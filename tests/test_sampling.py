@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from casejax.data import sampling
+from casejax.data.records import Features
 
 KEY = jax.random.key(3)
 draw = jax.jit(sampling.random_snippets, static_argnums=2)
@@ -103,6 +104,28 @@ def test_what_is_drawn_for_a_video_needs_no_other_length():
 def test_parts_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ValueError, match="a batch of 16 videos cannot take an equal share of 3 parts"):
         sampling.steps_per_epoch(100, 16, 3)
+
+
+@pytest.mark.parametrize(("num_snippets", "compact"), [(5, True), (5, False), (20, True), (3, True)])
+def test_the_host_gathers_what_the_device_does(rng, num_snippets, compact):
+    lengths = np.array([9, 3, 5, 2])
+    features = Features.end_to_end(tuple(rng.normal(size=(19, d)).astype(np.float32) for d in (4, 2)), lengths)
+    split = sampling.PackedSplit(
+        tuple(map(jnp.asarray, features.streams)), jnp.asarray(features.starts), jnp.asarray(lengths), jnp.eye(4)
+    )
+    videos = np.array([3, 0, 1])
+    snippets = np.asarray(draw(KEY, jnp.asarray(lengths[videos]), num_snippets))
+    half = sampling.half_the_places(3, num_snippets)
+    fits = compact and np.minimum(lengths[videos], num_snippets).sum() <= half
+    assert fits == (compact and num_snippets == 20)
+    streams, rows = sampling.gather_on_host(features, videos, snippets, compact=compact)
+    want = sampling.gather(split, jnp.asarray(videos), jnp.asarray(snippets), num_rows=half if fits else None)
+    for mine, theirs in zip(streams, want.streams, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        assert mine.ctypes.data % 64 == 0
+    assert (rows is None) == (want.rows is None)
+    if fits:
+        np.testing.assert_array_equal(rows, want.rows)
 
 
 @pytest.mark.parametrize("num_rows", [10, 13])

@@ -5,10 +5,14 @@ Computed with `jax.random`, so the same batch comes out on the host and inside a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from casejax.data.records import Features
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -206,3 +210,55 @@ def gather(
 def distinct_rows(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, " b"]:
     """Rows that T samples of each video need: all of a video shorter than T, which they repeat, or else T."""
     return jnp.minimum(lengths, num_snippets)
+
+
+def half_the_places(num_videos: int, num_snippets: int) -> int:
+    """Rows that a batch is gathered in where no more are distinct."""
+    return -(-num_videos * num_snippets // 2)
+
+
+def gather_on_host(
+    features: Features, videos: np.ndarray, snippets: np.ndarray, *, compact: bool
+) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
+    """What `gather` gives, from features on the host.
+
+    Args:
+      features: of the split.
+      videos: (B,).
+      snippets: (B, T), ascending.
+      compact: gather no snippet of a short video twice, where that halves the batch.
+
+    Returns:
+      Features (B, T, D_s), one array a stream, and None; or (R, D_s) and `rows` (B, T), as in `Batch`.
+    """
+    (num_videos, num_snippets), half = snippets.shape, half_the_places(*snippets.shape)
+    lengths = features.lengths[videos]
+    counts = np.minimum(lengths, num_snippets)
+    compact = compact and counts.sum() <= half
+    if not compact:
+        counts = np.full(num_videos, num_snippets)
+    ends = np.cumsum(counts)
+    streams = []
+    for stream in features.streams:
+        out = _aligned((half if compact else snippets.size, stream.shape[1]), stream.dtype)
+        for b, v in enumerate(videos):
+            part, own = out[ends[b] - counts[b] : ends[b]], stream[features.rows(v)]
+            if counts[b] == lengths[b] < num_snippets:
+                part[:] = own
+            else:
+                np.take(own, snippets[b], axis=0, out=part)
+        out[ends[-1] :] = out[ends[-1] - 1]
+        streams.append(out)
+    if not compact:
+        return tuple(out.reshape(num_videos, num_snippets, -1) for out in streams), None
+    short = (lengths < num_snippets)[:, None]
+    rows = (ends - counts)[:, None] + np.where(short, snippets, np.arange(num_snippets)[None, :])
+    return tuple(streams), rows.astype(np.int32)
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """An empty array where JAX for CPU wants one, so that it is used as it is and not copied."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    first = -raw.ctypes.data % 64
+    return raw[first : first + size].view(dtype).reshape(shape)

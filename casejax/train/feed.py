@@ -5,7 +5,6 @@ Both train on the same batches, since what a step sees is a function of (seed, s
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from casejax.data import store
+from casejax.data import sampling, store
 from casejax.data.records import DataError, Split
 from casejax.data.sampling import Batch, PackedSplit
 from casejax.train import mesh as placement
@@ -28,8 +27,8 @@ from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps,
 
 DEVICE_SHARE = 0.5  # of a device's memory, that features kept there may take
 
-HostBatch = tuple[tuple[np.ndarray, ...], np.ndarray]
-"""This process's videos of a batch: features, one array a stream, and labels."""
+HostBatch = tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray | None]
+"""This process's videos of a batch: features, one array a stream, labels, and rows, as in `Batch`."""
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 """(state, its step, n) -> the state n steps later and the mean of every metric over them; donates its input."""
@@ -122,24 +121,11 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
         absent = [split.videos[v].id for v in videos if features.lengths[v] == 0]
         if absent:
             raise DataError(f"step {step} needs {absent[0]}, whose features this process has not read")
-        streams = []
-        for stream in features.streams:
-            out = _aligned((*snippets.shape, stream.shape[1]), stream.dtype)
-            for b, v in enumerate(videos):
-                np.take(stream[features.rows(v)], snippets[b], axis=0, out=out[b])
-            streams.append(out)
+        streams, rows = sampling.gather_on_host(features, videos, snippets, compact=mesh.size == 1)
         store.release(features)
-        return tuple(streams), labels[videos]
+        return streams, labels[videos], rows
 
     return read
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """An empty array where JAX for CPU wants one, so that it is used as it is and not copied."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + 64, np.uint8)
-    first = -raw.ctypes.data % 64
-    return raw[first : first + size].view(dtype).reshape(shape)
 
 
 def own_slots(mesh: Mesh, batch_size: int) -> np.ndarray:
@@ -162,7 +148,7 @@ def to_devices(batch: HostBatch, batch_size: int, mesh: Mesh) -> Batch:
 
         return jax.make_array_from_callback((batch_size, *own.shape[1:]), sharding, rows)
 
-    streams, labels = batch
+    streams, labels, _ = batch
     return Batch(tuple(put(own) for own in streams), put(labels))
 
 

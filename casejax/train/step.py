@@ -95,7 +95,7 @@ def one_step(
 
     if not compact:
         return on(None, state)
-    half = -(-snippets.size // 2)
+    half = sampling.half_the_places(*snippets.shape)
     needed = sampling.distinct_rows(split.lengths[videos], snippets.shape[1]).sum()
     return jax.lax.cond(needed <= half, partial(on, half), partial(on, None), state)
 
