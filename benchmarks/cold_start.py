@@ -7,25 +7,25 @@ that of jax, which all of them need. The first step is measured from the start o
 step of a small world, without a persistent compilation cache, with an empty one, and with the one that a run before
 has filled (`JAX_COMPILATION_CACHE_DIR`); a warm start is bound by imports and data, the rest is tracing.
 
-Last printout, of --repeats 5 on a machine that did other work besides:
+Last printout:
 
     AMD EPYC, 2 cores, cpu, jax 0.10.2, flax 0.12.8, orbax-checkpoint 0.12.8
                                   time  of jax
     python alone               21.7 ms
-    import jax                  498 ms   1.00x
-    import casejax               23 ms   0.05x
-    import casejax.ot           503 ms   1.01x
-    import casejax.losses       498 ms   1.00x
-    import casejax.localize    88.2 ms   0.18x
-    import casejax.train.run  1,051 ms   2.11x
+    import jax                  502 ms   1.00x
+    import casejax             22.9 ms   0.05x
+    import casejax.ot           504 ms   1.00x
+    import casejax.losses       505 ms   1.01x
+    import casejax.localize    88.1 ms   0.18x
+    import casejax.train.run  1,056 ms   2.10x
     most of import casejax.ot, under -X importtime:
-        jax 175 ms, jaxlib 58.3 ms, numpy 51.8 ms, unittest 13.9 ms, asyncio 8.35 ms, casejax 7.81 ms
+        jax 168 ms, jaxlib 55.8 ms, numpy 50.9 ms, unittest 14 ms, asyncio 8.28 ms, casejax 7.53 ms
     most of import casejax.train.run, under -X importtime:
-        jax 209 ms, flax 110 ms, orbax 102 ms, casejax 59.6 ms, jaxlib 58.9 ms, numpy 52.6 ms
+        jax 202 ms, flax 107 ms, orbax 95.7 ms, casejax 59.6 ms, jaxlib 55.9 ms, numpy 51.9 ms
     to the first training step   process  faster  of it the call of the step
-    no cache                    5,744 ms   1.00x                    3,499 ms
-    empty cache                 6,583 ms   0.87x                    3,621 ms
-    warm cache                  2,349 ms   2.45x                    1,013 ms
+    no cache                    7,287 ms   1.00x                    4,922 ms
+    empty cache                 7,481 ms   0.97x                    5,121 ms
+    warm cache                  2,884 ms   2.53x                    1,521 ms
 """
 
 from __future__ import annotations

@@ -8,30 +8,27 @@ thresholds and proposals, NumPy means inside and outside of each, and per class 
 Evaluation: the ActivityNet scheme, predictions in a pandas frame, a loop by descending score that looks its video up
 in a `groupby`, classes spread over 2 processes by joblib. Both are checked to agree with ours before a time is printed.
 
-Last printout, of --repeats 1 on a machine that did other work besides:
+Last printout:
 
     AMD EPYC, 2 cores, cpu, jax 0.10.2, numpy 2.4.6
     210 videos x 750 snippets, 3,358 instances
     32,772 proposals, the same detections to 1e-6
     same AP, largest difference 2e-16; mAP 0.1:0.7 43.9%
-                               peer     ours   ratio    bound
-    localise, decay once     859 ms  61.2 ms   14.0x   6.3 ms
-    localise, soft         1,069 ms  75.2 ms   14.2x  5.32 ms
-    evaluate              10,780 ms  52.7 ms  204.6x  5.21 ms
+                              peer     ours   ratio    bound
+    localise, decay once    822 ms  57.7 ms   14.2x  5.27 ms
+    localise, soft        1,074 ms  71.9 ms   14.9x  5.24 ms
+    evaluate              6,157 ms  47.2 ms  130.4x  4.82 ms
     bound of localise, decay once: memory traffic: curves against 9 thresholds
     bound of localise, soft: the same
     bound of evaluate: arithmetic: tIoU of 448,336 pairs of one video and class
-    end to end; inference, compiled in 0.4 s, is bound by arithmetic: its encoder products alone take 4.28 s at
-    154 GFLOP/s, 82% of it
+    end to end; inference, compiled in 0.5 s, is bound by arithmetic: its encoder products alone take 2.88 s at
+    166 GFLOP/s, 86% of it
                                        ours  share
-    inference                      5,195 ms  91.2%
-    localise, decay once            61.2 ms   1.1%
-    evaluate                        52.7 ms   0.9%
-    bootstrap                        385 ms   6.8%
-    features to mAP with interval  5,694 ms
-
-The world is made up: 210 videos of 750 snippets, 20 classes, smooth scores that rise over 3,358 annotated instances.
-Bounds are measured in the same run: what a stage cannot do without, alone.
+    inference                      3,357 ms  86.8%
+    localise, decay once            57.7 ms   1.5%
+    evaluate                        47.2 ms   1.2%
+    bootstrap                        404 ms  10.4%
+    features to mAP with interval  3,866 ms
 """
 
 from __future__ import annotations

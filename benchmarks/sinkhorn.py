@@ -11,35 +11,35 @@ bytes that must pass at the rate at which all cores copy arrays of that size, an
 whole-array passes: the range of the scores, the kernel written, two reads an iteration, the marginal error, the plan.
 A `+` after an iteration count: in float32 that peer had not met its tolerance after five times our iterations.
 
-Last printout, with other work on the machine, under which PyTorch's threads wait for each other most:
+Last printout:
 
     AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu, ott-jax 0.6.0, POT 0.9.7.post1
     3 iterations
-    rows x columns       ours   PyTorch          OTT lse        OTT kernel            bound       compile
-    1,000 x 16       0.316 ms   11.1 ms  35.3x  0.371 ms  1.2x     0.26 ms  0.8x  0.0603 ms  19%    1.5 s
-    12,000 x 16      0.775 ms   1.22 ms   1.6x   3.21 ms  4.1x     2.34 ms  3.0x   0.117 ms  15%    1.4 s
-    200,000 x 16      8.86 ms    134 ms  15.1x   42.1 ms  4.7x     56.2 ms  6.3x    3.63 ms  41%    1.3 s
-    1,000,000 x 16    96.8 ms    211 ms   2.2x    279 ms  2.9x      395 ms  4.1x    24.8 ms  26%    1.0 s
-    10,000,000 x 16    732 ms  1,289 ms   1.8x         -                 -           166 ms  23%    3.3 s
-    1,000 x 128      0.355 ms  0.311 ms   0.9x  0.778 ms  2.2x    0.764 ms  2.2x  0.0548 ms  15%    0.6 s
-    12,000 x 128      1.82 ms   2.21 ms   1.2x   7.92 ms  4.3x     9.47 ms  5.2x   0.648 ms  36%    0.6 s
-    200,000 x 128      102 ms     94 ms   0.9x    204 ms  2.0x      399 ms  3.9x    31.6 ms  31%    0.6 s
-    1,000,000 x 128    375 ms    491 ms   1.3x         -                 -           129 ms  34%    0.8 s
+    rows x columns       ours   PyTorch         OTT lse        OTT kernel            bound       compile
+    1,000 x 16       0.193 ms  0.131 ms  0.7x  0.255 ms  1.3x    0.193 ms  1.0x  0.0639 ms  33%    0.6 s
+    12,000 x 16      0.503 ms   0.51 ms  1.0x   1.75 ms  3.5x     1.35 ms  2.7x  0.0834 ms  17%    0.6 s
+    200,000 x 16      5.72 ms   5.73 ms  1.0x   23.7 ms  4.1x     25.5 ms  4.5x    2.01 ms  35%    0.6 s
+    1,000,000 x 16      55 ms   58.5 ms  1.1x    132 ms  2.4x      195 ms  3.5x    22.5 ms  41%    0.6 s
+    10,000,000 x 16    410 ms    683 ms  1.7x         -                 -           160 ms  39%    0.8 s
+    1,000 x 128      0.379 ms  0.328 ms  0.9x  0.784 ms  2.1x    0.711 ms  1.9x   0.084 ms  22%    0.6 s
+    12,000 x 128      1.83 ms   2.18 ms  1.2x   7.75 ms  4.2x     9.29 ms  5.1x   0.596 ms  33%    0.6 s
+    200,000 x 128     90.2 ms   89.4 ms  1.0x    191 ms  2.1x      379 ms  4.2x    32.8 ms  36%    0.6 s
+    1,000,000 x 128    342 ms    473 ms  1.4x         -                 -           127 ms  37%    0.8 s
 
     to 1e-06
-    rows x columns      ours  OTT lse        OTT kernel          POT log             bound              iterations
-    1,000 x 16      0.306 ms  1.15 ms  3.8x    0.943 ms   3.1x   10.1 ms   32.9x  0.119 ms  39%  17 / 20 / 20 / 20
-    12,000 x 16      1.01 ms   6.8 ms  6.7x     22.6 ms  22.4x    367 ms  363.8x  0.217 ms  22%  13 / 20 / 90+ / 84+
-    200,000 x 16     10.7 ms   100 ms  9.4x      359 ms  33.6x  6,681 ms  626.0x   5.39 ms  51%  12 / 20 / 80+ / 79+
-    1,000 x 128     0.527 ms  1.98 ms  3.8x     2.13 ms   4.0x   12.3 ms   23.4x  0.148 ms  28%   6 / 10 / 10 / 10
-    12,000 x 128     2.06 ms  12.2 ms  5.9x     88.9 ms  43.2x    139 ms   67.8x  0.853 ms  41%   5 / 10 / 50+ / 10
+    rows x columns      ours   OTT lse        OTT kernel          POT log              bound                iterations
+    1,000 x 16      0.203 ms  0.963 ms  4.7x    0.758 ms   3.7x    9.9 ms   48.8x  0.0648 ms  32%    17 / 20 / 20 / 20
+    12,000 x 16     0.954 ms    6.7 ms  7.0x     23.2 ms  24.4x    327 ms  343.0x   0.213 ms  22%  13 / 20 / 90+ / 84+
+    200,000 x 16     10.1 ms   98.5 ms  9.7x      343 ms  33.9x  6,639 ms  655.8x    5.19 ms  51%  12 / 20 / 80+ / 79+
+    1,000 x 128     0.394 ms   1.35 ms  3.4x     1.67 ms   4.2x   12.9 ms   32.7x  0.0913 ms  23%     6 / 10 / 10 / 10
+    12,000 x 128     2.03 ms   11.9 ms  5.9x     88.9 ms  43.9x    148 ms   73.2x   0.818 ms  40%    5 / 10 / 50+ / 10
 
     64 problems of 50 to 750 rows x 16, 3 iterations
-              ours  PyTorch, a loop          OTT lse, vmap          bound       compile
-    batch  2.53 ms           448 ms  177.1x          13 ms  5.1x  0.46 ms  18%    0.9 s
+              ours  PyTorch, a loop        OTT lse, vmap           bound       compile
+    batch  1.83 ms          4.03 ms  2.2x        8.13 ms  4.4x  0.289 ms  16%    0.9 s
 
     peak resident memory at 10,000,000 x 16, times the input (input and plan alone: 2)
-    ours    2.22
+    ours    2.20
     torch   2.06
     lse     3.21
     kernel  5.07

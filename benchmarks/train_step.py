@@ -18,45 +18,45 @@ Last printout:
 
     AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu
 
-    batch 16 x 750 x 2 streams of 1024; compiled in 5.1 s
+    batch 16 x 750 x 2 streams of 1024; compiled in 4.9 s
     4,497 snippets a batch, at 12,000 places; 94% of batches fit in 6,000 rows
-    step, loading included             time  ratio  snippets/s
-    PyTorch, Conv1d                1,100 ms   3.16      10,905
-    PyTorch, Linear                  811 ms   2.33      14,789
-    casejax, every place computed    742 ms   2.13      16,163
-    casejax                          349 ms   1.00      34,422
+    step, loading included           time  ratio  snippets/s
+    PyTorch, Conv1d                991 ms   2.96      12,104
+    PyTorch, Linear                783 ms   2.34      15,335
+    casejax, every place computed  730 ms   2.18      16,443
+    casejax                        335 ms   1.00      35,829
     part                                                time  share
-    encoder products, 6,000 rows (bound)              281 ms    81%
-    biases, activations, heads, and their gradients  51.4 ms    15%
-    sampling and gather                              14.1 ms     4%
-    labels: selection, Q^A, Q^S                       9.9 ms     3%
-    losses, prototypes, Q^C, metrics                 6.25 ms     2%
-    optimizer                                        4.23 ms     1%
-    the rest                                          -18 ms    -5%
+    encoder products, 6,000 rows (bound)              271 ms    81%
+    biases, activations, heads, and their gradients  52.5 ms    16%
+    sampling and gather                              9.41 ms     3%
+    labels: selection, Q^A, Q^S                      7.15 ms     2%
+    losses, prototypes, Q^C, metrics                 6.27 ms     2%
+    optimizer                                        5.19 ms     2%
+    the rest                                          -17 ms    -5%
     GFLOP/s of (6,000, 1024) by (1024, 512)  forward  gradient
-    XLA                                          201       162
-    NumPy                                        204       197
-    PyTorch                                      195       191
+    XLA                                          212       165
+    NumPy                                        207       205
+    PyTorch                                      193       193
 
-    batch 16 x 750 x 2 streams of 128; compiled in 4.6 s
+    batch 16 x 750 x 2 streams of 128; compiled in 4.2 s
     4,497 snippets a batch, at 12,000 places; 94% of batches fit in 6,000 rows
     step, loading included            time  ratio  snippets/s
-    PyTorch, Conv1d                 340 ms   4.14      35,282
-    PyTorch, Linear                 273 ms   3.32      43,921
-    casejax, every place computed   192 ms   2.33      62,649
-    casejax                        82.2 ms   1.00     145,959
-    part                                                time  share
-    encoder products, 6,000 rows (bound)             42.2 ms    51%
-    biases, activations, heads, and their gradients  42.1 ms    51%
-    sampling and gather                              1.27 ms     2%
-    labels: selection, Q^A, Q^S                      7.68 ms     9%
-    losses, prototypes, Q^C, metrics                 7.55 ms     9%
-    optimizer                                         1.2 ms     1%
-    the rest                                        -19.7 ms   -24%
+    PyTorch, Conv1d                 319 ms   3.91      37,600
+    PyTorch, Linear                 255 ms   3.12      47,071
+    casejax, every place computed   191 ms   2.34      62,862
+    casejax                        81.7 ms   1.00     146,913
+    part                                                 time  share
+    encoder products, 6,000 rows (bound)                38 ms    47%
+    biases, activations, heads, and their gradients   45.4 ms    56%
+    sampling and gather                                1.3 ms     2%
+    labels: selection, Q^A, Q^S                       6.98 ms     9%
+    losses, prototypes, Q^C, metrics                  8.94 ms    11%
+    optimizer                                         1.27 ms     2%
+    the rest                                         -20.2 ms   -25%
     GFLOP/s of (6,000, 128) by (128, 512)  forward  gradient
-    XLA                                        199       119
-    NumPy                                      193       181
-    PyTorch                                    189       168
+    XLA                                        201       141
+    NumPy                                      193       180
+    PyTorch                                    180       167
 """
 
 from __future__ import annotations
