@@ -74,7 +74,7 @@ def test_every_log_step_has_its_line(whole):
     assert int(trained.state.step) == 8
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [2, 4, 8])
 def test_devices_do_not_change_the_run(world, whole, tmp_path, devices):
     trained, out = whole
     other = loop.train(world, CONFIG, tmp_path, devices=devices)

@@ -83,8 +83,8 @@ def one_step(
 ) -> tuple[TrainState, Metrics]:
     """Sample a batch and `update`; a pure function of the state and the split.
 
-    With `compact`, snippets that short videos repeat are computed once wherever that halves the batch, as in 98% of
-    the batches of THUMOS14. It is for one device, and not for `jax.vmap`, which would compute both branches.
+    With `compact`, snippets that short videos repeat are computed once wherever that halves the batch, as in
+    nearly all of THUMOS14. It is for one device, and not for `jax.vmap`, which would compute both branches.
     """
     videos, snippets = draw(state.key, state.step, split.lengths, config=config)
     epoch = num_steps_per_epoch(len(split.lengths), config)
