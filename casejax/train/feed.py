@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from casejax.data import sampling, store
 from casejax.data.records import DataError, Split
 from casejax.data.sampling import Batch, PackedSplit
+from casejax.train import distributed
 from casejax.train import mesh as placement
 from casejax.train.config import Config, OptionError
 from casejax.train.state import TrainState
@@ -47,8 +48,8 @@ def make_advance(
     partial_split = bool((split.features.lengths == 0).any())
     if kind == "device" and partial_split:
         raise OptionError("--feed device needs all features in every process; leave out --feed, or --data-parts")
-    if kind == "auto":
-        kind = "device" if not partial_split and _fits(split) else "stream"
+    if kind == "auto":  # all processes alike, or they would run different programs
+        kind = "stream" if distributed.largest(int(partial_split or not _fits(split))) else "device"
     return (_on_device if kind == "device" else _streamed)(split, classes, graphdef, config, mesh)
 
 
