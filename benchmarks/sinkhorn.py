@@ -16,27 +16,27 @@ Last printout:
     AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu, ott-jax 0.6.0, POT 0.9.7.post1
     3 iterations
     rows x columns       ours   PyTorch         OTT lse        OTT kernel            bound       compile
-    1,000 x 16       0.193 ms  0.131 ms  0.7x  0.255 ms  1.3x    0.193 ms  1.0x  0.0639 ms  33%    0.6 s
-    12,000 x 16      0.503 ms   0.51 ms  1.0x   1.75 ms  3.5x     1.35 ms  2.7x  0.0834 ms  17%    0.6 s
-    200,000 x 16      5.72 ms   5.73 ms  1.0x   23.7 ms  4.1x     25.5 ms  4.5x    2.01 ms  35%    0.6 s
-    1,000,000 x 16      55 ms   58.5 ms  1.1x    132 ms  2.4x      195 ms  3.5x    22.5 ms  41%    0.6 s
-    10,000,000 x 16    410 ms    683 ms  1.7x         -                 -           160 ms  39%    0.8 s
-    1,000 x 128      0.379 ms  0.328 ms  0.9x  0.784 ms  2.1x    0.711 ms  1.9x   0.084 ms  22%    0.6 s
-    12,000 x 128      1.83 ms   2.18 ms  1.2x   7.75 ms  4.2x     9.29 ms  5.1x   0.596 ms  33%    0.6 s
-    200,000 x 128     90.2 ms   89.4 ms  1.0x    191 ms  2.1x      379 ms  4.2x    32.8 ms  36%    0.6 s
-    1,000,000 x 128    342 ms    473 ms  1.4x         -                 -           127 ms  37%    0.8 s
+    1,000 x 16       0.193 ms  0.133 ms  0.7x  0.249 ms  1.3x    0.204 ms  1.1x  0.0632 ms  33%    0.6 s
+    12,000 x 16      0.548 ms  0.545 ms  1.0x   2.13 ms  3.9x     1.85 ms  3.4x   0.126 ms  23%    0.6 s
+    200,000 x 16      5.69 ms   5.74 ms  1.0x     24 ms  4.2x     25.7 ms  4.5x    2.15 ms  38%    0.6 s
+    1,000,000 x 16    54.5 ms   59.3 ms  1.1x    134 ms  2.4x      192 ms  3.5x      22 ms  40%    0.6 s
+    10,000,000 x 16    442 ms    656 ms  1.5x         -                 -           162 ms  37%    0.9 s
+    1,000 x 128      0.373 ms  0.325 ms  0.9x  0.772 ms  2.1x    0.729 ms  2.0x  0.0816 ms  22%    0.6 s
+    12,000 x 128      1.99 ms   2.28 ms  1.1x   7.72 ms  3.9x     9.59 ms  4.8x   0.628 ms  32%    0.6 s
+    200,000 x 128     92.1 ms   89.4 ms  1.0x    196 ms  2.1x      385 ms  4.2x    34.7 ms  38%    0.7 s
+    1,000,000 x 128    348 ms    471 ms  1.4x         -                 -           139 ms  40%    0.8 s
 
     to 1e-06
-    rows x columns      ours   OTT lse        OTT kernel          POT log              bound                iterations
-    1,000 x 16      0.203 ms  0.963 ms  4.7x    0.758 ms   3.7x    9.9 ms   48.8x  0.0648 ms  32%    17 / 20 / 20 / 20
-    12,000 x 16     0.954 ms    6.7 ms  7.0x     23.2 ms  24.4x    327 ms  343.0x   0.213 ms  22%  13 / 20 / 90+ / 84+
-    200,000 x 16     10.1 ms   98.5 ms  9.7x      343 ms  33.9x  6,639 ms  655.8x    5.19 ms  51%  12 / 20 / 80+ / 79+
-    1,000 x 128     0.394 ms   1.35 ms  3.4x     1.67 ms   4.2x   12.9 ms   32.7x  0.0913 ms  23%     6 / 10 / 10 / 10
-    12,000 x 128     2.03 ms   11.9 ms  5.9x     88.9 ms  43.9x    148 ms   73.2x   0.818 ms  40%    5 / 10 / 50+ / 10
+    rows x columns      ours  OTT lse         OTT kernel          POT log              bound               iterations
+    1,000 x 16      0.272 ms  1.01 ms   3.7x    0.799 ms   2.9x   12.5 ms   46.0x  0.0563 ms  21%    7 / 20 / 20 / 20
+    12,000 x 16     0.734 ms  6.34 ms   8.6x     12.9 ms  17.5x    178 ms  242.0x   0.156 ms  21%  5 / 20 / 50+ / 44+
+    200,000 x 16     9.86 ms   142 ms  14.4x      227 ms  23.0x  3,325 ms  337.1x    3.27 ms  33%  4 / 20 / 40+ / 39+
+    1,000 x 128     0.529 ms  2.59 ms   4.9x     2.01 ms   3.8x   12.1 ms   23.0x   0.111 ms  21%    5 / 10 / 10 / 10
+    12,000 x 128     2.39 ms  14.5 ms   6.0x     74.4 ms  31.1x    134 ms   55.9x   0.739 ms  31%   4 / 10 / 40+ / 10
 
     64 problems of 50 to 750 rows x 16, 3 iterations
               ours  PyTorch, a loop        OTT lse, vmap           bound       compile
-    batch  1.83 ms          4.03 ms  2.2x        8.13 ms  4.4x  0.289 ms  16%    0.9 s
+    batch  2.11 ms          4.07 ms  1.9x        8.31 ms  3.9x  0.291 ms  14%    1.0 s
 
     peak resident memory at 10,000,000 x 16, times the input (input and plan alone: 2)
     ours    2.20

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 
+MEMORY = 6
+"""Iterations that Anderson acceleration looks back on."""
+
+
 class Problem(NamedTuple):
     """A transport problem in one float type; what takes no part has a mass of 0 and finite scores.
 
@@ -35,6 +39,24 @@ class Problem(NamedTuple):
     epsilon: Float[Array, ""]
     row_power: Float[Array, ""] | None
     column_power: Float[Array, ""] | None
+
+
+class Memory(NamedTuple):
+    """What Anderson acceleration remembers of the logarithms of the column scaling.
+
+    Attributes:
+      results: (M, K) differences of successive results of an iteration.
+      residuals: (M, K) differences of successive residuals, result less argument.
+      residual: (K,) the last residual.
+      correction: (K,) what was added to the last result.
+      best: the least error so far; infinite before the first.
+    """
+
+    results: Float[Array, "m k"]
+    residuals: Float[Array, "m k"]
+    residual: Float[Array, " k"]
+    correction: Float[Array, " k"]
+    best: Float[Array, ""]
 
 
 class Solution(NamedTuple):
@@ -85,16 +107,52 @@ def _iterate(kernel: Kernel, problem: Problem, num_iters: int, tolerance: Float[
         carry = jax.lax.fori_loop(0, num_iters, lambda _, c: iterate(c), carry, unroll=num_iters <= 4)
     else:
 
-        def unfinished(carry: tuple) -> jax.Array:
-            return (carry[3] < num_iters) & (column_error(carry) > tolerance)
+        def unfinished(state: tuple) -> jax.Array:
+            return (state[0][3] < num_iters) & (column_error(state[0]) > tolerance)
 
-        carry = jax.lax.while_loop(unfinished, iterate, iterate(carry))
+        def accelerate(state: tuple) -> tuple:
+            (sums, _, v, done), memory = state
+            reached = kernel.product(sums, v)
+            known = (columns > 0) & (reached > 0)
+            residual = jnp.where(known, jnp.log(jnp.where(known, columns / jnp.where(known, reached, 1), 1)), 0)
+            memory = remember(memory, residual, column_error(state[0]))
+            v = kernel.times(kernel.scaling(columns, sums, None), jnp.exp(memory.correction))
+            u = kernel.scaling(rows, kernel.row_sums(v), problem.row_power)
+            return (kernel.column_sums(u), u, v, done + 1), memory
+
+        none = jnp.zeros((MEMORY, len(columns)), columns.dtype)
+        memory = Memory(none, none, none[0], none[0], jnp.full_like(mass, jnp.inf))
+        # Where the columns are relaxed, residuals would be small differences of large logarithms.
+        step = accelerate if problem.column_power is None else lambda state: (iterate(state[0]), state[1])
+        carry, _ = jax.lax.while_loop(unfinished, step, (iterate(carry), memory))
     sums, u, v, done = carry
     row_potential = kernel.log(u)
     # An exact row misses its mass only where it has no allowed entry, whatever the iteration does.
     missed = jnp.where(row_potential == -jnp.inf, rows, 0).sum() if problem.row_power is None else jnp.zeros_like(mass)
     plan = kernel.plan(u, v, sums)
     return Solution(plan, row_potential, kernel.log(v), done, divide(missed, mass), column_error(carry))
+
+
+def remember(memory: Memory, residual: Float[Array, " k"], error: Float[Array, ""]) -> Memory:
+    """Anderson acceleration: the correction that the last residuals call for, and the memory with this one.
+
+    Differences alone are kept and solved for, so that potentials of any size lose no digits. While the error is
+    above twice its least value so far, all is forgotten: iterations without a correction always converge.
+    """
+    change = residual - memory.residual
+    useful = jnp.isfinite(memory.best) & (error <= 2 * memory.best)
+
+    def append(rows: jax.Array, row: jax.Array) -> jax.Array:
+        return jnp.where(useful, jnp.concatenate([rows[1:], row[None]]), 0)
+
+    residuals, results = append(memory.residuals, change), append(memory.results, residual + memory.correction)
+    length = jnp.sqrt((residuals * residuals).sum(axis=1))
+    unit = residuals * divide(jnp.ones_like(length), length)[:, None]
+    gram = jnp.matmul(unit, unit.T, precision="highest")
+    gram = gram + 10 * jnp.finfo(gram.dtype).eps * jnp.eye(MEMORY, dtype=gram.dtype) + jnp.diag(length == 0)
+    weights = divide(jnp.linalg.solve(gram, jnp.matmul(unit, residual, precision="highest")), length)
+    correction = jnp.clip(-jnp.matmul(weights, results, precision="highest"), -10, 10)
+    return Memory(results, residuals, residual, correction, jnp.minimum(memory.best, error))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

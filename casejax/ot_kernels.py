@@ -31,6 +31,7 @@ class Kernel(NamedTuple):
     column_sums: Callable[[Any], Any]  # scaling of rows -> sums over rows
     row_sums: Callable[[Any], Any]  # scaling of columns -> sums over columns
     scaling: Callable[[Any, Any, Any], Any]  # wanted masses, sums, power or None -> (wanted / sums)**power
+    times: Callable[[Any, Any], Any]  # scaling times an array
     product: Callable[[Any, Any], Any]  # sums times scaling, as an array
     log: Callable[[Any], Any]  # logarithm of a scaling, -inf where the scaling is 0
     plan: Callable[[Any, Any, Any], Any]  # scalings of rows and columns, last column sums -> the scaled kernel
@@ -99,6 +100,7 @@ def plain_kernel(
         column_sums=lambda u: _sum_rows(u, values),
         row_sums=lambda v: jnp.dot(values, v, precision="highest"),
         scaling=scaling,
+        times=lambda v, x: v * x,
         product=lambda sums, v: sums * v,
         log=_log,
         plan=lambda u, v, sums: _scaled(values, u, v, sums),
@@ -168,6 +170,7 @@ def wide_kernel(
         column_sums=partial(sums, axis=0),
         row_sums=partial(sums, axis=1),
         scaling=_wide_scaling,
+        times=lambda v, x: Wide(v.factor * x, v.exponent),
         product=lambda sums, v: sums.factor * v.factor * _power_of_two(sums.exponent + v.exponent),
         log=lambda x: _log(x.factor) + x.exponent * math.log(2),
         plan=plan,
