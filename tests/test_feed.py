@@ -86,9 +86,12 @@ def test_a_streamed_run_resumes_to_the_same_bits(packed, runs, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(("kind", "shapes"), [("device", 2), ("stream", 1)])
-def test_the_step_is_traced_once_a_shape(packed, monkeypatch, kind, shapes):
-    """On the device a batch comes in two shapes: every place, or no snippet twice."""
+@pytest.mark.parametrize(("num_snippets", "compact", "shapes"), [(24, False, 1), (100, None, 2), (900, True, 1)])
+@pytest.mark.parametrize("kind", ["device", "stream"])
+def test_the_step_is_traced_once_a_shape(packed, monkeypatch, kind, num_snippets, compact, shapes):
+    """A batch comes in two shapes, every place or no snippet twice, if the videos' lengths allow for both."""
+    lengths, config = packed.train.features.lengths, CONFIG.changed(feed=kind, num_snippets=num_snippets, epochs=3)
+    assert sampling.all_compact(lengths, 4, num_snippets) is compact
     traces = []
 
     def counted(*arguments, **keywords):
@@ -99,10 +102,10 @@ def test_the_step_is_traced_once_a_shape(packed, monkeypatch, kind, shapes):
     place = mesh.make_mesh(1)
     graphdef, state = loop.initial_state(CONFIG, packed.dims, len(packed.classes))
     state = mesh.place(state, mesh.state_shardings(state, place))
-    with feed.make_advance(packed.train, packed.classes, graphdef, CONFIG.changed(feed=kind), place) as advance:
-        for first, count in ((0, 2), (2, 3), (5, 1)):
+    with feed.make_advance(packed.train, packed.classes, graphdef, config, place) as advance:
+        for first, count in ((0, 2), (2, 3), (5, 7)):
             state, _ = advance(state, first, count)
-    assert int(state.step) == 6
+    assert int(state.step) == 12
     assert len(traces) == shapes
 
 

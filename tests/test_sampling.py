@@ -145,3 +145,10 @@ def test_no_snippet_is_gathered_twice(rng, num_rows):
     assert int(once.rows.max()) == 9
     np.testing.assert_array_equal(once.streams[0][once.rows], plain.streams[0])
     np.testing.assert_array_equal(once.labels, plain.labels)
+
+
+def test_lengths_say_beforehand_which_batches_are_compact():
+    lengths = np.array([3, 4, 5, 30, 40, 50])
+    assert sampling.all_compact(lengths, 2, 4) is False  # even the shortest two fill 7 of 8 places
+    assert sampling.all_compact(lengths, 2, 100) is True  # the longest two fill 90 of 200
+    assert sampling.all_compact(lengths, 2, 20) is None

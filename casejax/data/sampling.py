@@ -217,6 +217,20 @@ def half_the_places(num_videos: int, num_snippets: int) -> int:
     return -(-num_videos * num_snippets // 2)
 
 
+def all_compact(lengths: np.ndarray, batch_size: int, num_snippets: int) -> bool | None:
+    """Whether every batch needs half of its places at the most, or none does (False); None if it depends.
+
+    Args:
+      lengths: (V,) snippets each video has.
+      batch_size: B.
+      num_snippets: T.
+    """
+    counts, half = np.sort(np.minimum(lengths, num_snippets)), half_the_places(batch_size, num_snippets)
+    if counts[-batch_size:].sum() <= half:
+        return True
+    return False if counts[:batch_size].sum() > half else None
+
+
 def gather_on_host(
     features: Features, videos: np.ndarray, snippets: np.ndarray, *, compact: bool
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:

@@ -71,7 +71,8 @@ def _on_device(
 ) -> Iterator[Advance]:
     packed = pack(split, classes, mesh)
     store.release(split.features)
-    train_steps = make_train_steps(graphdef, config, mesh)
+    compact = sampling.all_compact(split.features.lengths, config.train.batch_size, config.method.num_snippets)
+    train_steps = make_train_steps(graphdef, config, mesh, compact=compact)
     yield lambda state, step, count: train_steps(state, packed, jnp.int32(count))
 
 

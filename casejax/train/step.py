@@ -79,23 +79,24 @@ def one_step(
     graphdef: nnx.GraphDef[Any],
     config: Config,
     mesh: Mesh,
-    compact: bool = False,
+    compact: bool | None = False,
 ) -> tuple[TrainState, Metrics]:
     """Sample a batch and `update`; a pure function of the state and the split.
 
-    With `compact`, snippets that short videos repeat are computed once wherever that halves the batch, as in
-    nearly all of THUMOS14. It is for one device, and not for `jax.vmap`, which would compute both branches.
+    With `compact`, snippets that short videos repeat are computed once, which must halve the batch; with None, they
+    are wherever that does, as in nearly all batches of THUMOS14. It is for one device, and None is not for `jax.vmap`,
+    which would compute both branches.
     """
     videos, snippets = draw(state.key, state.step, split.lengths, config=config)
     epoch = num_steps_per_epoch(len(split.lengths), config)
+    half = sampling.half_the_places(*snippets.shape)
 
     def on(num_rows: int | None, state: TrainState) -> tuple[TrainState, Metrics]:
         batch = sampling.gather(split, videos, snippets, num_rows=num_rows)
         return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
 
-    if not compact:
-        return on(None, state)
-    half = sampling.half_the_places(*snippets.shape)
+    if compact is not None:
+        return on(half if compact else None, state)
     needed = sampling.distinct_rows(split.lengths[videos], snippets.shape[1]).sum()
     return jax.lax.cond(needed <= half, partial(on, half), partial(on, None), state)
 
@@ -126,18 +127,27 @@ def steps(
     return state, jax.tree.map(lambda s: s / num_steps, sums)
 
 
-def make_train_steps(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh) -> TrainSteps:
+def make_train_steps(
+    graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh, *, compact: bool | None = None
+) -> TrainSteps:
     """Compile the function that runs n training steps.
 
     Step n is a function of the state alone, so any cut of a run into calls ends with the same bits.
+
+    Args:
+      graphdef: the network's structure.
+      config: all options.
+      mesh: devices.
+      compact: as for `one_step`; on several devices no batch is.
 
     Returns:
       (state, split, n) -> the state n steps later (its input is donated) and the mean of every metric over
       those steps. `n` is traced: one compilation serves every n.
     """
-    # On several devices the rows of a batch would have to be shared out anew. The jit of its own lets asking for shapes
-    # and looping share a trace.
-    one = jax.jit(partial(one_step, graphdef=graphdef, config=config, mesh=mesh, compact=mesh.size == 1))
+    if mesh.size > 1:  # the rows of a batch would have to be shared out anew
+        compact = False
+    # The jit of its own lets asking for shapes and looping share a trace.
+    one = jax.jit(partial(one_step, graphdef=graphdef, config=config, mesh=mesh, compact=compact))
 
     def run(state: TrainState, split: PackedSplit, num_steps: jax.Array) -> tuple[TrainState, Metrics]:
         return _placed(*steps(state, split, num_steps, one=one), mesh)
