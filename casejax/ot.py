@@ -90,8 +90,7 @@ def sinkhorn(
     domain, and in float32 every entry of the plan above 1e-30 is within 1e-5 of its own exact value. (With a
     relaxed marginal up to ±30 epsilon; beyond, potentials are as good as float32 rounds the power.) While
     scores / epsilon + log_prior stays within ±24, the usual case, an iteration costs two matrix-vector products
-    and the whole takes hardly more memory than `scores` and the plan; beyond, two to four times the time and
-    twice the memory.
+    and the whole takes hardly more memory than `scores` and the plan; beyond, more of both.
 
     Differentiable in forward and reverse mode: through the unrolled iteration where `tolerance` is None, else
     implicitly, as the exact solution that the result approaches; the potentials then move such that the mean

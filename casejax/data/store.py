@@ -13,6 +13,7 @@ import hashlib
 import json
 import mmap
 import os
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -95,7 +96,7 @@ def _describe(source: Source) -> dict[str, Any]:
 
 def _write(folder: Path, stem: str, described: dict[str, Any], source: Source, videos: Iterator[np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{stem}.{os.getpid()}.partial"
+    partial = folder / f".{stem}.{uuid.uuid4().hex}.partial"  # hosts that share the folder may share a process id
     checksum = 0
     try:
         with partial.open("wb") as file:

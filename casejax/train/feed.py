@@ -122,7 +122,10 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
         videos, snippets = videos[slots], snippets[slots]
         absent = [split.videos[v].id for v in videos if features.lengths[v] == 0]
         if absent:
-            raise DataError(f"step {step} needs {absent[0]}, whose features this process has not read")
+            raise DataError(
+                f"step {step} needs {absent[0]}, whose features this process has not read; its devices' share of a "
+                "batch must be that of its parts: leave out --data-parts, or --model-devices"
+            )
         streams, rows = sampling.gather_on_host(features, videos, snippets, compact=mesh.size == 1)
         store.release(features)
         return streams, labels[videos], rows
