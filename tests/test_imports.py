@@ -21,7 +21,8 @@ HEAVY = (
 
 
 @pytest.mark.parametrize(
-    "module", ["casejax", "casejax.ot", "casejax.self_labels", "casejax.losses", "casejax.localize"]
+    "module",
+    ["casejax", "casejax.ot", "casejax.self_labels", "casejax.losses", "casejax.localize", "casejax.alignment"],
 )
 def test_arrays_only_modules_load_nothing_heavy(module):
     code = (

@@ -1,6 +1,19 @@
-"""Networks; every one returns the same named outputs."""
+"""Networks; those of CASE and of its relatives return the same named outputs, embedders a vector a frame."""
 
+from casejax.models.alignment_heads import OrderHead, SpeedHead
 from casejax.models.case import CaseNet, project_prototypes
+from casejax.models.frame_embedder import ConvEmbedder, SequenceEmbedder, VideoEmbedder
 from casejax.models.outputs import Outputs
+from casejax.models.resnet import ResNetV2
 
-__all__ = ["CaseNet", "Outputs", "project_prototypes"]
+__all__ = [
+    "CaseNet",
+    "ConvEmbedder",
+    "OrderHead",
+    "Outputs",
+    "ResNetV2",
+    "SequenceEmbedder",
+    "SpeedHead",
+    "VideoEmbedder",
+    "project_prototypes",
+]

@@ -5,17 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from casejax.train.state import TrainState
-
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the folder, what differs and the remedy."""
+
+
+@runtime_checkable
+class State(Protocol):
+    """What can be kept: a named tuple with the number of steps done and the PRNG keys of the run, `TrainState` say."""
+
+    @property
+    def step(self) -> jax.Array:
+        """Scalar."""
+
+    @property
+    def key(self) -> jax.Array:
+        """Typed keys, of any shape."""
+
+
+S = TypeVar("S", bound=State)
 
 
 class Checkpoints:
@@ -34,7 +48,7 @@ class Checkpoints:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+    def save(self, state: State, meta: dict[str, Any]) -> None:
         """Write the state and its description; a crash half-way leaves no checkpoint of that step."""
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -52,7 +66,7 @@ class Checkpoints:
         with self._readable() as step:
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
-    def restore(self, template: TrainState) -> TrainState:
+    def restore(self, template: S) -> S:
         """The newest state, placed as the template is (on any number of devices).
 
         Args:
@@ -74,7 +88,7 @@ class Checkpoints:
         with self._readable() as step:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
             stored = self._manager.restore(step, args=args)["state"]
-        return stored._replace(key=jax.random.wrap_key_data(stored.key))
+        return _with_key(stored, jax.random.wrap_key_data(stored.key))
 
     @contextmanager
     def _readable(self) -> Iterator[int]:
@@ -97,8 +111,12 @@ class Checkpoints:
         self._manager.close()
 
 
-def _storable(state: TrainState) -> TrainState:
-    return state._replace(key=jax.random.key_data(state.key))
+def _storable(state: S) -> S:
+    return _with_key(state, jax.random.key_data(state.key))
+
+
+def _with_key(state: Any, key: jax.Array) -> Any:
+    return state._replace(key=key)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

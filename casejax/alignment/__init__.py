@@ -1,0 +1,1 @@
+"""Temporal alignment of videos: smooth dynamic time warping, global cycle consistency, and five baselines."""

@@ -1,0 +1,319 @@
+"""GTA: pairs of videos aligned as wholes by a contrastive smooth DTW, and a cycle that must come back to its start.
+
+The statement of the method is that of Hadji, Derpanis and Allan D. Jepson, "Representation Learning via Global
+Temporal Alignment and Cycle-Consistency", CVPR 2021; where text and published program differ, both are options and
+the defaults are the program's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from casejax.alignment.dtw import dtw_table
+from casejax.alignment.soft_min import Minimum, smooth_min
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+    Number = float | Float[Array, ""]
+    # from the log-probabilities of a cycle, its targets and the mask of its frames to one loss a cycle
+    Consistency = Callable[
+        [Float[Array, "*b n n"], Float[Array, "*b n n"], Bool[Array, "*b n"] | None], Float[Array, "*b"]
+    ]
+
+
+class PairLosses(NamedTuple):
+    """The three parts of the loss, a value for every pair of sequences.
+
+    Attributes:
+      alignment: the accumulated cost of aligning the first sequence with the second.
+      reverse: that of aligning the second with the first; another number, as the cost is not symmetric.
+      consistency: how far the cycle first -> second -> first ends from where it began.
+    """
+
+    alignment: Float[Array, "*b"]
+    reverse: Float[Array, "*b"]
+    consistency: Float[Array, "*b"]
+
+
+def contrastive_cost(
+    x: Float[Array, "*b n d"],
+    y: Float[Array, "*b m d"],
+    *,
+    temperature: Number = 0.1,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+) -> Float[Array, "*b n m"]:
+    """Cost of matching frame i of x with frame j of y: -log softmax over i of the similarity x_i . y_j / temperature.
+
+    Every frame of y chooses among the frames of x, so the costs of a column are negative log-probabilities that sum to
+    one. Exchanging x and y is not the same as transposing.
+
+    Args:
+      x: (..., N, D) embeddings, of unit norm where the product is to be a cosine.
+      y: (..., M, D) embeddings of the other sequence.
+      temperature: gamma_f of the published program, above 0.
+      x_mask: True for real frames of x; default all. Others take no part in the softmax.
+      y_mask: True for real frames of y; default all.
+
+    Returns:
+      (..., N, M) costs, 0 or more; 0 in padded rows and columns.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
+    """
+    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:  # a traced one can't be looked at
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    real = _rows(x, x_mask) & _columns(y, y_mask)
+    if x_mask is not None:
+        x = jnp.where(x_mask[..., None], x, 0)
+    if y_mask is not None:
+        y = jnp.where(y_mask[..., None], y, 0)
+    similarity = jnp.einsum("...nd,...md->...nm", x, y, precision="highest") / temperature
+    similarity = jnp.where(_rows(x, x_mask), similarity, -jnp.inf)
+    total = jax.nn.logsumexp(similarity, axis=-2, keepdims=True)
+    return jnp.where(real, total - jnp.where(real, similarity, 0), 0)
+
+
+def alignment_log_probabilities(
+    table: Float[Array, "*b n m"],
+    *,
+    temperature: Number = 1.0,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+) -> Float[Array, "*b n m"]:
+    """Log-probability that y up to frame j corresponds to x up to frame i.
+
+    Args:
+      table: (..., N, M) accumulated costs, `dtw.dtw_table`.
+      temperature: of the softmax over i; 1 in the published program, whatever the smoothing of the minimum.
+      x_mask: True for real frames of x; default all.
+      y_mask: True for real frames of y; default all.
+
+    Returns:
+      (..., N, M) log-probabilities; the exponentials of a real column sum to 1. -inf wherever a frame is padded.
+    """
+    rows, columns = _rows(table, x_mask), _columns(table, y_mask)
+    log_probabilities = jax.nn.log_softmax(jnp.where(rows, jnp.where(columns, -table / temperature, 0), -jnp.inf), -2)
+    return jnp.where(columns, log_probabilities, -jnp.inf)
+
+
+def cycle_log_probabilities(forth: Float[Array, "*b n m"], back: Float[Array, "*b m n"]) -> Float[Array, "*b n n"]:
+    """Log-probability that frame l of x, followed to y and back, arrives at frame i.
+
+    The transposed logarithm of the matrix product A_xy A_yx, safe where both have tiny entries.
+
+    Args:
+      forth: (..., N, M) `alignment_log_probabilities` of the table of (x, y).
+      back: (..., M, N) those of the table of (y, x).
+
+    Returns:
+      (..., N, N) entries (l, i), all finite; the exponentials of a real row sum to 1. A pair of frames that shares no
+      partner within the range of floats has the smallest log-probability there is, without a gradient.
+    """
+    tiny = jnp.finfo(forth.dtype).tiny
+    # Only the product's terms relative to the largest of their row and column have to be representable.
+    scale_in, scale_out = (
+        jax.lax.stop_gradient(jnp.maximum(a.max(axis, keepdims=True), jnp.log(tiny)))
+        for a, axis in ((forth, -1), (back, -2))
+    )
+    product = jnp.einsum(
+        "...im,...ml->...li", jnp.exp(forth - scale_in), jnp.exp(back - scale_out), precision="highest"
+    )
+    log_product = jnp.log(jnp.maximum(product, tiny))
+    return log_product + jnp.swapaxes(scale_in, -1, -2) + jnp.swapaxes(scale_out, -1, -2)
+
+
+def cycle_cross_entropy(
+    log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], mask: Bool[Array, "*b n"] | None = None
+) -> Float[Array, "*b"]:
+    """Cross-entropy of where a cycle ends with where it should, as the paper has it.
+
+    Args:
+      log_cycle: (..., N, N) `cycle_log_probabilities`.
+      targets: (..., N, N) distributions in the rows, `smoothed_identity`.
+      mask: True for real frames; default all.
+
+    Returns:
+      (...) mean over the real frames.
+    """
+    return _mean_rows(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
+
+
+def cycle_cross_entropy_published(
+    log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], mask: Bool[Array, "*b n"] | None = None
+) -> Float[Array, "*b"]:
+    """The published program's form: the cycle's probabilities are taken for logits and go through a second softmax.
+
+    With N frames and label smoothing s the value can't fall below log(e + N - 1) - (1 - s + s / N), however good the
+    alignment, and its gradient is a few hundredths of that of `cycle_cross_entropy`.
+    """
+    logits = jnp.exp(log_cycle)
+    if mask is not None:
+        logits = jnp.where(mask[..., None, :], logits, -jnp.inf)
+    return cycle_cross_entropy(jax.nn.log_softmax(logits, axis=-1), targets, mask)
+
+
+def smoothed_identity(mask: Bool[Array, "*b n"], smoothing: Number, dtype: jnp.dtype) -> Float[Array, "*b n n"]:
+    """Targets of the cycles: 1 - smoothing on the frame itself, the rest shared out over all real frames."""
+    real = mask[..., None, :] & mask[..., :, None]
+    count = mask.sum(axis=-1)[..., None, None].astype(dtype)
+    identity = jnp.eye(mask.shape[-1], dtype=dtype)
+    identity = jnp.broadcast_to(identity, real.shape)
+    return jnp.where(real, (1 - smoothing) * identity + smoothing / jnp.maximum(count, 1), 0)
+
+
+def pair_losses(
+    x: Float[Array, "*b n d"],
+    y: Float[Array, "*b m d"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    minimum: Minimum = smooth_min,
+    gamma: Number = 0.1,
+    temperature: Number = 0.1,
+    cycle_temperature: Number = 1.0,
+    label_smoothing: Number = 0.1,
+    consistency: Consistency = cycle_cross_entropy_published,
+    both_ways: bool = False,
+) -> PairLosses:
+    """Align sequences both ways and ask of every frame to come back to itself.
+
+    Args:
+      x: (..., N, D) embeddings of unit norm.
+      y: (..., M, D) embeddings of the same action, of unit norm.
+      x_mask: True for real frames of x, which come first; default all.
+      y_mask: True for real frames of y, which come first; default all.
+      minimum: relaxation of the minimum inside DTW; the published choice is `smooth_min`.
+      gamma: its smoothing, in units of the cost.
+      temperature: of the cosines, `contrastive_cost`.
+      cycle_temperature: of the softmax over accumulated costs, `alignment_log_probabilities`.
+      label_smoothing: share of the target spread over all frames, in [0, 1].
+      consistency: `cycle_cross_entropy_published` or, as the paper has it, `cycle_cross_entropy`.
+      both_ways: also take y through x and back, and average the two; the published program starts at x alone.
+
+    Returns:
+      The parts of the loss, of shape (...).
+
+    Raises:
+      ValueError: `label_smoothing` outside [0, 1].
+    """
+    if not isinstance(label_smoothing, jax.core.Tracer) and not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+    cost_xy = contrastive_cost(x, y, temperature=temperature, x_mask=x_mask, y_mask=y_mask)
+    cost_yx = contrastive_cost(y, x, temperature=temperature, x_mask=y_mask, y_mask=x_mask)
+    table_xy = dtw_table(cost_xy, x_mask=x_mask, y_mask=y_mask, minimum=minimum, gamma=gamma)
+    table_yx = dtw_table(cost_yx, x_mask=y_mask, y_mask=x_mask, minimum=minimum, gamma=gamma)
+    forth = alignment_log_probabilities(table_xy, temperature=cycle_temperature, x_mask=x_mask, y_mask=y_mask)
+    back = alignment_log_probabilities(table_yx, temperature=cycle_temperature, x_mask=y_mask, y_mask=x_mask)
+
+    def cycle(forth: Array, back: Array, mask: Array | None) -> Array:
+        shown = jnp.ones(forth.shape[:-1], bool) if mask is None else mask
+        targets = smoothed_identity(shown, label_smoothing, forth.dtype)
+        return consistency(cycle_log_probabilities(forth, back), targets, mask)
+
+    closing = cycle(forth, back, x_mask)
+    if both_ways:
+        closing = (closing + cycle(back, forth, y_mask)) / 2
+    return PairLosses(_last(table_xy, x_mask, y_mask), _last(table_yx, y_mask, x_mask), closing)
+
+
+def anchor_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
+    """The first sequence with every other: the pairs of the published program, which depend on the batch's order."""
+    return np.array([(0, j) for j in range(1, num_sequences)], np.int32).reshape(-1, 2)
+
+
+def all_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
+    """Every sequence with every later one."""
+    return np.stack(np.triu_indices(num_sequences, 1), axis=-1).astype(np.int32)
+
+
+def gta_loss(
+    embeddings: Float[Array, "b t d"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    pairs: Callable[[int], Int[np.ndarray, "p 2"]] = anchor_pairs,
+    skip: int = 1,
+    alignment_weight: Number = 0.1,
+    reverse_weight: Number = 0.1,
+    consistency_weight: Number = 1.0,
+    minimum: Minimum = smooth_min,
+    gamma: Number = 0.1,
+    temperature: Number = 0.1,
+    cycle_temperature: Number = 1.0,
+    label_smoothing: Number = 0.1,
+    consistency: Consistency = cycle_cross_entropy_published,
+    both_ways: bool = False,
+) -> Float[Array, " p"]:
+    """GTA's loss of the pairs of a batch: alignment in both directions and global cycle consistency.
+
+    Args:
+      embeddings: (B, T, D) of B >= 2 videos of one action, of unit norm.
+      mask: True for real frames, which come first; default all.
+      pairs: which videos are aligned, `anchor_pairs` or `all_pairs`.
+      skip: of the first video of a pair only every skip-th frame is used.
+      alignment_weight: weight of `PairLosses.alignment`.
+      reverse_weight: weight of `PairLosses.reverse`.
+      consistency_weight: weight of `PairLosses.consistency`.
+      minimum: relaxation of the minimum inside DTW.
+      gamma: its smoothing.
+      temperature: of the cosines.
+      cycle_temperature: of the softmax over accumulated costs.
+      label_smoothing: share of a cycle's target spread over all frames.
+      consistency: the loss of where a cycle ends; as for the five before, see `pair_losses`.
+      both_ways: let cycles start at both videos of a pair.
+
+    Returns:
+      (P,) losses of the pairs, to be averaged.
+
+    Raises:
+      ValueError: fewer than two videos, a skip below 1, or an option out of its range.
+    """
+    if len(embeddings) < 2:
+        raise ValueError(f"aligning takes two videos or more, got a batch of {len(embeddings)}")
+    if skip < 1:
+        raise ValueError(f"skip must be 1 or more, got {skip}")
+    first, second = pairs(len(embeddings)).T
+    parts = pair_losses(
+        embeddings[first, ::skip],
+        embeddings[second],
+        x_mask=None if mask is None else mask[first, ::skip],
+        y_mask=None if mask is None else mask[second],
+        minimum=minimum,
+        gamma=gamma,
+        temperature=temperature,
+        cycle_temperature=cycle_temperature,
+        label_smoothing=label_smoothing,
+        consistency=consistency,
+        both_ways=both_ways,
+    )
+    return alignment_weight * parts.alignment + reverse_weight * parts.reverse + consistency_weight * parts.consistency
+
+
+def _rows(values: Array, mask: Array | None) -> Array:
+    """Mask of rows (..., N, 1) that fits values (..., N, M) or (..., N, D)."""
+    return jnp.ones((1, 1), bool) if mask is None else mask[..., :, None]
+
+
+def _columns(values: Array, mask: Array | None) -> Array:
+    return jnp.ones((1, 1), bool) if mask is None else mask[..., None, :]
+
+
+def _last(table: Array, x_mask: Array | None, y_mask: Array | None) -> Array:
+    """The accumulated cost at the last real cell of every table."""
+    if x_mask is not None:
+        table = jnp.take_along_axis(table, (x_mask.sum(-1) - 1)[..., None, None], axis=-2)
+    if y_mask is not None:
+        table = jnp.take_along_axis(table, (y_mask.sum(-1) - 1)[..., None, None], axis=-1)
+    return table[..., -1, -1]
+
+
+def _mean_rows(values: Array, mask: Array | None) -> Array:
+    if mask is None:
+        return values.mean(axis=-1)
+    return jnp.where(mask, values, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)

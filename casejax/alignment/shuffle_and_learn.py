@@ -1,0 +1,50 @@
+"""Shuffle and Learn: tell three frames in the order of time from three that were shuffled.
+
+Misra, Zitnick and Hebert, "Shuffle and Learn: Unsupervised Learning using Temporal Order Verification", ECCV 2016. The
+triplets are drawn by `sampling.random_triplets`, the classifier is `casejax.models.alignment_heads.OrderHead`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+
+def in_order(frames: Int[Array, "*r 3"]) -> Bool[Array, "*r"]:
+    """Whether the second of three frames lies strictly between the first and the third."""
+    first, middle, last = frames[..., 0], frames[..., 1], frames[..., 2]
+    return ((first < middle) & (middle < last)) | ((first > middle) & (middle > last))
+
+
+def triplet_features(
+    embeddings: Float[Array, "b t d"], videos: Int[Array, " r"], frames: Int[Array, "r 3"]
+) -> Float[Array, "r e"]:
+    """The embeddings of three frames end to end, the input of the classifier.
+
+    Args:
+      embeddings: (B, T, D).
+      videos: (R,) the video of every row.
+      frames: (R, 3) places among its T frames.
+
+    Returns:
+      (R, 3 D).
+    """
+    return embeddings[videos[:, None], frames].reshape(len(videos), -1)
+
+
+def shuffle_and_learn_loss(logits: Float[Array, "*r 2"], labels: Int[Array, "*r"]) -> Float[Array, "*r"]:
+    """Cross-entropy of the two classes.
+
+    Args:
+      logits: (..., 2) of frames in order and of shuffled ones.
+      labels: (...) 0 for frames in order, 1 for shuffled ones.
+
+    Returns:
+      (...) losses, one a triplet.
+    """
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]

@@ -1,0 +1,49 @@
+"""SpeedNet: tell clips of normal speed from clips that were sped up.
+
+Benaim et al., "SpeedNet: Learning the Speediness in Videos", CVPR 2020. The clips are drawn by
+`sampling.speed_clips`, the classifier is `casejax.models.alignment_heads.SpeedHead`. The original network sees all
+frames of a clip at once; as a baseline for embeddings of single frames `clip_features` sums a clip up, which is ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+
+def clip_features(embeddings: Float[Array, "*b t d"], mask: Bool[Array, "*b t"] | None = None) -> Float[Array, "*b e"]:
+    """A clip's mean embedding, and how much its embeddings change from frame to frame; the latter shows the speed.
+
+    Args:
+      embeddings: (..., T, D) of frames in the order of time.
+      mask: True for real frames; default all. A change counts where both of its frames are real.
+
+    Returns:
+      (..., 2 D): temporal mean, then mean absolute difference of successive frames; 0 where there is no frame or
+      no change to average.
+    """
+    shown = jnp.ones(embeddings.shape[:-1], bool) if mask is None else mask
+    shown = shown[..., None]
+    embeddings = jnp.where(shown, embeddings, 0)
+    both = shown[..., 1:, :] & shown[..., :-1, :]
+    change = jnp.where(both, jnp.abs(embeddings[..., 1:, :] - embeddings[..., :-1, :]), 0)
+    mean = embeddings.sum(axis=-2) / jnp.maximum(shown.sum(axis=-2), 1)
+    return jnp.concatenate([mean, change.sum(axis=-2) / jnp.maximum(both.sum(axis=-2), 1)], axis=-1)
+
+
+def speednet_loss(logits: Float[Array, "*b"], labels: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """Binary cross-entropy.
+
+    Args:
+      logits: (...) of being sped up.
+      labels: (...) 1 for clips that were sped up, else 0.
+
+    Returns:
+      (...) losses, one a clip.
+    """
+    return jax.nn.softplus(jnp.where(labels == 1, -logits, logits))
