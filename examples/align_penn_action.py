@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated, out of %(default)s")
     parser.add_argument("--actions", help="comma-separated; default: all but " + " and ".join(LEFT_OUT))
-    parser.add_argument("--seeds", type=parse_seeds, default=(0, 1, 2), help="such as 0 or 0-2 (default)")
+    parser.add_argument("--seeds", type=parse_seeds, help="such as 0 or 0-2 (default: 0-2, and 0 for invented motion)")
     parser.add_argument("--shared", action="store_true", help="one network for all actions instead of one for each")
     parser.add_argument("--steps", type=int, default=default.steps, help="training steps (%(default)s)")
     parser.add_argument("--num-context", type=int, default=default.num_context, help="frames seen (%(default)s)")
@@ -72,7 +72,7 @@ def main() -> int:
             config,
             out,
             methods=methods,
-            seeds=arguments.seeds,
+            seeds=arguments.seeds or ((0, 1, 2) if arguments.data else (0,)),
             shared=arguments.shared,
             resume=arguments.resume,
             devices=arguments.devices,

@@ -6,9 +6,13 @@ import logging
 import os
 import pkgutil
 import typing
+from importlib import metadata
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+if metadata.version("jaxlib").startswith("0.10."):
+    # The emitters of fused loops take half of the time of compiling; later releases have no choice of others.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -96,12 +96,12 @@ def speednet(embed: Embed, head: SpeedHead, lengths: Int[Array, " b"], key: Key[
 
 
 METHODS = {
-    "speednet": Method(speednet, unit_norm=True, learning_rate=1e-3, head=SpeedHead),
-    "sal": Method(shuffle_and_learn, unit_norm=False, learning_rate=1e-3, head=OrderHead),
+    "speednet": Method(speednet, unit_norm=True, learning_rate=1e-4, head=SpeedHead),
+    "sal": Method(shuffle_and_learn, unit_norm=False, learning_rate=3e-4, head=OrderHead),
     "tcn": Method(tcn, unit_norm=False, learning_rate=1e-3),
-    "d3tw": Method(d3tw, unit_norm=True, learning_rate=1e-3),
-    "tcc": Method(tcc, unit_norm=False, learning_rate=3e-4),
-    "gta": Method(gta, unit_norm=True, learning_rate=1e-3),
+    "d3tw": Method(d3tw, unit_norm=True, learning_rate=3e-4),
+    "tcc": Method(tcc, unit_norm=False, learning_rate=1e-3),
+    "gta": Method(gta, unit_norm=True, learning_rate=3e-4),
 }
 """The methods of the table, by name and in its order."""
 
