@@ -25,6 +25,18 @@ def test_python_blocks_run(capsys):
     assert float(jnp.abs(gradient[50:]).max()) == 0 < float(jnp.abs(gradient).max())
 
 
+def test_alignment_block_runs():
+    text = (Path(__file__).parent.parent / "docs" / "alignment.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert bool(jnp.isfinite(names["published"]))
+    assert bool(jnp.isfinite(names["gradient"]).all())
+    assert abs(float(names["expected"][0, 0]) - 1) < 1e-5  # every path begins there
+    assert names["values"].shape == (2,)
+    assert names["path"].cells[0].tolist() == [0, 0]
+
+
 def test_every_function_in_the_table_exists():
     table = README.split("## What is built from which equation")[1].split("\n\nAgainst")[0]
     found = 0
