@@ -1,16 +1,18 @@
-"""Parity and rates on an accelerator: the training step and Sinkhorn against the card's own ceilings.
+"""Parity and rates on an accelerator: the training step, Sinkhorn and DTW against the card's own ceilings.
 
 Run:     python benchmarks/gpu.py               on the machine with the accelerator; a few minutes
          python benchmarks/gpu.py --quick       small sizes, to see that it runs anywhere
 
 First the same computations on the device and on the host's CPU are compared; no time is printed if they differ. Then
-rates, each beside what the device reaches in a product of two matrices and in a copy. Alignment is not part of it yet.
+rates, each beside what the device reaches in a product of two matrices and in a copy; DTW, which is bound by the number
+of its steps, beside the time of so many empty steps.
 
 Last printout: none from an accelerator. No figure is quoted until there is one.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,8 @@ import numpy as np
 from measure import machine, medians, milliseconds, print_table
 
 from casejax import ot
+from casejax.alignment.dtw import dtw
+from casejax.alignment.soft_min import Minimum, min_gamma, smooth_min
 from casejax.data.sampling import PackedSplit
 from casejax.train import mesh as placement
 from casejax.train.config import Config
@@ -67,7 +71,41 @@ def parity(rng: np.random.Generator, config: Config, dim: int) -> list[tuple[str
         kept = want > 1e-30
         error = float((np.abs(plan - want)[kept] / want[kept]).max())
         found.append((f"Sinkhorn, scores within {reach:g} epsilon, relative", error, 2e-5))
+    cost = rng.random((4, 100, 80), np.float32)
+    for minimum in (smooth_min, min_gamma):
+        got = [np.asarray(x) for x in warp(minimum)(cost)]
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            want = [np.asarray(x) for x in warp(minimum)(cost.astype(np.float64))]
+        worst = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(got, want, strict=True)]
+        found.append((f"DTW, {minimum.__name__}: value, relative", worst[0], 1e-5))
+        found.append((f"DTW, {minimum.__name__}: gradient", worst[1], 1e-3))
     return found
+
+
+def warp(minimum: Minimum) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """DTW and its gradient in the cost."""
+
+    def run(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, pullback = jax.vjp(lambda c: dtw(c, minimum=minimum), cost)
+        return value, pullback(jnp.ones_like(value))[0]
+
+    return jax.jit(run)
+
+
+def warping(sizes: tuple[tuple[int, int], ...]) -> list[tuple[str, str, str, str]]:
+    """Times of DTW, of its value alone, and of loops that do next to nothing in as many steps."""
+    rows = []
+    for batch, length in sizes:
+        cost = jax.random.uniform(jax.random.key(2), (batch, length, length))
+        steps = 2 * (2 * length - 1)
+        empty = jax.jit(lambda x, n=steps: jax.lax.fori_loop(0, n, lambda _, x: x * 0.5 + 1, x))
+        value = jax.jit(lambda c: dtw(c, minimum=smooth_min))
+        gradient, start = warp(smooth_min), cost[:, 0]
+        runs = {"gradient": lambda: gradient(cost), "value": lambda: value(cost), "empty": lambda: empty(start)}  # noqa: B023
+        times = medians(runs, repeats=9)
+        name = f"{batch} x {length} x {length}"
+        rows.append((name, *(milliseconds(times[key]) for key in ("value", "gradient", "empty"))))
+    return rows
 
 
 def ceilings(size: int) -> dict[str, float]:
@@ -145,6 +183,8 @@ def main() -> int:
         least = 2 * scores.nbytes / ceiling["copy"]  # the scores read and the plan written, once
         rows_of.append((f"{count:,} x 16, 3 iterations", milliseconds(seconds), f"{least / seconds:.0%}"))
     print_table(("Sinkhorn", "time", "of the copy rate"), rows_of)
+    sizes = ((6, 20), (2, 40)) if arguments.quick else ((6, 20), (8, 400), (64, 400), (2, 2000))
+    print_table(("smooth DTW", "value", "value and gradient", "as many empty steps"), warping(sizes))
     return 0
 
 

@@ -13,6 +13,7 @@ from casejax.data.motion import make_motion
 from casejax.data.pose_augmentation import augment_poses
 from casejax.data.poses import pose_features
 from casejax.data.records import DataError
+from casejax.data.video_set import pack_videos
 from casejax.train import align
 from casejax.train.align_methods import METHODS, Method
 from casejax.train.align_run import run_benchmark
@@ -31,7 +32,7 @@ def motion():
 @pytest.fixture(scope="module")
 def videos(motion):
     train = [track for track in motion if track.train]
-    return align.pack_videos([pose_features(t) for t in train], [t.action for t in train])[0]
+    return pack_videos([pose_features(t) for t in train], [t.action for t in train])[0]
 
 
 def closeness(embed, head, lengths, key):
@@ -45,7 +46,7 @@ QUICK = Method(closeness, unit_norm=False, learning_rate=1e-2)
 
 def test_videos_are_packed_action_by_action(rng):
     features = [rng.standard_normal((n, 2)).astype(np.float32) for n in (3, 4, 2, 5)]
-    videos, names, order = align.pack_videos(features, ["b", "a", "b", "a"])
+    videos, names, order = pack_videos(features, ["b", "a", "b", "a"])
     assert names == ("a", "b")
     np.testing.assert_array_equal(order, [1, 3, 0, 2])
     np.testing.assert_array_equal(videos.counts, [2, 2])
@@ -58,13 +59,13 @@ def test_videos_are_packed_action_by_action(rng):
 def test_videos_that_cannot_be_learned_from_are_refused():
     good = np.ones((3, 2), np.float32)
     with pytest.raises(DataError, match="no video to learn from"):
-        align.pack_videos([], [])
+        pack_videos([], [])
     with pytest.raises(DataError, match="video 1 \\(a\\) has no frame"):
-        align.pack_videos([good, good[:0]], ["a", "a"])
+        pack_videos([good, good[:0]], ["a", "a"])
     with pytest.raises(DataError, match="video 0 \\(a\\) has features that are not finite"):
-        align.pack_videos([good * np.nan, good], ["a", "a"])
+        pack_videos([good * np.nan, good], ["a", "a"])
     with pytest.raises(DataError, match="action b has a single training video"):
-        align.pack_videos([good, good, good], ["a", "a", "b"])
+        pack_videos([good, good, good], ["a", "a", "b"])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -96,7 +97,7 @@ def test_networks_side_by_side_are_the_same_as_one_at_a_time_and_on_several_devi
         mesh = align.make_networks_mesh(devices, len(seeds))
         graphdef, state = align.initial_state(QUICK, CONFIG, videos.frames.shape[1], actions, seeds)
         state, everywhere = align.place(state, videos, mesh)
-        advance = align.make_train_steps(graphdef, QUICK, CONFIG)
+        advance = align.make_train_steps(graphdef, QUICK, CONFIG, alone=devices == 1)
         state, _ = advance(state, everywhere, jnp.int32(2))
         assert len(state.actions.sharding.device_set) == devices
         return np.asarray(advance(state, everywhere, jnp.int32(1))[1])

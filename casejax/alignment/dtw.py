@@ -9,12 +9,15 @@ The minimum is a function: `soft_min.smooth_min` is smoothDTW (Hadji, Derpanis a
 Global Temporal Alignment and Cycle-Consistency", CVPR 2021), `min_gamma` soft-DTW (Cuturi and Blondel, "Soft-DTW: a
 Differentiable Loss Function for Time-Series", ICML 2017), `hard_min` the classical one.
 
-With N x M cells, a value takes memory for 128 (N + M) numbers besides the cost on CPUs and for 2 (N + M) min(N, M)
-elsewhere; a masked or odd-sized cost is copied once. A gradient takes about 2.5 N M numbers on CPUs, 8 N M elsewhere.
+The work goes by bands of H rows (`dtw_kernels`): all N on accelerators, about sqrt(128 M / B) for a batch of B on CPUs.
+Besides the cost a value takes memory for two copies of a band, 2 B H (M + H) numbers, and O(B (N + M)) more; a gradient
+keeps the accumulated costs, B N (M + H) numbers, and while a band is at work ten times its size. Masks, and an N that
+bands don't divide, cost a copy of the cost.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,8 +31,8 @@ from casejax.alignment.soft_min import Minimum, check_gamma, endless, hard_min, 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-MOST_ROWS_ON_CPU = 128
-"""Rows of a band on CPUs, at most; other devices take the table as a whole."""
+ONE_BAND = 128
+"""Rows up to which a table is never cut."""
 
 
 class Path(NamedTuple):
@@ -216,6 +219,15 @@ def _lengths(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None
     return jnp.where(some, rows, 0)[..., None, None], jnp.where(some, columns, 0)[..., None, None]
 
 
+def _num_bands(*shape: int) -> int:
+    """Bands of a table, for speed alone: one, but that CPUs lose less to each step than to entries beside the table."""
+    *batch, n, m = shape
+    if n <= ONE_BAND or jax.default_backend() != "cpu":
+        return 1
+    # least of 2 N (M + H) (c + B H) / H, the time of steps that start at the cost of c = 128 entries
+    return max(1, round(n / math.sqrt(128 * m / max(1, math.prod(batch)))))
+
+
 def _framed(
     cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array
 ) -> tuple[jax.Array, jax.Array, int]:
@@ -227,7 +239,7 @@ def _framed(
     dtype = cost.dtype if cost.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
     cost, gamma = cost.astype(dtype), jnp.asarray(gamma, dtype)
     *batch, n, m = cost.shape
-    bands = -(-n // MOST_ROWS_ON_CPU) if jax.default_backend() == "cpu" else 1
+    bands = _num_bands(*cost.shape)
     if x_mask is None and y_mask is None and n % bands == 0:
         return cost, gamma, n // bands
     height = -(-(n + 1) // bands)

@@ -9,7 +9,7 @@ entries and less memory.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ def _last_cell_forward(cost: jax.Array, gamma: jax.Array, minimum: Minimum, heig
 
 
 def _last_cell_backward(minimum: Minimum, height: int, residuals: tuple, of_last: jax.Array) -> tuple:
-    return _backward(*residuals, minimum, of_last, None)
+    table, gamma = residuals
+    return _backward(table, gamma, minimum, of_last, None)
 
 
 def _all_cells_forward(cost: jax.Array, gamma: jax.Array, minimum: Minimum, height: int) -> tuple:
@@ -51,7 +52,8 @@ def _all_cells_forward(cost: jax.Array, gamma: jax.Array, minimum: Minimum, heig
 
 
 def _all_cells_backward(minimum: Minimum, height: int, residuals: tuple, of_table: jax.Array) -> tuple:
-    return _backward(*residuals, minimum, jnp.zeros_like(of_table[..., 0, 0]), of_table)
+    table, gamma = residuals
+    return _backward(table, gamma, minimum, jnp.zeros_like(of_table[..., 0, 0]), of_table)
 
 
 last_cell.defvjp(_last_cell_forward, _last_cell_backward)
@@ -60,8 +62,8 @@ all_cells.defvjp(_all_cells_forward, _all_cells_backward)
 
 def _forward(
     cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int, *, keep: bool
-) -> tuple[Float[Array, "*b"], Float[Array, "k t *b h"] | None]:
-    """Accumulated costs of the last cell and, to keep, of all cells in skewed bands."""
+) -> tuple[Float[Array, "*b"], Any]:
+    """Accumulated costs of the last cell and, to keep, of all cells in skewed bands, (K, T, ..., H)."""
     *batch, n, m = cost.shape
     far, steps = endless(cost.dtype), m + height - 1
     nothing = jnp.full((*batch, height), far, cost.dtype)
@@ -69,17 +71,19 @@ def _forward(
     def step(carry: tuple, inputs: tuple) -> tuple:
         left, diagonal = carry
         cost, above = inputs
-        up = jax.lax.optimization_barrier(jnp.concatenate([above[..., None], left[..., :-1]], axis=-1))
+        up = jnp.concatenate([above[..., None], left[..., :-1]], axis=-1)
         here = jnp.minimum(cost + minimum(jnp.stack([left, diagonal, up]), gamma, axis=0), far)
         return (here, up), here if keep else here[..., -1]
 
     def band(above: jax.Array, index: jax.Array) -> tuple:
         start = nothing, nothing.at[..., 0].set(_corner(index, far))
+        cells: jax.Array
         _, cells = jax.lax.scan(step, start, (_skewed(_rows(cost, index, height), far), above))
         last_row = cells[..., -1] if keep else cells
         return _padded(last_row[height - 1 :], (0, height - 1), far), cells if keep else None
 
     border = jnp.full((steps, *batch), far, cost.dtype)
+    table: jax.Array | None
     last_row, table = jax.lax.scan(band, border, jnp.arange(n // height))
     return last_row[m - 1], table
 
@@ -96,38 +100,38 @@ def _backward(
     m, far = steps - height + 1, endless(table.dtype)
 
     def step(carry: tuple, inputs: tuple) -> tuple:
-        of_left, of_up, of_diagonal, of_gamma, neighbours = carry  # what later steps ask of this one
-        t, below, given = inputs
+        of_left, of_up, of_diagonal = carry  # what later steps ask of this one, and of its `up` as their `diagonal`
+        (left, diagonal, up), below, given = inputs
         here = of_left + jnp.concatenate([of_up, below[..., None]], axis=-1)
-        here = jax.lax.optimization_barrier(here if given is None else here + given)
-        before = jax.lax.dynamic_slice_in_dim(neighbours, t, 2)
-        values = jnp.stack([before[1][..., 1:], before[0][..., :-1], before[1][..., :-1]])
-        _, pullback = jax.vjp(lambda values, gamma: minimum(values, gamma, axis=0), values, gamma)
-        (of_left, of_next_diagonal, of_up), more = pullback(here)
-        of_up = of_up + of_diagonal
-        return (of_left, of_up[..., 1:], of_next_diagonal, of_gamma + more, neighbours), (here, of_up[..., 0])
+        here = here if given is None else here + given
+        of_up = here * up + of_diagonal
+        return (here * left, of_up[..., 1:], here * diagonal), (here, of_up[..., 0])
 
     def band(carry: tuple, inputs: tuple) -> tuple:
         below, of_gamma = carry
         index, cells, above = inputs
-        # entry (t + 1, i + 1) is the cell of row i at step t, and entries (t, 0) and (0, i) are its surroundings
-        start = jnp.full((1, *batch, height + 1), far, table.dtype).at[..., 0].set(_corner(index, far))
-        neighbours = jnp.concatenate([above[..., None], jnp.concatenate([start[..., 1:], cells[:-1]])], axis=-1)
-        neighbours = jnp.concatenate([start, neighbours])
+        left = jnp.concatenate([jnp.full_like(cells[:1], far), cells[:-1]])
+        up = jnp.concatenate([above[..., None], left[..., :-1]], axis=-1)
+        start = jnp.full_like(up[:1], far).at[..., 0].set(_corner(index, far))
+        diagonal = jnp.concatenate([start, up[:-1]])
+        neighbours = jnp.stack([left, diagonal, up])
+        least, pullback = jax.vjp(lambda values, gamma: minimum(values, gamma, axis=0), neighbours, gamma)
+        weights = pullback(jnp.ones_like(least))[0]
         given = None if of_table is None else _skewed(_rows(of_table, index, height), 0)
         nothing = jnp.zeros((*batch, height), table.dtype)
-        (_, _, _, of_gamma, _), (of_cells, of_above) = jax.lax.scan(
-            step,
-            (nothing, nothing[..., 1:], nothing, of_gamma, neighbours),
-            (jnp.arange(steps), below, given),
-            reverse=True,
+        of_cells: jax.Array
+        of_above: jax.Array
+        _, (of_cells, of_above) = jax.lax.scan(
+            step, (nothing, nothing[..., 1:], nothing), (tuple(weights), below, given), reverse=True
         )
+        of_gamma = of_gamma + pullback(of_cells)[1]
         return (_padded(of_above[:m], (height - 1, 0), 0), of_gamma), _straight(of_cells)
 
     above = _padded(table[:-1, height - 1 :, ..., -1].swapaxes(0, 1), (0, height - 1), far).swapaxes(0, 1)
     above = jnp.concatenate([jnp.full((1, steps, *batch), far, table.dtype), above])
     below = _padded(of_last[None], (steps - 1, 0), 0)
     inputs = (jnp.arange(count), table, above)
+    of_cost: jax.Array
     (_, of_gamma), of_cost = jax.lax.scan(band, (below, jnp.zeros_like(gamma)), inputs, reverse=True)
     return _joined(of_cost), of_gamma
 

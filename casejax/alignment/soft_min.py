@@ -122,11 +122,11 @@ def _minimise(
         values = jnp.where(jnp.broadcast_to(where, values.shape), values, far)
     count = values.shape[axis]
     # A short axis, such as the three predecessors of a cell, is taken apart: XLA fuses that into one loop over cells.
-    parts = jnp.unstack(values, axis=axis) if count <= 4 else [values]
-    axis = None if count <= 4 else axis
+    inner = None if count <= 4 else axis
+    parts = [values] if inner is not None else jnp.unstack(values, axis=axis)
     parts = [jnp.where(part > far, far, part) for part in parts]
-    least = minimum(parts, jnp.where(gamma >= 0, gamma, jnp.nan), axis)
-    return jnp.where(_min(parts, axis) >= far, jnp.inf, least)
+    least = minimum(parts, jnp.where(gamma >= 0, gamma, jnp.nan), inner)
+    return jnp.where(_min(parts, inner) >= far, jnp.inf, least)
 
 
 def _min(parts: list[jax.Array], axis: int | None) -> jax.Array:
@@ -163,7 +163,6 @@ def _smooth_min_jvp(axis: int | None, primals: tuple, tangents: tuple) -> tuple:
     inverse = _inverse(primals[1])
     least, above, shares, _ = _distribution(primals[0], inverse, axis)
     mean = _dot(shares, above, axis)
-    # A share of 0 has to be multiplied before anything that may overflow.
     moved = [share * (part - _spread(mean, axis)) for share, part in zip(shares, above, strict=True)]
     weights = [share - part * inverse for share, part in zip(shares, moved, strict=True)]
     variance = _dot(moved, above, axis)
@@ -199,7 +198,7 @@ def _inverse(gamma: jax.Array) -> jax.Array:
 def _distribution(
     parts: list[jax.Array], inverse: jax.Array, axis: int | None
 ) -> tuple[jax.Array, list[jax.Array], list[jax.Array], jax.Array]:
-    """Minimum, what values are above it, their probabilities and what these were divided by.
+    """Minimum, what values with a share are above it, their shares and what these were divided by.
 
     In derivatives the minimum may count as a constant, as a shift of all values changes nothing here.
     """
@@ -207,5 +206,7 @@ def _distribution(
     above = [part - _spread(least, axis) for part in parts]
     weights = [jnp.exp(-part * inverse) for part in above]
     total = reduce(jnp.add, (_sum(weight, axis) for weight in weights))
+    # What has no share must not overflow later on, in derivatives of derivatives say.
+    above = [jnp.where(weight > 0, part, 0) for weight, part in zip(weights, above, strict=True)]
     share = 1 / _spread(total, axis)
     return least, above, [weight * share for weight in weights], total

@@ -310,8 +310,9 @@ def _max_pool(x: jax.Array) -> jax.Array:
     """(N, C), the maximum over the places of (N, P, C), with the gradient going to the first place that has it."""
     # Not jnp.max: its gradient looks for places equal to the maximum, and where XLA computes them twice with other
     # round-off, there are none, and 0 / 0 comes out.
-    first = x.argmax(axis=1, keepdims=True)
-    return jnp.take_along_axis(x, first, axis=1)[:, 0]
+    first = jax.lax.stop_gradient(x).argmax(axis=1, keepdims=True)
+    places = jax.lax.broadcasted_iota(first.dtype, x.shape, 1)
+    return jnp.where(places == first, x, 0).sum(axis=1)  # a gather would have a scatter for a gradient
 
 
 def _videos(embeddings: jax.Array, b: int, t: int, mask: jax.Array | None) -> jax.Array:

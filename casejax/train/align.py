@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from casejax.alignment.sampling import context_indices
-from casejax.data.records import DataError
+from casejax.data.video_set import VideoSet
 from casejax.models import SequenceEmbedder
 from casejax.train import mesh as placement
 from casejax.train.align_methods import Method
@@ -32,26 +32,11 @@ from casejax.train.loop import DivergedError, Interrupted
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
 
+ON_CPU = 3
+"""Networks on the vectorised axis at a time on a single CPU: more of them fall out of its caches."""
+
 Params = Any
 Augment = Callable[["Float[Array, 'b t k f']", "Key[Array, '']"], "Float[Array, 'b t k f']"]
-
-
-class VideoSet(NamedTuple):
-    """Frame features of videos, packed end to end; the videos of an action stand next to each other.
-
-    Attributes:
-      frames: (N, F) features of all frames.
-      starts: (V,) row of each video's first frame.
-      lengths: (V,) frames of each video.
-      firsts: (A,) the first video of each action.
-      counts: (A,) videos of each action.
-    """
-
-    frames: Float[Array, "n f"]
-    starts: Int[Array, " v"]
-    lengths: Int[Array, " v"]
-    firsts: Int[Array, " a"]
-    counts: Int[Array, " a"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class AlignConfig:
       log_every: steps between lines of `metrics.jsonl`.
     """
 
-    steps: int = 1000
+    steps: int = 600
     num_context: int = 6
     context_stride: int = 3
     hidden: int = 128
@@ -114,46 +99,6 @@ class Aligner(nnx.Module):
         self.embedder, self.head = embedder, head
 
 
-def pack_videos(
-    features: Sequence[Float[np.ndarray, "_ f"]], actions: Sequence[str]
-) -> tuple[VideoSet, tuple[str, ...], Int[np.ndarray, "_"]]:
-    """Pack videos action by action.
-
-    Args:
-      features: frame features of every video, one dimension for all.
-      actions: the action of every video.
-
-    Returns:
-      The packed videos, the names of the actions in order, and which video stands at each place.
-
-    Raises:
-      DataError: no video, an empty one, values that are not finite, or an action with a single video.
-    """
-    if not features:
-        raise DataError("there is no video to learn from; give videos of the training part")
-    for video, array in enumerate(features):
-        if not len(array):
-            raise DataError(f"video {video} ({actions[video]}) has no frame; leave it out")
-        if not np.isfinite(array).all():
-            raise DataError(
-                f"video {video} ({actions[video]}) has features that are not finite; repair or leave it out"
-            )
-    order = np.argsort(np.asarray(actions), kind="stable")
-    names, first, count = np.unique(np.asarray(actions)[order], return_index=True, return_counts=True)
-    for name, number in zip(names, count, strict=True):
-        if number < 2:
-            raise DataError(f"action {name} has a single training video; aligning takes two or more")
-    lengths = np.array([len(features[v]) for v in order])
-    videos = VideoSet(
-        frames=jnp.asarray(np.concatenate([features[v] for v in order]), jnp.float32),
-        starts=jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
-        lengths=jnp.asarray(lengths, jnp.int32),
-        firsts=jnp.asarray(first, jnp.int32),
-        counts=jnp.asarray(count, jnp.int32),
-    )
-    return videos, tuple(str(name) for name in names), order
-
-
 def initial_state(
     method: Method, config: AlignConfig, num_features: int, actions: Sequence[int], seeds: Sequence[int]
 ) -> tuple[nnx.GraphDef[Any], AlignState]:
@@ -190,14 +135,6 @@ def _optimizer(method: Method, config: AlignConfig) -> optax.GradientTransformat
     return optax.adam(method.learning_rate if config.learning_rate is None else config.learning_rate)
 
 
-def gather_context(
-    videos: VideoSet, chosen: Int[Array, " b"], frames: Int[Array, "b t"], config: AlignConfig
-) -> Float[Array, "b t k f"]:
-    """What the embedder sees at each of the frames of some videos."""
-    context = context_indices(frames, num_context=config.num_context, stride=config.context_stride)
-    return videos.frames[videos.starts[chosen][:, None, None] + context]
-
-
 def objective(
     params: Params,
     videos: VideoSet,
@@ -221,7 +158,8 @@ def objective(
     network = nnx.merge(graphdef, params)
 
     def embed(frames: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        features = gather_context(videos, chosen, frames, config)
+        context = context_indices(frames, num_context=config.num_context, stride=config.context_stride)
+        features = videos.frames[videos.starts[chosen][:, None, None] + context]
         if augment is not None:
             features = augment(features, for_looks)
         return network.embedder(features)
@@ -230,9 +168,21 @@ def objective(
 
 
 def make_train_steps(
-    graphdef: nnx.GraphDef[Any], method: Method, config: AlignConfig, *, augment: Augment | None = None
+    graphdef: nnx.GraphDef[Any],
+    method: Method,
+    config: AlignConfig,
+    *,
+    augment: Augment | None = None,
+    alone: bool = True,
 ) -> Callable[[AlignState, VideoSet, Int[Array, ""]], tuple[AlignState, Float[Array, " m"]]]:
     """Compile the function that trains all networks of a state by n steps.
+
+    Args:
+      graphdef: the networks' structure.
+      method: what they learn.
+      config: how.
+      augment: changes the features of every batch, (features, key) -> features.
+      alone: whether a single device has all networks.
 
     Returns:
       (state, videos, n) -> the state n steps later (its input is donated) and each network's mean loss over them.
@@ -250,11 +200,13 @@ def make_train_steps(
 
     @partial(jax.jit, donate_argnums=0)
     def run(state: AlignState, videos: VideoSet, num_steps: Array) -> tuple[AlignState, Array]:
+        together = ON_CPU if jax.default_backend() == "cpu" and alone else len(state.actions)
+
         def body(_: Array, carry: tuple[AlignState, Array]) -> tuple[AlignState, Array]:
             state, total = carry
-            params, opt_state, losses = jax.vmap(one_network, (0, 0, 0, 0, None, None))(
-                state.params, state.opt_state, state.actions, state.key, videos, state.step
-            )
+            networks = (state.params, state.opt_state, state.actions, state.key)
+            one = partial(one_network, videos=videos, step=state.step)
+            params, opt_state, losses = jax.lax.map(lambda own: one(*own), networks, batch_size=together)
             return state._replace(step=state.step + 1, params=params, opt_state=opt_state), total + losses
 
         state, total = jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(state.actions.shape)))
@@ -303,7 +255,7 @@ def train_embedders(
     mesh = make_networks_mesh(devices, len(seeds))
     graphdef, state = initial_state(method, config, videos.frames.shape[1], actions, seeds)
     state, videos = place(state, videos, mesh)
-    advance = make_train_steps(graphdef, method, config, augment=augment)
+    advance = make_train_steps(graphdef, method, config, augment=augment, alone=mesh.size == 1)
     if out is None:
         return graphdef, _advance_to_the_end(advance, state, videos, config)
     out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from casejax.data.poses import (
     with_context,
 )
 from casejax.data.records import DataError
+from casejax.data.video_set import pack_videos
 from casejax.evaluate.alignment import (
     MIN_SAMPLES,
     KendallTau,
@@ -37,7 +38,7 @@ from casejax.evaluate.alignment_table import HONEST, PUBLISHED, Protocol, Row, f
 from casejax.plot_alignment import synchronised_poses
 from casejax.plots import save
 from casejax.report import write_json, write_text
-from casejax.train.align import AlignConfig, embed_videos, network_params, pack_videos, train_embedders
+from casejax.train.align import AlignConfig, embed_videos, network_params, train_embedders
 from casejax.train.align_methods import METHODS
 
 if TYPE_CHECKING:
