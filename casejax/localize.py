@@ -16,6 +16,8 @@ from casejax.nms import Survivors, decay_once_nms
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from casejax.fusion import FusedTable
+
 THRESHOLDS = tuple(np.arange(0.1, 1, 0.1).tolist())
 """Activation thresholds on the fused T-CAS, with the float64 rounding of the published list."""
 
@@ -161,6 +163,7 @@ def localize(
     outer_ratio: float = 0.15,
     score_weight: float = 0.2,
     nms: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] = decay_once_nms,
+    fuse: Callable[[np.ndarray, np.ndarray, np.ndarray], FusedTable] | None = None,
     extrapolate: bool = True,
     drop_lone_first: bool = True,
 ) -> SegmentTable:
@@ -179,11 +182,13 @@ def localize(
       outer_ratio: see `outer_inner_contrast`.
       score_weight: weight of the video score in a proposal's score.
       nms: suppression; takes segments (n, 2) in seconds, scores (n,) and groups (n,).
+      fuse: `casejax.fusion.fuse_table` or its like, to put one segment in the place of those that overlap; takes the
+        same and replaces `nms`.
       extrapolate: see `upsample`.
       drop_lone_first: see `propose`.
 
     Returns:
-      Detections in seconds, ordered by video, then class, then as `nms` leaves them.
+      Detections in seconds, ordered by video, then class, then as `nms` or `fuse` leaves them.
 
     Raises:
       ValueError: shapes that disagree, NaN or infinite scores, a duration that is not positive; the
@@ -219,5 +224,8 @@ def localize(
         values.append(contrast + score_weight * video_scores[video[owner], label[owner]])
 
     group, segment = np.concatenate(owners), np.concatenate(segments)
+    if fuse is not None:
+        fused = fuse(segment, np.concatenate(values), group)
+        return SegmentTable(video[fused.group], label[fused.group], fused.segment, fused.score)
     row, score = nms(segment, np.concatenate(values), group)
     return SegmentTable(video[group[row]], label[group[row]], segment[row], score)

@@ -93,6 +93,14 @@ class InferenceConfig:
     nms_threshold: float = option(0.4, "tIoU from which a proposal is suppressed")
     nms_decay: float = option(0.35, "scale of the decay exp(-tIoU^2 / decay) of suppressed scores")
     nms_plus_one: bool = option(True, "add one second to lengths in the tIoU of NMS, as published")
+    fusion: Literal["none", "gaussian", "uniform", "exponential", "student_t"] = option(
+        "none", "replace overlapping proposals by one, with this template, instead of NMS"
+    )
+    fusion_temperature: float = option(0.2, "temperature of the scores that weigh the proposals of a fused one")
+    fusion_overlap: Literal["candidate", "iou"] = option(
+        "candidate", "what decides who is fused: the share of a proposal that a better one covers, or tIoU"
+    )
+    fusion_threshold: float = option(0.25, "overlap above which proposals are fused")
     extrapolate: bool = option(True, "continue the last slope beyond the last snippet, as published; off: hold it")
     drop_lone_first: bool = option(True, "drop a threshold whose only active position is the first, as published")
 
@@ -191,10 +199,10 @@ class Config:
         for name in ("foreground_divisor", "test_num_snippets"):
             if flat[name] is not None and flat[name] < 1:
                 raise OptionError(f"{name} must be at least 1 or None, got {flat[name]}")
-        for name in positive.split():
+        for name in (*positive.split(), "fusion_temperature"):
             if not flat[name] > 0:
                 raise OptionError(f"{name} must be positive, got {flat[name]}")
-        for name in shares.split():
+        for name in (*shares.split(), "fusion_threshold"):
             if not 0 <= flat[name] <= 1:
                 raise OptionError(f"{name} must lie in [0, 1], got {flat[name]}")
         if not 0 < flat["holdout"] < 1:

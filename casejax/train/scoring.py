@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from casejax import localize, nms
+from casejax import fusion, localize, nms
 from casejax.data.records import Dataset, SegmentTable
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
@@ -48,8 +48,29 @@ def localize_scores(scores: SnippetScores, durations: Any, config: InferenceConf
         outer_ratio=config.outer_ratio,
         score_weight=config.score_weight,
         nms=suppress,
+        fuse=_fusion(config),
         extrapolate=config.extrapolate,
         drop_lone_first=config.drop_lone_first,
+    )
+
+
+def _fusion(config: InferenceConfig) -> Callable[..., fusion.FusedTable] | None:
+    """What replaces suppression, if anything does."""
+    template = {
+        "none": None,
+        "gaussian": fusion.gaussian,
+        "uniform": fusion.uniform,
+        "exponential": fusion.exponential,
+        "student_t": fusion.student_t,
+    }[config.fusion]
+    if template is None:
+        return None
+    return partial(
+        fusion.fuse_table,
+        template=template,
+        temperature=config.fusion_temperature,
+        overlap={"candidate": fusion.candidate_overlap, "iou": fusion.iou}[config.fusion_overlap],
+        threshold=config.fusion_threshold,
     )
 
 
