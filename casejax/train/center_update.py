@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import optax
@@ -59,8 +58,6 @@ def network_and_centers(
     """
     if not learning_rates:
         raise ValueError("network_and_centers needs a learning rate of the centers of each stream, got none")
-    transforms: dict[Any, optax.GradientTransformation] = {
-        s: center_update(rate, before=before) for s, rate in enumerate(learning_rates)
-    }
-    transforms["network"] = network
-    return optax.partition(transforms, ("network", tuple(range(len(learning_rates)))))
+    names = tuple(f"centers_{s}" for s in range(len(learning_rates)))
+    updates = [center_update(rate, before=before) for rate in learning_rates]
+    return optax.partition({"network": network, **dict(zip(names, updates, strict=True))}, ("network", names))

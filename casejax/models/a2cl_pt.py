@@ -1,0 +1,169 @@
+"""The network of A2CL-PT: a class branch and an adversary that must do without its best snippets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Key
+
+ERASED = -100.0
+"""Logit of erased snippets."""
+
+
+class A2CLPTOutputs(NamedTuple):
+    """Predictions for B videos of T snippets; fields are named as in `Outputs`, of which there is no attention here.
+
+    Attributes:
+      cas: (B, T, C) class activation sequence of the class branch, logits, one array a stream.
+      erased: (B, T, C) the same of the adversary, `ERASED` where the snippet was erased for a class.
+      embedding: (B, T, D) of each stream, after dropout.
+      tcam: (B, T, C) both branches of all streams together, nothing erased; this is what is localised.
+    """
+
+    cas: tuple[Float[Array, "b t c"], ...]
+    erased: tuple[Float[Array, "b t c"], ...]
+    embedding: tuple[Float[Array, "b t d"], ...]
+    tcam: Float[Array, "b t c"]
+
+
+def select_erased(
+    cas: Float[Array, "b t c"], mask: Bool[Array, "b t"] | None = None, *, divisor: int = 40
+) -> Bool[Array, "b t c"]:
+    """The snippets to hide from the adversary: for each class the best of a video, one in `divisor`, rounded down.
+
+    Of scores equal to the best that stays, none is erased, so that with ties it may be fewer.
+
+    Args:
+      cas: (B, T, C) class scores.
+      mask: True for real snippets; a video's length is the number of its real ones. Default all. The published
+        program counts padding as snippets.
+      divisor: snippets an erased one; a video of fewer keeps all.
+
+    Raises:
+      ValueError: `divisor` below 2, which would erase everything.
+    """
+    if divisor < 2:
+        raise ValueError(f"divisor must be 2 or more, or nothing is left, got {divisor}")
+    if mask is None:
+        mask = jnp.ones(cas.shape[:2], bool)
+    # The barrier has scores computed once: recomputed, perhaps rounded differently, one might be above itself.
+    scores = jax.lax.optimization_barrier(jnp.where(mask[..., None], jax.lax.stop_gradient(cas), jnp.inf))
+    length = mask.sum(axis=1)
+    best_kept = jnp.maximum(length - length // divisor, 1) - 1
+    threshold = jnp.take_along_axis(jnp.sort(scores, axis=1), best_kept[:, None, None], axis=1)
+    return mask[..., None] & (scores > threshold)
+
+
+def _xavier(fan_in: int, fan_out: int) -> Callable[..., Array]:
+    limit = math.sqrt(6 / (fan_in + fan_out))
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+class A2CLPTStream(nnx.Module):
+    """One stream: two fully connected layers, a classifier, an adversary, and what they weigh in the T-CAM."""
+
+    def __init__(self, dim: int, num_classes: int, *, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
+        self.first = nnx.Linear(dim, hidden, kernel_init=_xavier(dim, hidden), rngs=rngs)
+        self.second = nnx.Linear(hidden, hidden, kernel_init=_xavier(hidden, hidden), rngs=rngs)
+        self.classifier = nnx.Linear(hidden, num_classes, kernel_init=_xavier(hidden, num_classes), rngs=rngs)
+        # One classifier a class, published as C layers with an output each, hence their spread.
+        self.adversary = nnx.Linear(hidden, num_classes, kernel_init=_xavier(hidden, 1), rngs=rngs)
+        self.scale = nnx.Param(jnp.ones(num_classes))
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(
+        self, features: Float[Array, "b t d"], key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "b t e"], Float[Array, "b t c"], Float[Array, "b t c"]]:
+        """Embedding, class logits and the adversary's, without erasing."""
+        x = jax.nn.relu(self.second(jax.nn.relu(self.first(features))))
+        if key is not None:
+            x = self.dropout(x, deterministic=False, rngs=key)
+        return x, self.classifier(x), self.adversary(x)
+
+
+class A2CLPTNet(nnx.Module):
+    """The two-branch network of A2CL-PT.
+
+    Two streams of 1024 dimensions and 20 classes make 4,280,440 parameters.
+
+    Args:
+      dims: feature dimension of each stream; as many streams as there are entries.
+      num_classes: action classes C.
+      hidden: width D of both layers and of the embedding.
+      dropout: rate on the embedding, in [0, 1).
+      erase_divisor: of each class one in so many snippets is hidden from the adversary, s_a.
+      adversary_weight: of the adversary in the T-CAM, omega.
+      rngs: seeds of the initial parameters.
+
+    Raises:
+      ValueError: a dimension or count below 1, no stream, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        num_classes: int,
+        *,
+        hidden: int = 1024,
+        dropout: float = 0.7,
+        erase_divisor: int = 40,
+        adversary_weight: float = 0.6,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if not dims or min(*dims, num_classes, hidden) < 1:
+            raise ValueError(
+                f"the network needs at least one stream and counts of at least 1, got dims={tuple(dims)}, "
+                f"num_classes={num_classes}, hidden={hidden}"
+            )
+        if not 0 <= dropout < 1 or erase_divisor < 2:
+            raise ValueError(
+                f"dropout must lie in [0, 1) and erase_divisor be 2 or more, got {dropout} and {erase_divisor}"
+            )
+        self.streams = nnx.List(
+            [A2CLPTStream(dim, num_classes, hidden=hidden, dropout=dropout, rngs=rngs) for dim in dims]
+        )
+        self.erase_divisor, self.adversary_weight = erase_divisor, adversary_weight
+
+    def __call__(
+        self,
+        features: Sequence[Float[Array, "b t _"]],
+        mask: Bool[Array, "b t"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> A2CLPTOutputs:
+        """Predict on a batch.
+
+        Args:
+          features: (B, T, D_s), one array a stream.
+          mask: True for real snippets; features elsewhere are read as zeros. Default all, and then padding with zeros
+            takes part in erasing, as published.
+          key: dropout of this call; None for none.
+
+        Raises:
+          ValueError: another number of streams than the network has.
+        """
+        if len(features) != len(self.streams):
+            raise ValueError(f"the network has {len(self.streams)} streams, got {len(features)} feature arrays")
+        if mask is not None:
+            features = [jnp.where(mask[:, :, None], x, 0) for x in features]
+        cas, erased, embeddings, parts = [], [], [], []
+        for s, (stream, x) in enumerate(zip(self.streams, features, strict=True)):
+            own_key = None if key is None else jax.random.fold_in(key, s)
+            embedding, logits, adversary = stream(x.astype(jnp.promote_types(x.dtype, jnp.float32)), own_key)
+            # To hide a snippet's features and to mark its logit are one: the adversary sees each snippet alone.
+            hidden = select_erased(logits, mask, divisor=self.erase_divisor)
+            cas.append(logits)
+            erased.append(jnp.where(hidden, ERASED, adversary))
+            embeddings.append(embedding)
+            parts.append((logits + self.adversary_weight * adversary) * stream.scale[...][None, None, :])
+        return A2CLPTOutputs(tuple(cas), tuple(erased), tuple(embeddings), sum(parts[1:], start=parts[0]))
