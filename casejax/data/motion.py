@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casejax.data.penn_action import PoseTrack
+from casejax.data.penn_action import JOINTS, PoseTrack
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 ACTIONS = ("crane_lift", "ladle_pour", "gate_swing", "well_draw", "sheaf_toss", "oar_plant", "net_haul", "bell_pull")
-NUM_JOINTS = 13
+NUM_JOINTS = len(JOINTS)
 # angles: torso; head; upper arms and forearms, left and right; thighs and shins, left and right. 0 hangs down or, for
 # torso and head, stands up; radians, positive to the image's right.
 NUM_ANGLES = 10

@@ -12,7 +12,7 @@ from casejax.data.poses import OTHER_SIDE
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
-NUM_JOINTS = 13
+NUM_JOINTS = len(OTHER_SIDE)
 
 
 def augment_poses(
