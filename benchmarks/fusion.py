@@ -10,7 +10,13 @@ included; and `fuse_instances` alone, under one `vmap`, on arrays that are alrea
 
 Last printout:
 
-    (not run yet)
+    AMD EPYC, 2 cores, cpu, jax 0.10.2, numpy 2.4.6
+    210 videos, 32,772 proposals, 6,435 instances
+    gaussian: the same groups; starts and ends within 0.0002 s
+    student_t: the same groups; starts and ends within 0.0002 s
+                   loop  fuse_table  fuse_instances  ratio  ratio alone
+    gaussian     388 ms     29.4 ms         16.9 ms  13.2x        23.0x
+    student_t  6,054 ms      112 ms         82.5 ms  53.9x        73.4x
 """
 
 from __future__ import annotations
