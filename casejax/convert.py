@@ -196,6 +196,8 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
             data, config = meta["data"], Config.from_dict(meta["config"])
             _, template = initial_state(config, tuple(data["dims"]), len(data["classes"]))
             state = checkpoints.restore(template)
+        if config.network.base != "case":
+            raise ValueError(f"it is a run of --base {config.network.base}; only CASE itself has a published format")
         if config.method.head_temperature != HEAD_TEMPERATURE:
             raise ValueError(
                 f"head_temperature is {config.method.head_temperature}, but {HEAD_TEMPERATURE} is fixed in the "

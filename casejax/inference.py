@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -51,6 +51,7 @@ def score_videos(
     *,
     num_snippets: int,
     batch_size: int = 16,
+    compact: bool = True,
 ) -> SnippetScores:
     """Score every video of a split, resampled evenly to T snippets.
 
@@ -60,6 +61,7 @@ def score_videos(
       num_snippets: T.
       batch_size: videos a call; the last call is filled up, so that one compilation serves all of a shape. There
         are two: snippets that short videos repeat are computed once wherever that halves the batch.
+      compact: whether they may be: the network sees each snippet alone.
 
     Returns:
       Scores as NumPy arrays with a leading axis of V.
@@ -70,7 +72,50 @@ def score_videos(
     parts = []
     for first in range(0, len(lengths), batch_size):
         videos = np.resize(order[first : first + batch_size], batch_size)
-        parts.append(jax.device_get(scorer(*gather_on_host(features, videos, snippets[videos], compact=True))))
+        parts.append(jax.device_get(scorer(*gather_on_host(features, videos, snippets[videos], compact=compact))))
     back = np.argsort(order)
-    columns = [np.concatenate(column)[back] for column in zip(*parts, strict=True)]
-    return SnippetScores(*columns)  # type: ignore[arg-type]
+    return jax.tree.map(lambda *columns: np.concatenate(columns)[back], *parts)
+
+
+def score_whole_videos(
+    scorer: Callable[..., SnippetScores], features: Features, *, batch_size: int = 8, shortest: int = 128
+) -> SnippetScores:
+    """Score every video of a split with as many snippets as it has.
+
+    Args:
+      scorer: features, rows (None) and mask to scores, a `Scorer` with its parameters bound.
+      features: the split's packed features, V videos.
+      batch_size: videos a call.
+      shortest: videos are padded to this many snippets or a power of two times as many, so that a few compilations
+        serve all.
+
+    Returns:
+      Scores as NumPy arrays with a leading axis of V, padded with zeros to the longest video.
+    """
+    lengths = features.lengths
+    order = np.argsort(lengths, kind="stable")
+    longest = int(lengths.max())
+    parts = []
+    for first in range(0, len(lengths), batch_size):
+        videos = np.resize(order[first : first + batch_size], batch_size)
+        size = shortest
+        while size < lengths[videos].max():
+            size *= 2
+        mask = np.arange(size)[None] < lengths[videos][:, None]
+        streams = []
+        for stream in features.streams:
+            padded = np.zeros((batch_size, size, stream.shape[1]), stream.dtype)
+            for row, v in zip(padded, videos, strict=True):
+                row[: lengths[v]] = stream[features.rows(v)]
+            streams.append(padded)
+        found = jax.device_get(scorer(tuple(streams), None, mask))
+        cut = jax.tree.map(partial(_fit_time, mask=mask, longest=longest), found._replace(video=None))
+        parts.append(cut._replace(video=found.video))
+    back = np.argsort(order)
+    return jax.tree.map(lambda *columns: np.concatenate(columns)[: len(lengths)][back], *parts)
+
+
+def _fit_time(x: np.ndarray, mask: np.ndarray, longest: int) -> np.ndarray:
+    """(B, T, ...) with zeros in padding, and with time cut or padded to the longest video."""
+    x = np.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, 0)[:, :longest]
+    return np.pad(x, [(0, 0), (0, longest - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])

@@ -5,8 +5,9 @@ Everything here is NumPy on arrays of many videos at once; nothing loops over pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -122,10 +123,12 @@ def outer_inner_contrast(
     last: Int[np.ndarray, "n"],
     *,
     outer_ratio: float = 0.15,
+    outer_power: float = 1.0,
+    scale: int = 1,
 ) -> Float[np.ndarray, "n"]:
     """Outer-inner contrast (OIC): mean inside a run minus mean over the margins on its two sides.
 
-    With w = outer_ratio * (run length) the margins begin at sample trunc(first - w) and end at sample
+    With w = outer_ratio * (run length) ** outer_power the margins begin at sample trunc(first - w) and end at sample
     trunc(last + w), both clipped to the curve. No margin counts as mean zero.
 
     Args:
@@ -134,6 +137,8 @@ def outer_inner_contrast(
       first: first sample of every run.
       last: last sample of every run, included.
       outer_ratio: margin width as a part of the run's length.
+      outer_power: power of the length, in snippets, in that width.
+      scale: samples of a snippet.
 
     References:
       Shou et al., "AutoLoc", ECCV 2018, Sec. 3.2. The widths follow the CASE program.
@@ -143,7 +148,7 @@ def outer_inner_contrast(
     total = np.zeros((curves.shape[0], curves.shape[1] + 1))
     np.cumsum(curves, axis=1, out=total[:, 1:])
     length = last + 1 - first
-    width = outer_ratio * length
+    width = outer_ratio * (length if outer_power == 1 else scale * (length / scale) ** outer_power)
     outer_first = np.maximum((first - width).astype(np.int64), 0)
     outer_stop = np.minimum((last + width).astype(np.int64) + 1, curves.shape[1])
     inner = total[curve, last + 1] - total[curve, first]
@@ -157,11 +162,16 @@ def localize(
     video_scores: Float[np.ndarray, "V C"],
     durations: Float[np.ndarray, "V"],
     *,
+    ranked: Float[np.ndarray, "V T C"] | None = None,
+    lengths: Int[np.ndarray, "V"] | None = None,
     class_threshold: float = 0.25,
     thresholds: Sequence[float] = THRESHOLDS,
     scale: int = 24,
     outer_ratio: float = 0.15,
+    outer_power: float = 1.0,
     score_weight: float = 0.2,
+    min_snippets: int = 1,
+    nms_in_snippets: bool = False,
     nms: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] = decay_once_nms,
     fuse: Callable[[np.ndarray, np.ndarray, np.ndarray], FusedTable] | None = None,
     extrapolate: bool = True,
@@ -176,12 +186,17 @@ def localize(
       scores: fused T-CAS, T snippets that cover the whole video evenly.
       video_scores: video-level class scores.
       durations: seconds the T snippets cover: snippets of the original video times 16 / 25, not T times.
+      ranked: scores whose outer-inner contrast ranks a proposal, where these are not those that are thresholded.
+      lengths: snippets of each video; those behind are padding. Default: all have T.
       class_threshold: see `select_classes`.
       thresholds: see `propose`.
       scale: samples a snippet is upsampled to.
       outer_ratio: see `outer_inner_contrast`.
+      outer_power: see `outer_inner_contrast`.
       score_weight: weight of the video score in a proposal's score.
-      nms: suppression; takes segments (n, 2) in seconds, scores (n,) and groups (n,).
+      min_snippets: shorter proposals are dropped.
+      nms_in_snippets: hand segments to `nms` in snippets, not in seconds.
+      nms: suppression; takes segments (n, 2), scores (n,) and groups (n,).
       fuse: `casejax.fusion.fuse_table` or its like, to put one segment in the place of those that overlap; takes the
         same and replaces `nms`.
       extrapolate: see `upsample`.
@@ -194,38 +209,107 @@ def localize(
       ValueError: shapes that disagree, NaN or infinite scores, a duration that is not positive; the
         message names the first such video.
     """
+    _check(scores, video_scores, durations, ranked, lengths)
+    even = partial(
+        _localize_even,
+        class_threshold=class_threshold,
+        thresholds=thresholds,
+        scale=scale,
+        margins={"outer_ratio": outer_ratio, "outer_power": outer_power, "scale": scale},
+        score_weight=score_weight,
+        min_snippets=min_snippets,
+        nms_in_snippets=nms_in_snippets,
+        nms=nms,
+        fuse=fuse,
+        extrapolate=extrapolate,
+        drop_lone_first=drop_lone_first,
+    )
+    ranked = scores if ranked is None else ranked
+    if lengths is None:
+        return even(scores, video_scores, durations, ranked)
+    tables = []
+    for v, length in enumerate(lengths.tolist()):
+        one = slice(v, v + 1)
+        found = even(scores[one, :length], video_scores[one], durations[one], ranked[one, :length])
+        tables.append(found._replace(video=found.video + v))
+    return SegmentTable(*map(np.concatenate, zip(*tables, strict=True)))
+
+
+def _localize_even(
+    scores: np.ndarray,
+    video_scores: np.ndarray,
+    durations: np.ndarray,
+    ranked: np.ndarray,
+    *,
+    class_threshold: float,
+    thresholds: Sequence[float],
+    scale: int,
+    margins: Mapping[str, Any],
+    score_weight: float,
+    min_snippets: int,
+    nms_in_snippets: bool,
+    nms: Callable[..., Survivors],
+    fuse: Callable[..., FusedTable] | None,
+    extrapolate: bool,
+    drop_lone_first: bool,
+) -> SegmentTable:
+    """`localize` of videos that all have T snippets."""
+    video, label = np.nonzero(select_classes(video_scores, threshold=class_threshold))
+    num_samples = scores.shape[1] * scale
+    block = max(1, _BLOCK_SAMPLES // max(num_samples, 1))
+    owners, places, values = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for begin in range(0, len(video), block):
+        own = video[begin : begin + block], slice(None), label[begin : begin + block]
+        curves = upsample(scores[own], scale=scale, extrapolate=extrapolate)
+        runs = propose(curves, thresholds=thresholds, drop_lone_first=drop_lone_first)
+        if min_snippets > 1:
+            long_enough = runs.last + 1 - runs.first >= min_snippets * scale
+            runs = Runs(*(column[long_enough] for column in runs))
+        if ranked is not scores:
+            curves = upsample(ranked[own], scale=scale, extrapolate=extrapolate)
+        contrast = outer_inner_contrast(curves, runs.curve, runs.first, runs.last, **margins)
+        owner = runs.curve + begin
+        owners.append(owner)
+        places.append(np.stack([runs.first, runs.last + 1], axis=1))
+        # The product stays in the dtype of the video scores, as in the published program.
+        values.append(contrast + score_weight * video_scores[video[owner], label[owner]])
+
+    group, place, value = np.concatenate(owners), np.concatenate(places), np.concatenate(values)
+    segment = place * (durations[video[group]].astype(np.float64) / num_samples)[:, None]
+    if fuse is not None:
+        fused = fuse(segment, value, group)
+        return SegmentTable(video[fused.group], label[fused.group], fused.segment, fused.score)
+    row, score = nms(place / scale if nms_in_snippets else segment, value, group)
+    return SegmentTable(video[group[row]], label[group[row]], segment[row], score)
+
+
+def _check(
+    scores: np.ndarray,
+    video_scores: np.ndarray,
+    durations: np.ndarray,
+    ranked: np.ndarray | None,
+    lengths: np.ndarray | None,
+) -> None:
     if scores.ndim != 3 or video_scores.shape != scores.shape[::2] or durations.shape != scores.shape[:1]:
         raise ValueError(
             "localize needs scores (V, T, C), video_scores (V, C) and durations (V,), got "
             f"{scores.shape}, {video_scores.shape} and {durations.shape}"
         )
-    for name, array in (("scores", scores), ("video_scores", video_scores), ("durations", durations)):
-        broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-        if broken.any():
+    if ranked is not None and ranked.shape != scores.shape:
+        raise ValueError(f"ranked must have the shape of scores, {scores.shape}, got {ranked.shape}")
+    if lengths is not None and (
+        lengths.shape != durations.shape or not ((lengths >= 1) & (lengths <= scores.shape[1])).all()
+    ):
+        raise ValueError(f"lengths must be {len(durations)} numbers from 1 to {scores.shape[1]}, got {lengths}")
+    for name, array in (
+        ("scores", scores),
+        ("ranked", ranked),
+        ("video_scores", video_scores),
+        ("durations", durations),
+    ):
+        if array is not None and not np.isfinite(array).all():
+            broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
             raise ValueError(f"{name} of video {np.argmax(broken)} hold NaN or infinity")
     if (durations <= 0).any():
         first = np.argmax(durations <= 0)
         raise ValueError(f"duration of video {first} is {durations[first]} s, expected more than 0")
-
-    video, label = np.nonzero(select_classes(video_scores, threshold=class_threshold))
-    num_samples = scores.shape[1] * scale
-    block = max(1, _BLOCK_SAMPLES // max(num_samples, 1))
-    owners, segments, values = [np.empty(0, np.int64)], [np.empty((0, 2))], [np.empty(0)]
-    for begin in range(0, len(video), block):
-        here = slice(begin, begin + block)
-        curves = upsample(scores[video[here], :, label[here]], scale=scale, extrapolate=extrapolate)
-        runs = propose(curves, thresholds=thresholds, drop_lone_first=drop_lone_first)
-        contrast = outer_inner_contrast(curves, runs.curve, runs.first, runs.last, outer_ratio=outer_ratio)
-        owner = runs.curve + begin
-        seconds = durations[video[owner]].astype(np.float64) / num_samples
-        owners.append(owner)
-        segments.append(np.stack([runs.first, runs.last + 1], axis=1) * seconds[:, None])
-        # The product stays in the dtype of the video scores, as in the published program.
-        values.append(contrast + score_weight * video_scores[video[owner], label[owner]])
-
-    group, segment = np.concatenate(owners), np.concatenate(segments)
-    if fuse is not None:
-        fused = fuse(segment, np.concatenate(values), group)
-        return SegmentTable(video[fused.group], label[fused.group], fused.segment, fused.score)
-    row, score = nms(segment, np.concatenate(values), group)
-    return SegmentTable(video[group[row]], label[group[row]], segment[row], score)

@@ -226,8 +226,8 @@ class LabelHistory(NamedTuple):
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any = jnp.float32) -> LabelHistory:
         """Before the first labels."""
-        zeros = jnp.zeros(tuple(shape), dtype)
-        return cls(zeros, zeros, jnp.zeros((), jnp.int32))
+        newest, previous = (jnp.zeros(tuple(shape), dtype) for _ in range(2))  # apart, so that both can be donated
+        return cls(newest, previous, jnp.zeros((), jnp.int32))
 
     def push(self, labels: Float[Array, "*s"]) -> LabelHistory:
         """The history after new labels."""

@@ -167,7 +167,7 @@ def draw_pictures(
     dataset: Dataset,
     scores: SnippetScores,
     detections: SegmentTable,
-    cluster_labels: np.ndarray,
+    cluster_labels: np.ndarray | None,
     metrics: Sequence[Mapping[str, Any]],
     *,
     timelines: int = 4,
@@ -179,7 +179,7 @@ def draw_pictures(
       dataset: for ground truth and names.
       scores: of the test split, NumPy arrays with a leading axis of videos.
       detections: of the test split.
-      cluster_labels: (S, K, 2) Q^C.
+      cluster_labels: (S, K, 2) Q^C; None of a network without clusters.
       metrics: the lines of metrics.jsonl.
       timelines: videos to draw, spread evenly over the lengths.
 
@@ -190,10 +190,10 @@ def draw_pictures(
       ImportError: matplotlib is missing; the message says how to install it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {
-        "curves": plots.training_curves(metrics),
-        "clusters": plots.cluster_foreground(cluster_labels[:, :, 0], dataset.streams),
-    }
+    figures = {"curves": plots.training_curves(metrics)}
+    if cluster_labels is not None:
+        streams = dataset.streams if len(cluster_labels) == len(dataset.streams) else ("all streams",)
+        figures["clusters"] = plots.cluster_foreground(cluster_labels[:, :, 0], streams)
     lengths = dataset.test.features.lengths
     by_length = np.argsort(lengths, kind="stable")
     spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
@@ -206,7 +206,7 @@ def draw_pictures(
                 (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
             ],
             attention=np.asarray(scores.attention[v]),
-            transformed=np.asarray(scores.transformed[v]),
+            transformed=None if scores.transformed is None else np.asarray(scores.transformed[v]),
             fused=np.asarray(scores.foreground[v]),
             predictions=[
                 (dataset.classes[c], found.segment, found.score)

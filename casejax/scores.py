@@ -86,16 +86,18 @@ class SnippetScores(NamedTuple):
     Attributes:
       fused: (B, T, C) calibrated T-CAS with P^M in the place of P^A; this is what is localised.
       attention: (B, T) P^A.
-      transformed: (B, T) P^T.
-      foreground: (B, T) P^M.
+      transformed: (B, T) P^T; None of a network without clusters.
+      foreground: (B, T) P^M; P^A of a network without clusters.
       video: (B, C) class probabilities of the video.
+      ranked: (B, T, C) what ranks proposals, where it is not `fused`.
     """
 
     fused: Float[Array, "b t c"]
     attention: Float[Array, "b t"]
-    transformed: Float[Array, "b t"]
+    transformed: Float[Array, "b t"] | None
     foreground: Float[Array, "b t"]
     video: Float[Array, "b c"]
+    ranked: Float[Array, "b t c"] | None = None
 
 
 def clustering_assisted(

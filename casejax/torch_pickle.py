@@ -160,10 +160,23 @@ TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Machine:
-    """Interpreter of pickles that follow each other in `data`; `load` gives the bytes of a storage."""
+    """Interpreter of pickles that follow each other in `data`; `load` gives the bytes of a storage.
 
-    def __init__(self, data: memoryview, load: Callable[[Storage], memoryview]) -> None:
+    For other files than those of torch: `named` gives what stands for a class or function, or refuses it; `refused`
+    makes the error for what is not read; `opcodes`, by name, are interpreted by the functions given for them.
+    """
+
+    def __init__(
+        self,
+        data: memoryview,
+        load: Callable[[Storage], memoryview],
+        *,
+        named: Callable[[str, str], Any] = _named,
+        refused: Callable[[str], DataError] = refused,
+        opcodes: Mapping[str, Callable[[Machine], None]] | None = None,
+    ) -> None:
         self.data, self.load, self.position = data, load, 0
+        self.named, self.refused, self.opcodes = named, refused, opcodes or {}
         self.storages: dict[str, Storage] = {}
 
     def run(self) -> Any:
@@ -175,12 +188,15 @@ class Machine:
             pass
         if len(self.stack) != 1 or self.below:
             raise self.error("ends with other than one value")
-        check_values(self.stack[0])
+        check_values(self.stack[0], self.refused)
         return self.stack[0]
 
     def step(self) -> bool:
         """Interpret one opcode; false if it was the last."""
         op = OPCODES.get(self.take(1)[0], "unknown")
+        if op in self.opcodes:
+            self.opcodes[op](self)
+            return True
         match op:
             case "STOP":
                 return False
@@ -228,12 +244,12 @@ class Machine:
                     raise self.error("refers to a value that it does not have")
                 self.stack.append(self.memo[index])
             case "GLOBAL":
-                self.stack.append(_named(self.line(), self.line()))
+                self.stack.append(self.named(self.line(), self.line()))
             case "STACK_GLOBAL":
                 module, name = self.pop(2)
                 if type(module) is not str or type(name) is not str:
                     raise self.error("names a class by something else than strings")
-                self.stack.append(_named(module, name))
+                self.stack.append(self.named(module, name))
             case "BINPERSID":
                 self.stack.append(self.storage(*self.pop(1)))
             case "REDUCE":
@@ -244,13 +260,15 @@ class Machine:
             case "BUILD":
                 # A state dict carries attributes, the versions of its layers; nothing here needs them.
                 if not isinstance(self.pop(1)[0], dict) or not isinstance(self.top(object), OrderedDict):
-                    raise refused("refused: its pickle sets attributes (BUILD) of something else than an OrderedDict")
+                    raise self.refused(
+                        "refused: its pickle sets attributes (BUILD) of something else than an OrderedDict"
+                    )
             case "INST":
                 target = f"{self.line()}.{self.line()}"
-                raise refused(f"refused: its pickle makes (INST) {target[:80]!r}, which no state dict needs")
+                raise self.refused(f"refused: its pickle makes (INST) {target[:80]!r}, which no such file needs")
             case _:
-                raise refused(
-                    f"refused: opcode {op} in its pickle (byte {self.position}), which torch.save never needs"
+                raise self.refused(
+                    f"refused: opcode {op} in its pickle (byte {self.position}), which no such file needs"
                 )
         return True
 
@@ -330,7 +348,7 @@ class Machine:
         return damaged(f"its pickle {what} (byte {self.position})")
 
 
-def check_values(value: Any) -> None:
+def check_values(value: Any, refused: Callable[[str], DataError] = refused) -> None:
     """Refuse a class, function or bare storage among the values."""
     waiting, seen = [value], set[int]()
     while waiting:

@@ -6,6 +6,7 @@ Run:     python examples/train_thumos.py                       synthetic world, 
 Resume:  the same command with --resume.
 
 Compare: --variant official | paper | corrected, --seeds 0-4 for mean and standard deviation.
+Bases:   --base co2net, with the clustering head of CASE --base co2net --case; --help lists them.
 
 Every option of casejax.train.config is a flag (--help lists them with the equations they belong to).
 """
@@ -24,6 +25,7 @@ from casejax.train.options import (
     config_from,
     parse_seeds,
     run_command,
+    started_from,
     use_compilation_cache,
 )
 from casejax.train.run import run, run_seeds
@@ -48,8 +50,8 @@ def main() -> int:
     def command() -> None:
         join(arguments)
         use_compilation_cache(arguments.compilation_cache)
-        base = variant(arguments.variant)
-        config = config_from(arguments, base if arguments.data else base.changed(**SYNTHETIC))
+        start = started_from(arguments, variant(arguments.variant))
+        config = config_from(arguments, start if arguments.data else start.changed(**SYNTHETIC))
         data = arguments.data
         if data is None:
             data = out / "world"

@@ -1,11 +1,11 @@
 """What the tests of all bases need: their networks in NumPy, layer by layer, and checks that every base must pass."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from casejax.bases.base import parameters_of
 
 B, T, C = 4, 11, 3
 DIMS = (5, 4)
@@ -106,7 +106,7 @@ def assert_settings_are_defaults(settings, *functions):
     """Options of a function that go by the name of a setting have its value for their default."""
     shared = 0
     for function in functions:
-        for name, parameter in inspect.signature(function).parameters.items():
+        for name, parameter in parameters_of(function).items():
             if hasattr(settings, name):
                 assert parameter.default == getattr(settings, name), (function, name)
                 shared += 1

@@ -97,7 +97,7 @@ def test_checkpoint_of_a_run(files, tmp_path):
     names = ("run", "jump", "throw", "swim", "dive")
     convert.convert(*files, tmp_path / "run", classes=names, config=config)
     meta, _, state = restored(tmp_path / "run")
-    assert meta["config"] == config.changed(num_clusters=CLUSTERS, hidden=HIDDEN).as_dict()
+    assert Config.from_dict(meta["config"]) == config.changed(num_clusters=CLUSTERS, hidden=HIDDEN)
     assert meta["data"] == {
         "source": str(files[0]),
         "classes": list(names),
@@ -105,6 +105,7 @@ def test_checkpoint_of_a_run(files, tmp_path):
         "dims": list(DIMS),
         "snippet_seconds": 0.64,
         "train_videos": 0,
+        "longest_train_video": 0,
         "train_snippets": 0,
     }
     assert int(state.step) == 0

@@ -14,6 +14,7 @@ from casejax.data.synthetic import make_world
 from casejax.train import feed, loop, mesh, step
 from casejax.train.config import Config, OptionError
 from casejax.train.objective import case_objective
+from casejax.train.recipes import case
 
 CONFIG = Config().changed(
     num_clusters=4, hidden=16, num_snippets=24, batch_size=4, learning_rate=1e-3, epochs=2, log_every=3
@@ -98,7 +99,7 @@ def test_the_step_is_traced_once_a_shape(packed, monkeypatch, kind, num_snippets
         traces.append(1)
         return case_objective(*arguments, **keywords)
 
-    monkeypatch.setattr(step, "case_objective", counted)
+    monkeypatch.setattr(case, "case_objective", counted)
     place = mesh.make_mesh(1)
     graphdef, state = loop.initial_state(CONFIG, packed.dims, len(packed.classes))
     state = mesh.place(state, mesh.state_shardings(state, place))

@@ -336,7 +336,8 @@ def test_fusion_takes_the_place_of_suppression(rng, name):
     """The option of inference gives the fused proposals of every video and class, in seconds."""
     curves, videos = rng.uniform(size=(3, 20, 4)), rng.dirichlet(np.ones(4), 3)
     durations = rng.uniform(20, 90, 3)
-    scores = SnippetScores(*(jnp.zeros(1) for _ in SnippetScores._fields))._replace(fused=curves, video=videos)
+    unused = [jnp.zeros(1)] * len(SnippetScores._fields)
+    scores = SnippetScores(*unused)._replace(fused=curves, video=videos, ranked=None)
     tables = []
 
     def keep(segment, score, group):

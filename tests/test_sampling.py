@@ -58,9 +58,9 @@ def test_gather_reads_the_right_rows(rng):
     split = sampling.PackedSplit(
         (jnp.asarray(stream),), jnp.asarray(offsets), jnp.asarray(lengths), jnp.arange(6.0).reshape(3, 2)
     )
-    (got,), labels, _ = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
-    np.testing.assert_array_equal(labels, split.labels[jnp.asarray([2, 0])])
-    np.testing.assert_array_equal(got, stream[[[8, 9, 9], [2, 0, 1]]])
+    batch = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
+    np.testing.assert_array_equal(batch.labels, split.labels[jnp.asarray([2, 0])])
+    np.testing.assert_array_equal(batch.streams[0], stream[[[8, 9, 9], [2, 0, 1]]])
 
 
 @pytest.mark.parametrize(("num_videos", "parts"), [(10, 1), (11, 4), (7, 7), (200, 3)])

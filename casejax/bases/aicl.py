@@ -18,6 +18,7 @@ from flax import nnx
 from casejax import scores
 from casejax.bases import asl
 from casejax.bases.asl import asl_scores as aicl_scores  # inference is that of ASL
+from casejax.bases.base import Base, plain
 from casejax.bases.layers import TemporalConv, check_counts, pointwise, read_streams, time_mean, without_padding
 from casejax.bases.outputs import BaseOutputs, Localization, Schedule
 from casejax.self_labels import select_top_k, stream_mean, unit
@@ -70,10 +71,10 @@ class AICLSettings:
 
 
 THUMOS14 = AICLSettings(
-    Schedule(num_snippets=750, batch_size=16, steps=300 * 13, learning_rate=1e-4, weight_decay=5e-4),
+    Schedule(num_snippets=750, batch_size=16, epochs=300, learning_rate=1e-4, weight_decay=5e-4),
     asl.THUMOS14.localization,
 )
-"""As published together with CASE; the authors' own program trains for 900 epochs of 13 steps."""
+"""As published together with CASE; the authors' own program trains for 900 epochs."""
 
 
 class AICLOwn(NamedTuple):
@@ -137,6 +138,7 @@ class AICLNet(nnx.Module):
         self.embedding_encoders = nnx.List([TemporalConv(dim, hidden, rngs=rngs) for dim in dims])
         self.attention = nnx.List([pointwise(hidden, 1, rngs) for _ in dims])
         self.dims, self.cas_weight = tuple(dims), cas_weight
+        self.embedding_dims = (hidden,) * len(dims)
 
     def __call__(
         self,
@@ -301,3 +303,6 @@ def aicl_objective(
         "loss_actionness": actionness_weight * actionness.mean(),
     }
     return jnp.stack(list(terms.values())).sum(), terms
+
+
+BASE = Base(THUMOS14, AICLNet, plain(aicl_objective), aicl_scores, case_cas_weight=1 / 5)

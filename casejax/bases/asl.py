@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax import losses, nms, scores
+from casejax import losses, scores
+from casejax.bases.base import Base, plain
 from casejax.bases.layers import check_counts, pointwise, read_streams
 from casejax.bases.outputs import BaseOutputs, InferenceScores, Localization, Schedule, foreground_or
 from casejax.self_labels import foreground_labels, select_top_k, stream_mean
@@ -44,19 +44,20 @@ class ASLSettings:
 
 
 THUMOS14 = ASLSettings(
-    Schedule(num_snippets=750, batch_size=16, steps=100 * 13, learning_rate=1e-4, weight_decay=5e-4),
+    Schedule(num_snippets=750, batch_size=16, epochs=100, learning_rate=1e-4, weight_decay=5e-4),
     Localization(
         class_threshold=0.25,
         thresholds=tuple(np.arange(0.1, 1, 0.1).tolist()),
-        nms=partial(nms.decay_once_nms, threshold=0.4, sigma=0.35, plus_one=True),
-        nms_in_seconds=True,
-        num_snippets=750,
+        nms="decay_once",
+        nms_unit="seconds",
+        test_sampling="resampled",
         scale=24,
         outer_ratio=0.2,
+        drop_lone_first=True,
     ),
 )
-"""As in the published command, with epochs of 13 steps. The value named gamma, 0.2, is in effect the ratio of the
-outside, since it is passed in that one's place; the weight of the score is its default, also 0.2."""
+"""As in the published command. The value named gamma, 0.2, is in effect the ratio of the outside, since it is passed
+in that one's place; the weight of the score is its default, also 0.2."""
 
 
 class ASLNet(nnx.Module):
@@ -90,6 +91,7 @@ class ASLNet(nnx.Module):
         self.embedding_encoders = nnx.List([pointwise(dim, hidden, rngs) for dim in dims])
         self.attention = nnx.List([pointwise(hidden, 1, rngs) for _ in dims])
         self.dims, self.cas_weight = tuple(dims), cas_weight
+        self.embedding_dims = (hidden,) * len(dims)
 
     def __call__(
         self,
@@ -188,3 +190,6 @@ def asl_scores(
     if mask is not None:
         fused = jnp.where(mask[..., None], fused, 0)
     return InferenceScores(fused, fused, video)
+
+
+BASE = Base(THUMOS14, ASLNet, plain(asl_objective), asl_scores, case_cas_weight=1 / 5)

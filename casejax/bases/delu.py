@@ -16,6 +16,7 @@ import numpy as np
 
 from casejax import losses, ot
 from casejax.bases import co2net
+from casejax.bases.base import Base, Moment, options_of, supervised
 from casejax.bases.co2net import CO2Net as DELUNet  # the same network
 from casejax.bases.co2net import co2_scores as delu_scores  # and the same inference
 from casejax.bases.layers import lengths, time_mean
@@ -107,13 +108,13 @@ _LOCALIZATION: Localization = replace(
 )
 
 THUMOS14 = DELUSettings(
-    Schedule(num_snippets=320, batch_size=10, steps=5000, learning_rate=5e-5, weight_decay=1e-3, similar_pairs=3),
+    Schedule(num_snippets=320, batch_size=10, epochs=250, learning_rate=5e-5, weight_decay=1e-3, similar_pairs=3),
     _LOCALIZATION,
 )
 """As in the published command."""
 
 ACTIVITYNET12 = DELUSettings(
-    Schedule(num_snippets=60, batch_size=10, steps=22000, learning_rate=3e-5, weight_decay=5e-4, similar_pairs=3),
+    Schedule(num_snippets=60, batch_size=10, epochs=48, learning_rate=3e-5, weight_decay=5e-4, similar_pairs=3),
     _LOCALIZATION,
     top_k_divisor=5,
     smoothing=13,
@@ -256,3 +257,14 @@ def delu_objective(
         "loss_uncertain": uncertain_weight * guide.mean(),
     }
     return jnp.stack(list(terms.values())).sum(), terms
+
+
+def _objective(
+    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    options = options_of(delu_objective, moment.settings)
+    loss, terms = delu_objective(outputs, labels, moment.progress, mask, pairs=moment.pairs, **options)
+    return supervised(outputs, mask, moment, loss, terms)
+
+
+BASE = Base(THUMOS14, DELUNet, _objective, delu_scores, has_background=True)

@@ -6,13 +6,10 @@ the clustering head of CASE.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-
-from casejax.nms import Survivors
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -65,54 +62,61 @@ def foreground_or(foreground: Float[Array, "_ _"] | None, attention: Float[Array
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a base is trained.
+    """How a base is trained. Every field goes by the name of an option of `casejax.train.config`.
 
     Attributes:
-      num_snippets: snippets of a training example; None for whole videos.
+      num_snippets: snippets of a training example.
       batch_size: videos a step.
-      steps: steps of the optimizer, Adam.
-      learning_rate: its step size.
+      epochs: passes over the training videos of THUMOS14 or ActivityNet that make about the published steps.
+      learning_rate: step size of Adam.
       weight_decay: L2 penalty, in the gradient.
       second_moment: its beta_2.
-      crop: training examples are stretches of a video, padded with zeros where it is shorter; else as many snippets
-        drawn from all over it.
+      sampling: "random" for snippets from all over a video, "crop" for a stretch of it, padded where it is shorter.
       similar_pairs: the batch begins with so many pairs of videos that share a class.
-      drop_last: an incomplete batch at the end of an epoch is left out.
     """
 
-    num_snippets: int | None
+    num_snippets: int
     batch_size: int
-    steps: int
+    epochs: int
     learning_rate: float
     weight_decay: float
     second_moment: float = 0.999
-    crop: bool = False
+    sampling: Literal["random", "crop"] = "random"
     similar_pairs: int = 0
-    drop_last: bool = False
 
 
 @dataclass(frozen=True)
 class Localization:
-    """How a base's scores become segments.
+    """How a base's scores become segments. Every field goes by the name of an option of `casejax.train.config`.
 
     Attributes:
       class_threshold: least probability of a class that is localised; if none has it, the best is.
       thresholds: of `InferenceScores.thresholded`.
-      nms: what becomes of overlapping proposals; takes segments (n, 2), scores (n,) and groups (n,).
-      nms_in_seconds: whether those segments are in seconds; else in snippets.
-      num_snippets: snippets a test video is resampled to; None for as many as it has.
+      nms: what becomes of overlapping proposals, "decay_once", "soft" or "hard".
+      nms_threshold: tIoU from which a proposal is suppressed.
+      nms_decay: scale of the decay of suppressed scores.
+      nms_plus_one: add one unit to lengths in the tIoU of suppression.
+      nms_unit: whether that is a second or a snippet.
+      test_sampling: "resampled" to `num_snippets`, or "whole", as many snippets as a test video has.
       scale: samples a snippet is upsampled to before thresholds apply.
-      outer_ratio: width of the outside of a proposal to either side, as a part of its length.
+      outer_ratio: width of the outside of a proposal to either side, outer_ratio * length ** outer_power.
+      outer_power: its power of the length.
       score_weight: weight of the class probability in a proposal's score.
       min_snippets: shorter proposals are dropped.
+      drop_lone_first: drop a threshold whose only active position is the first.
     """
 
     class_threshold: float
     thresholds: tuple[float, ...]
-    nms: Callable[..., Survivors]
-    nms_in_seconds: bool
-    num_snippets: int | None = None
+    nms: Literal["decay_once", "soft", "hard"]
+    nms_threshold: float = 0.4
+    nms_decay: float = 0.35
+    nms_plus_one: bool = True
+    nms_unit: Literal["seconds", "snippets"] = "snippets"
+    test_sampling: Literal["resampled", "whole"] = "whole"
     scale: int = 1
     outer_ratio: float = 0.25
+    outer_power: float = 1.0
     score_weight: float = 0.2
     min_snippets: int = 1
+    drop_lone_first: bool = False

@@ -7,9 +7,8 @@ labels (`casejax.fusion`, `casejax.pseudo_labels`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax import losses, nms
+from casejax import losses
+from casejax.bases.base import Base, Moment, options_of
 from casejax.bases.layers import (
     check_counts,
     check_rates,
@@ -30,8 +30,8 @@ from casejax.bases.layers import (
     xavier,
 )
 from casejax.bases.outputs import BaseOutputs, InferenceScores, Localization, Schedule, foreground_or
-from casejax.bases.representatives import reallocate, refine_tokens
-from casejax.pseudo_labels import linear_margin, power_margin, pseudo_label_loss
+from casejax.bases.representatives import Memory, reallocate, recall, refine_tokens, remember
+from casejax.pseudo_labels import pseudo_label_loss
 from casejax.self_labels import select_top_k, unit
 
 if TYPE_CHECKING:
@@ -43,13 +43,11 @@ class RSKPSettings:
     """Settings of RSKP; `THUMOS14` are the published ones, `ZHOU` those of Zhou et al.
 
     Attributes:
-      schedule: how it is trained, of steps of one video each.
+      schedule: how it is trained. In a run of more or fewer epochs than that, epochs below are stretched.
       localization: how its scores become segments.
-      margin: from lengths of proposals to the widths of their outside, in snippets; instead of
-        `localization.outer_ratio`.
-      accumulated: steps whose gradients are summed (not averaged) to one of the optimizer.
-      learning_rates: pairs of the last epoch, counted from 1, and the step size up to it.
+      rates: epochs, counted from 0, and the factor on the learning rate from each on; the first is 0.
       memory_epoch: epochs before other videos' tokens take part.
+      late_until: epochs until which the late consistency weight holds.
       divisor: of the attention loss, snippets to one of the highest, and to one of the lowest.
       classwise_weight: of the classification that models background, lambda_b.
       attention_weight: of the attention loss, lambda_a.
@@ -64,10 +62,9 @@ class RSKPSettings:
 
     schedule: Schedule
     localization: Localization
-    margin: Callable[..., Array]
-    learning_rates: tuple[tuple[int, float], ...]
-    accumulated: int = 10
+    rates: tuple[tuple[int, float], ...] = ((0, 1.0),)
     memory_epoch: int = 100
+    late_until: int = 200
     divisor: int = 8
     classwise_weight: float = 0.2
     attention_weight: float = 0.1
@@ -81,32 +78,31 @@ class RSKPSettings:
 
 
 THUMOS14 = RSKPSettings(
+    # The gradients of ten videos are summed. For Adam that is their mean with a tenth of the published decay of 5e-4.
     Schedule(
-        num_snippets=None,
-        batch_size=1,
-        steps=200 * 200,
+        num_snippets=1500,
+        batch_size=10,
+        epochs=200,
         learning_rate=5e-5,
-        weight_decay=5e-4,
+        weight_decay=5e-5,
         second_moment=0.99,
+        sampling="crop",
     ),
     Localization(
         class_threshold=0.1,
         thresholds=tuple(np.arange(0.001, 0.04, 0.002).tolist()),
-        nms=partial(nms.hard_nms, threshold=0.5, plus_one=True),
-        nms_in_seconds=False,
+        nms="hard",
+        nms_threshold=0.5,
         min_snippets=2,
     ),
-    linear_margin,
-    ((200, 5e-5),),
 )
-"""As published."""
+"""As published, but for training videos of more than 1,500 snippets, which are cropped."""
 
 ZHOU = replace(
     THUMOS14,
-    schedule=replace(THUMOS14.schedule, steps=350 * 200),
-    localization=replace(THUMOS14.localization, class_threshold=0.16),
-    margin=power_margin,
-    learning_rates=((80, 5e-5), (200, 4e-5), (245, 2.048e-5), (260, 5.12e-7), (350, 2.56e-7)),
+    schedule=replace(THUMOS14.schedule, epochs=350),
+    localization=replace(THUMOS14.localization, class_threshold=0.16, outer_ratio=0.0785, outer_power=0.9),
+    rates=((0, 1.0), (80, 0.8), (200, 0.4096), (245, 0.01024), (260, 0.00512)),
     frame_mix=0.85,
 )
 """As published by Zhou et al. After 200 epochs the consistency weight is 1 again, pseudo labels set in
@@ -196,6 +192,7 @@ class RSKPNet(nnx.Module):
             weight,
             dropout,
         )
+        self.embedding_dims = (hidden,)
 
     def __call__(
         self,
@@ -280,7 +277,7 @@ def rskp_objective(
     consistency_weight: float | Float[Array, ""] = 1.0,
     temperature: float | Float[Array, ""] = 0.2,
     memory_weight: float | Float[Array, ""] = 0.5,
-    memory_mix: float = 0.2,
+    memory_mix: float | Float[Array, ""] = 0.2,
     label_weight: float | Float[Array, ""] = 1.0,
     label_mix: float = 0.8,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -366,3 +363,39 @@ def rskp_scores(
     frames = mixed(frame_mix, original.frames, reallocated.frames) * attention[..., None]
     frames = without_padding(frames, mask)
     return InferenceScores(frames, frames, mixed(video_mix, original.agnostic, reallocated.agnostic))
+
+
+def _objective(
+    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    settings, network = moment.settings, moment.network
+    tokens, of_video = recall(moment.memory, labels)
+    x = reallocate(outputs.embedding[0], tokens, mask, of_video, weight=network.weight)
+    epoch = jnp.asarray(moment.epoch)
+    late = epoch >= settings.memory_epoch
+    known = late.astype(x.dtype)
+    early_again = ~late | (epoch >= settings.late_until)
+    options = options_of(rskp_objective, settings) | {
+        "memory_weight": settings.memory_weight * known,
+        "memory_mix": settings.memory_mix * known,
+        "consistency_weight": jnp.where(
+            early_again, settings.consistency_weight, settings.late_consistency_weight
+        ).astype(x.dtype),
+    }
+    return rskp_objective(outputs, labels, mask, network.predict(x, mask), moment.snippet_labels, **options)
+
+
+def _remember(memory: Memory, outputs: BaseOutputs, labels: Float[Array, "b c"]) -> Memory:
+    return remember(memory, outputs.own.tokens, outputs.own.token_logits, labels)
+
+
+BASE = Base(
+    THUMOS14,
+    RSKPNet,
+    _objective,
+    rskp_scores,
+    first_memory=lambda settings, network, num_classes: Memory.empty(num_classes, network.embedding_dims[0]),
+    remember=_remember,
+    has_background=True,
+)
+ZHOU_BASE = replace(BASE, settings=ZHOU, options=(("pseudo_labels", True), ("fusion", "gaussian")))

@@ -27,7 +27,7 @@ def read_annotations(path: str | os.PathLike[str]) -> dict[str, Video]:
       DataError: no such file, not JSON, no "database", or an entry that cannot be used.
     """
     path = Path(path)
-    document = _read_json(path)
+    document = read_json(path)
     database = document.get("database") if isinstance(document, dict) else None
     if not isinstance(database, dict):
         raise DataError(f'{path}: no "database" object; put the videos into {{"database": {{ID: ...}}}}')
@@ -99,7 +99,13 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as text ({error}); save it as readable UTF-8") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, whole numbers as floats.
+
+    Raises:
+      DataError: no JSON, or an object with a key twice.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if twice:  # json would keep the last one and drop the others in silence
@@ -120,18 +126,23 @@ def _parse_video(video: str, entry: Any, where: str) -> Video:
         raise DataError(f'{where}: no "annotations" list; add one, empty where nothing happens')
     duration = entry.get("duration")
     if duration is not None:
-        duration = _seconds(duration, f"{where}, duration")
+        duration = parse_seconds(duration, f"{where}, duration")
         if duration <= 0:
             raise DataError(f"{where}: duration {duration} s is not positive; fix it or drop the duration")
     rows = [
-        _parse_instance(instance, duration, f"{where}, annotation {number} (counted from 0)")
+        parse_instance(instance, duration, f"{where}, annotation {number} (counted from 0)")
         for number, instance in enumerate(entry["annotations"])
     ]
     segments = np.asarray([segment for _, segment in rows], np.float64).reshape(-1, 2)
     return Video(video, str(entry.get("subset", "")), segments, tuple(label for label, _ in rows), duration)
 
 
-def _parse_instance(instance: Any, duration: float | None, where: str) -> tuple[str, tuple[float, float]]:
+def parse_instance(instance: Any, duration: float | None, where: str) -> tuple[str, tuple[float, float]]:
+    """Label and segment of one annotated instance; `where` names it in errors.
+
+    Raises:
+      DataError: no label, no pair of seconds, or a segment outside the video.
+    """
     if not isinstance(instance, dict):
         raise DataError(f'{where}: {reprlib.repr(instance)} is no object; write {{"label", "segment"}}')
     label, segment = instance.get("label"), instance.get("segment")
@@ -139,7 +150,7 @@ def _parse_instance(instance: Any, duration: float | None, where: str) -> tuple[
         raise DataError(f"{where}: label {reprlib.repr(label)} is no class name; write one as a string")
     if not isinstance(segment, list) or len(segment) != 2:
         raise DataError(f"{where}: segment {reprlib.repr(segment)} is no pair; write [start, end] in seconds")
-    start, end = (_seconds(time, f"{where}, segment {reprlib.repr(segment)}") for time in segment)
+    start, end = (parse_seconds(time, f"{where}, segment {reprlib.repr(segment)}") for time in segment)
     if start < 0:
         raise DataError(f"{where}: starts at {start} s, before the video; fix it or remove the annotation")
     if end <= start:
@@ -151,7 +162,12 @@ def _parse_instance(instance: Any, duration: float | None, where: str) -> tuple[
     return label, (start, end)
 
 
-def _seconds(value: Any, where: str) -> float:
+def parse_seconds(value: Any, where: str) -> float:
+    """A finite number from what stands for it in a file; `where` names it in errors.
+
+    Raises:
+      DataError: anything else.
+    """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

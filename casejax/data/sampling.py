@@ -15,7 +15,7 @@ import numpy as np
 from casejax.data.records import Features
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
+    from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class PackedSplit(NamedTuple):
@@ -41,11 +41,17 @@ class Batch(NamedTuple):
       streams: (B, T, D_s) features, one array a stream; (R, D_s) where there are `rows`.
       labels: (B, C) float32, video-level labels, zeros and ones.
       rows: (B, T) which row of the features stands at each place; None where every place has its own.
+      mask: (B, T) True for real snippets, which come first; None where all are.
+      videos: (B,) which videos these are.
+      snippets: (B, T) which of their snippets.
     """
 
     streams: tuple[Float[Array, "*n _"], ...]
     labels: Float[Array, "b c"]
     rows: Int[Array, "b t"] | None = None
+    mask: Bool[Array, "b t"] | None = None
+    videos: Int[Array, " b"] | None = None
+    snippets: Int[Array, "b t"] | None = None
 
 
 def videos_of_part(num_videos: int, part: int, parts: int) -> range:
@@ -143,6 +149,46 @@ def random_snippets(
     return jnp.where(lengths[:, None] == num_snippets, first, drawn).astype(first.dtype)
 
 
+def random_crop(key: Key[Array, ""], lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, "b t"]:
+    """T consecutive snippets of every video, from a random one on; a shorter video repeats its last behind its end.
+
+    Args:
+      key: draws differ with it.
+      lengths: (B,) snippets each video has, at least 1.
+      num_snippets: T.
+
+    Returns:
+      (B, T) indices, ascending, below the video's length; `real_places` says which are no repetitions.
+    """
+    first = jax.random.randint(key, lengths.shape, 0, jnp.maximum(lengths - num_snippets, 0) + 1)
+    places = first[:, None] + jnp.arange(num_snippets, dtype=lengths.dtype)[None, :]
+    return jnp.minimum(places, lengths[:, None] - 1).astype(lengths.dtype)
+
+
+def real_places(lengths: Int[Array, " b"], num_snippets: int) -> Bool[Array, "b t"]:
+    """Which of T places of a crop are snippets of the video, (B, T); the others are padding."""
+    return jnp.arange(num_snippets)[None, :] < lengths[:, None]
+
+
+def similar_videos(key: Key[Array, ""], labels: Float[Array, "v c"], pairs: int) -> Int[Array, " n"]:
+    """Pairs of videos that share a class: a random class each, of those with two videos or more, and two of its videos.
+
+    Args:
+      key: draws differ with it.
+      labels: (V, C) zeros and ones; a class has two videos or more.
+      pairs: how many.
+
+    Returns:
+      (2 pairs,) indices below V; videos 2n and 2n + 1 are a pair.
+    """
+    class_key, video_key = jax.random.split(key)
+    eligible = labels.sum(axis=0) >= 2
+    classes = jax.random.categorical(class_key, jnp.where(eligible, 0.0, -jnp.inf), shape=(pairs,))
+    noise = jax.random.gumbel(video_key, (pairs, len(labels)))
+    _, two = jax.lax.top_k(jnp.where(labels.T[classes] > 0, noise, -jnp.inf), 2)
+    return two.reshape(-1)
+
+
 def draw(
     key: Key[Array, ""],
     step: Int[Array, ""],
@@ -152,6 +198,8 @@ def draw(
     batch_size: int,
     kind: str = "random",
     data_parts: int = 1,
+    labels: Float[Array, "v c"] | None = None,
+    similar_pairs: int = 0,
 ) -> tuple[Int[Array, " b"], Int[Array, "b t"]]:
     """The videos of one step, and which of their snippets.
 
@@ -164,18 +212,25 @@ def draw(
       lengths: (V,) snippets each video has; at least 1 where it is drawn from.
       num_snippets: T.
       batch_size: B.
-      kind: "random" or "stratified" (`random_snippets` with and without a cell's end), or "uniform".
+      kind: "random" or "stratified" (`random_snippets` with and without a cell's end), "uniform", or "crop".
       data_parts: as for `batch_videos`.
+      labels: (V, C) zeros and ones, needed for `similar_pairs`.
+      similar_pairs: the first places of the batch go to so many pairs of `similar_videos`.
 
     Returns:
       (B,) videos and (B, T) indices of their snippets.
     """
     order_key, snippet_key = jax.random.split(key)
     videos = batch_videos(order_key, step, num_videos=len(lengths), batch_size=batch_size, data_parts=data_parts)
+    snippet_key = jax.random.fold_in(snippet_key, step)
+    if similar_pairs and labels is not None:
+        similar = similar_videos(jax.random.fold_in(snippet_key, 0), labels, similar_pairs)
+        videos = videos.at[: 2 * similar_pairs].set(similar.astype(videos.dtype))
     own = lengths[videos]
     if kind == "uniform":
         return videos, uniform_snippets(own, num_snippets)
-    snippet_key = jax.random.fold_in(snippet_key, step)
+    if kind == "crop":
+        return videos, random_crop(snippet_key, own, num_snippets)
     return videos, random_snippets(snippet_key, own, num_snippets, with_end=kind == "random")
 
 

@@ -8,7 +8,25 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
+from casejax.localize import THRESHOLDS
+
 T = TypeVar("T")
+BaseName = Literal[
+    "case",
+    "baseline",
+    "asl",
+    "aicl",
+    "co2net",
+    "delu",
+    "rskp",
+    "zhou",
+    "wtalc",
+    "basnet",
+    "cola",
+    "acmnet",
+    "a2cl_pt",
+]
+"""Networks and losses: "case" and the names of `casejax.bases.BASES`."""
 Number = float | jax.Array
 """A float; inside a compiled step of an ensemble, a traced value."""
 
@@ -24,8 +42,13 @@ def option(default: T, help: str) -> T:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network (Table 9 of CASE)."""
+    """The network: that of CASE (Table 9), or a base, with or without CASE's clustering head."""
 
+    base: BaseName = option(
+        "case", "CASE in one program, or the base whose network and losses are used; --case puts the head on it"
+    )
+    case: bool = option(False, "attach the clustering head of CASE, its losses and its inference to the base")
+    base_options: str = option("", "numbers of the base's own settings to change, such as margin=0.3,pair_weight=0.5")
     num_clusters: int = option(16, "latent clusters K; 16 for THUMOS14, 64 for ActivityNet")
     hidden: int = option(512, "width of the embedding encoders")
     encoder_dtype: Literal["float32", "bfloat16"] = option("float32", "type the encoders compute in")
@@ -36,9 +59,12 @@ class MethodConfig:
     """The method: labels and losses. The defaults are those of the published program."""
 
     num_snippets: int = option(750, "snippets T sampled from every video; 750 for THUMOS14, 50 for ActivityNet")
-    sampling: Literal["random", "stratified", "uniform"] = option(
-        "random", "how training picks the T snippets: one from each cell with its end, without it, or its first"
+    sampling: Literal["random", "stratified", "uniform", "crop"] = option(
+        "random",
+        "how training picks the T snippets: one from each cell with its end, without it, or its first; or a stretch, "
+        "padded where a video is shorter",
     )
+    similar_pairs: int = option(0, "pairs of videos that share a class, at the head of every batch")
     top_k_divisor: int = option(8, "snippets a selected one (k = T // divisor); 8 for THUMOS14, 2 for ActivityNet")
     foreground_divisor: int | None = option(None, "the same for the foreground labels Q^A; default top_k_divisor")
     cas_weight: Number = option(1 / 3, "omega, weight of P^V in the T-CAS that selects snippets; paper: 0.25")
@@ -73,6 +99,10 @@ class MethodConfig:
     snippet_weight: Number = option(1.0, "lambda_S, weight of the snippet clustering loss (Eq. 14)")
     cluster_weight: Number = option(0.3, "lambda_C, weight of the cluster classification loss (Eq. 14)")
     sum_streams: bool = option(True, "sum the streams' losses, the video loss apart, which is averaged")
+    pseudo_labels: bool = option(
+        False,
+        "train on labels from fused proposals as well, from the epochs of Zhou et al. on; needs a background class",
+    )
 
 
 @dataclass(frozen=True)
@@ -80,19 +110,31 @@ class InferenceConfig:
     """From scores to segments. The defaults are those of the published program."""
 
     test_num_snippets: int | None = option(None, "snippets T sampled in inference; default num_snippets")
+    test_sampling: Literal["resampled", "whole"] = option(
+        "resampled", "test videos are resampled to T snippets, or keep as many as they have"
+    )
     test_cas_weight: float = option(1 / 5, "omega in inference; paper: 0.25")
     transformed_weight: float = option(0.5, "share of P^T in P^M; 0 leaves clustering out of inference")
     test_cluster_labels: Literal["last", "train"] = option(
         "last", "Q^C in inference: the state's, from the last step, or one computed on the whole train split"
     )
+    proposals: Literal["thresholds", "positive"] = option(
+        "thresholds",
+        "stretches above each threshold; or those of positive scores, ranked by their greatest and the class's "
+        "confidence, without suppression (A2CL-PT)",
+    )
     class_threshold: float = option(0.25, "video score from which a class is localised")
+    thresholds: tuple[float, ...] = option(THRESHOLDS, "activation thresholds, comma-separated")
     scale: int = option(24, "upsampling of the T-CAS before thresholds are applied")
     outer_ratio: float = option(0.15, "width of the outer margins of a proposal, as a share of its length")
+    outer_power: float = option(1.0, "power of the length in that width")
     score_weight: float = option(0.2, "weight of the video score in a proposal's score")
     nms: Literal["decay_once", "soft", "hard"] = option("decay_once", "non-maximum suppression")
     nms_threshold: float = option(0.4, "tIoU from which a proposal is suppressed")
     nms_decay: float = option(0.35, "scale of the decay exp(-tIoU^2 / decay) of suppressed scores")
-    nms_plus_one: bool = option(True, "add one second to lengths in the tIoU of NMS, as published")
+    nms_plus_one: bool = option(True, "add one unit to lengths in the tIoU of NMS, as published")
+    nms_unit: Literal["seconds", "snippets"] = option("seconds", "that unit")
+    min_snippets: int = option(1, "shorter proposals are dropped")
     fusion: Literal["none", "gaussian", "uniform", "exponential", "student_t"] = option(
         "none", "replace overlapping proposals by one, with this template, instead of NMS"
     )
@@ -119,6 +161,7 @@ class TrainConfig:
     )
     learning_rate: Number = option(1e-4, "step size of Adam")
     weight_decay: Number = option(5e-4, "L2 penalty added to the gradient before Adam, on all parameters")
+    second_moment: float = option(0.999, "beta_2 of Adam")
     decoupled_decay: bool = option(False, "decay the parameters themselves, as AdamW does")
     seed: int = option(0, "seed of parameters, order and sampling")
     log_every: int = option(12, "steps a line of metrics.jsonl; that many run in one dispatch")
@@ -169,7 +212,7 @@ class Config:
         ]
         if unknown:
             raise ValueError(f"unknown options {unknown}: the file is of another version of casejax")
-        parts = {name: replace(group, **values.get(name, {})) for name, group in groups.items()}
+        parts = {name: replace(group, **_with_tuples(values.get(name, {}))) for name, group in groups.items()}
         return cls(values.get("variant", "official"), **parts)
 
     def changed(self, **values: Any) -> Config:
@@ -193,7 +236,14 @@ class Config:
         positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_threshold nms_decay"
         shares = "cas_weight cluster_momentum gce_exponent test_cas_weight transformed_weight class_threshold"
         flat = self.flat()
-        for name in (*counts.split(), "data_parts", "model_devices", "checkpoint_every", "select_every"):
+        for name in (
+            *counts.split(),
+            "data_parts",
+            "model_devices",
+            "checkpoint_every",
+            "select_every",
+            "min_snippets",
+        ):
             if flat[name] < 1:
                 raise OptionError(f"{name} must be at least 1, got {flat[name]}")
         for name in ("foreground_divisor", "test_num_snippets"):
@@ -205,9 +255,22 @@ class Config:
         for name in (*shares.split(), "fusion_threshold"):
             if not 0 <= flat[name] <= 1:
                 raise OptionError(f"{name} must lie in [0, 1], got {flat[name]}")
+        if not flat["thresholds"]:
+            raise OptionError("thresholds must name at least one threshold, got none")
+        if not 0 <= 2 * flat["similar_pairs"] <= flat["batch_size"]:
+            raise OptionError(
+                f"similar_pairs must fit a batch of {flat['batch_size']} videos, got {flat['similar_pairs']}"
+            )
+        if not 0 <= flat["second_moment"] < 1:
+            raise OptionError(f"second_moment must lie in [0, 1), got {flat['second_moment']}")
         if not 0 < flat["holdout"] < 1:
             raise OptionError(f"holdout must lie between 0 and 1, got {flat['holdout']}")
         weights = "attention_weight snippet_weight cluster_weight weight_decay"
-        for name in (*weights.split(), "warmup_epochs", "outer_ratio"):
+        for name in (*weights.split(), "warmup_epochs", "outer_ratio", "outer_power"):
             if not flat[name] >= 0:
                 raise OptionError(f"{name} must not be negative, got {flat[name]}")
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON gave them, lists as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

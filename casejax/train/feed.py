@@ -24,12 +24,9 @@ from casejax.train import distributed
 from casejax.train import mesh as placement
 from casejax.train.config import Config, OptionError
 from casejax.train.state import TrainState
-from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps, num_steps_per_epoch
+from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps, may_be_compact, num_steps_per_epoch
 
 DEVICE_SHARE = 0.5  # of a device's memory, that features kept there may take
-
-HostBatch = tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray | None]
-"""This process's videos of a batch: features, one array a stream, labels, and rows, as in `Batch`."""
 
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 """(state, its step, n) -> the state n steps later and the mean of every metric over them; donates its input."""
@@ -71,7 +68,11 @@ def _on_device(
 ) -> Iterator[Advance]:
     packed = pack(split, classes, mesh)
     store.release(split.features)
-    compact = sampling.all_compact(split.features.lengths, config.train.batch_size, config.method.num_snippets)
+    compact = (
+        sampling.all_compact(split.features.lengths, config.train.batch_size, config.method.num_snippets)
+        if may_be_compact(config)
+        else False
+    )
     train_steps = make_train_steps(graphdef, config, mesh, compact=compact)
     yield lambda state, step, count: train_steps(state, packed, jnp.int32(count))
 
@@ -84,7 +85,7 @@ def _streamed(
     batch_step = make_batch_step(graphdef, config, mesh, per_epoch)
     add = jax.jit(partial(jax.tree.map, jnp.add))
     read = make_reader(split, classes, config, mesh)
-    batches: Iterator[HostBatch] | None = None
+    batches: Iterator[Batch] | None = None
 
     with ExitStack() as stack:
 
@@ -105,8 +106,8 @@ def _streamed(
         yield advance
 
 
-def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Mesh) -> Callable[[int], HostBatch]:
-    """A function of a step to this process's share of its batch: the videos of its devices."""
+def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Mesh) -> Callable[[int], Batch]:
+    """A function of a step to this process's share of its batch, the videos of its devices, as NumPy arrays."""
     features, labels = split.features, split.multi_hot(classes)
     slots = own_slots(mesh, config.train.batch_size)
     cpu = jax.local_devices(backend="cpu")[0]
@@ -116,9 +117,9 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
         lengths = jnp.asarray(np.maximum(features.lengths, 1), jnp.int32)
         sample = jax.jit(partial(draw, config=config))
 
-    def read(step: int) -> HostBatch:
+    def read(step: int) -> Batch:
         with jax.default_device(cpu):
-            videos, snippets = jax.device_get(sample(key, jnp.int32(step), lengths))
+            videos, snippets = jax.device_get(sample(key, jnp.int32(step), lengths, labels))
         videos, snippets = videos[slots], snippets[slots]
         absent = [split.videos[v].id for v in videos if features.lengths[v] == 0]
         if absent:
@@ -126,9 +127,16 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
                 f"step {step} needs {absent[0]}, whose features this process has not read; its devices' share of a "
                 "batch must be that of its parts: leave out --data-parts, or --model-devices"
             )
-        streams, rows = sampling.gather_on_host(features, videos, snippets, compact=mesh.size == 1)
+        compact = mesh.size == 1 and may_be_compact(config)
+        streams: Any
+        rows: Any
+        streams, rows = sampling.gather_on_host(features, videos, snippets, compact=compact)
         store.release(features)
-        return streams, labels[videos], rows
+        mask = None
+        if config.method.sampling == "crop":
+            mask = np.arange(snippets.shape[1])[None] < features.lengths[videos][:, None]
+        places = (videos, snippets) if config.method.pseudo_labels else (None, None)
+        return Batch(streams, labels[videos], rows, mask, *places)
 
     return read
 
@@ -139,11 +147,11 @@ def own_slots(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices.values()]))
 
 
-def to_devices(batch: HostBatch, batch_size: int, mesh: Mesh) -> Batch:
+def to_devices(batch: Batch, batch_size: int, mesh: Mesh) -> Batch:
     """Put this process's share of a batch on its devices, as a part of the global batch."""
     sharding = placement.over_videos(mesh)
     if jax.process_count() == 1:
-        return Batch(*jax.device_put(batch, sharding))
+        return jax.device_put(batch, sharding)
     first = own_slots(mesh, batch_size)[0]
 
     def put(own: np.ndarray) -> jax.Array:
@@ -153,12 +161,11 @@ def to_devices(batch: HostBatch, batch_size: int, mesh: Mesh) -> Batch:
 
         return jax.make_array_from_callback((batch_size, *own.shape[1:]), sharding, rows)
 
-    streams, labels, _ = batch
-    return Batch(tuple(put(own) for own in streams), put(labels))
+    return jax.tree.map(put, batch)
 
 
 @contextmanager
-def prefetched(read: Callable[[int], HostBatch], first: int, last: int) -> Iterator[Iterator[HostBatch]]:
+def prefetched(read: Callable[[int], Batch], first: int, last: int) -> Iterator[Iterator[Batch]]:
     """`read` of every step from `first` to `last - 1`, one step ahead in a thread that ends with the context.
 
     Raises:

@@ -17,13 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import casejax
+from casejax.bases import BASES
 from casejax.data.records import DataError, Dataset
 from casejax.train import distributed
 from casejax.train import mesh as placement
+from casejax.train.base_options import check_head
 from casejax.train.checkpoint import CheckpointError, Checkpoints
-from casejax.train.config import Config
+from casejax.train.config import Config, OptionError
 from casejax.train.feed import make_advance
 from casejax.train.interrupt import StopRequest
+from casejax.train.pseudo_labelling import PseudoLabels
+from casejax.train.recipes import a2cl_pt
 from casejax.train.selection import Selection
 from casejax.train.state import TrainState, initial_state
 from casejax.train.step import num_steps_per_epoch
@@ -70,6 +74,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "dims": list(dataset.dims),
             "snippet_seconds": dataset.snippet_seconds,
             "train_videos": len(dataset.train.videos),
+            "longest_train_video": _extent(dataset)[1],
             "train_snippets": distributed.total(int(dataset.train.features.lengths.sum())),
         },
     }
@@ -107,6 +112,7 @@ def train(
     console = console or Console(stderr=True, quiet=not distributed.is_first())
     num_videos, batch_size, parts = len(dataset.train.videos), config.train.batch_size, config.train.data_parts
     mesh = placement.make_mesh(devices, config.train.model_devices)
+    _check_method(dataset, config)
     placement.check_placement(mesh, batch_size=batch_size, hidden=config.network.hidden, data_parts=parts)
     if num_videos // parts < batch_size // parts:
         raise DataError(
@@ -140,7 +146,7 @@ def _fit(
     """Train from the newest checkpoint, or from the start, to the last step."""
     total = config.train.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
     snippets_a_step = config.train.batch_size * config.method.num_snippets
-    graphdef, state = initial_state(config, dataset.dims, len(dataset.classes))
+    graphdef, state = initial_state(config, dataset.dims, len(dataset.classes), videos=_extent(dataset))
     initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
     state = placement.place(state, placement.state_shardings(state, mesh))
     if checkpoints.latest is not None:
@@ -151,6 +157,7 @@ def _fit(
     if distributed.is_first():
         _keep_lines_up_to(metrics_file, step)
 
+    labeller = PseudoLabels(dataset, graphdef, config, mesh) if config.method.pseudo_labels else None
     began = time.perf_counter()
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
@@ -163,6 +170,9 @@ def _fit(
             count = min(config.train.log_every - step % config.train.log_every, total - step)
             if candidates is not None:
                 count = min(count, candidates.every - step % candidates.every)
+            if labeller is not None:
+                state = labeller.refresh(state, step)
+                count = min(count, labeller.until_next(step) or count)
             since = time.perf_counter()
             state, device_metrics = advance(state, step, count)
             metrics = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
@@ -192,6 +202,49 @@ def _fit(
     return Trained(graphdef, candidates.best.restore(state), initial, seconds, candidates.score)
 
 
+def _check_method(dataset: Dataset, config: Config) -> None:
+    """Refuse options that do not go together, and data that a method cannot be trained on."""
+    network, method = config.network, config.method
+    if network.base != "case":
+        if config.train.model_devices > 1:
+            raise OptionError(
+                f"--model-devices splits the network of CASE alone; leave it out with --base {network.base}"
+            )
+        if config.inference.test_cluster_labels == "train":
+            raise OptionError(
+                f"--test-cluster-labels train is for CASE in one program; leave it out with --base {network.base}"
+            )
+    if network.case:
+        check_head(network.base)
+    if method.pseudo_labels and (
+        network.base not in BASES or not BASES[network.base].has_background or config.inference.test_sampling != "whole"
+    ):
+        able = ", ".join(name for name, base in BASES.items() if base.has_background)
+        raise OptionError(
+            f"--pseudo-labels needs a base with a background class whose inference sees whole videos, {able}; got "
+            f"--base {network.base} and --test-sampling {config.inference.test_sampling}"
+        )
+    if network.base == "a2cl_pt":
+        places = a2cl_pt.settings_of(config).max_labels
+        most = int(dataset.train.multi_hot(dataset.classes).sum(axis=1).max())
+        if most > places:
+            raise OptionError(
+                f"a training video has {most} labels, above max_labels; pass --base-options max_labels={most}"
+            )
+    if method.similar_pairs and config.train.data_parts > 1:
+        raise OptionError("--similar-pairs draws from all training videos; leave out --data-parts, or pass 0 pairs")
+    if method.similar_pairs and not (dataset.train.multi_hot(dataset.classes).sum(axis=0) >= 2).any():
+        raise DataError(
+            f"{dataset.source}: no class has two training videos for --similar-pairs {method.similar_pairs}; pass 0"
+        )
+
+
+def _extent(dataset: Dataset) -> tuple[int, int]:
+    """Training videos, and the snippets of the longest."""
+    lengths = dataset.train.features.lengths
+    return len(lengths), distributed.largest(int(lengths.max(initial=0)))
+
+
 class _Candidates:
     """The best state so far by a judge, kept in a checkpoint of its own."""
 
@@ -202,9 +255,8 @@ class _Candidates:
 
     def consider(self, state: TrainState) -> None:
         """Keep this state if it beats those before; of equals the earlier stays."""
-        judged = state._replace(
-            params=placement.local(state.params), cluster_labels=placement.local(state.cluster_labels)
-        )
+        params, cluster_labels = placement.local((state.params, state.cluster_labels))
+        judged = state._replace(params=params, cluster_labels=cluster_labels)
         score = distributed.from_first(self._judge(judged) if distributed.is_first() else 0.0)
         if score > self.score:
             self.score = score
@@ -251,7 +303,7 @@ def _differences(stored: dict[str, Any], meta: dict[str, Any]) -> list[str]:
             if f"{group}.{name}" not in MAY_CHANGE and there.get(name) != here.get(name):
                 found.append(f"{name} was {there.get(name)}, is {here.get(name)}")
     for name, value in meta["data"].items():
-        if name != "source" and stored["data"].get(name) != value:
+        if name != "source" and stored["data"].get(name, value) != value:
             found.append(f"{name} of the data was {stored['data'].get(name)}, is {value}")
     return found
 

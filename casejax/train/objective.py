@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -71,20 +72,64 @@ def case_objective(
                 outputs.attention[s], foreground[s], exponent=method.gce_exponent, mask=mask
             )
 
+    clustered, aux = clustering_objective(
+        outputs.cluster_logits,
+        outputs.attention,
+        outputs.embedding,
+        [foreground[s] for s in streams],
+        cluster_labels,
+        method,
+        mask=mask,
+        rows=outputs.rows,
+    )
+    terms = {
+        "loss_video": _mean(loss_video),
+        "loss_attention": (len(streams) if method.sum_streams else 1) * _mean(loss_attention),
+    }
+    loss = terms["loss_video"] + method.attention_weight * terms["loss_attention"] + clustered
+    return loss, CaseAux(aux.cluster_labels, jax.lax.stop_gradient({"loss": loss, **terms}) | aux.metrics)
+
+
+def clustering_objective(
+    cluster_logits: Sequence[Float[Array, "b t k"]],
+    attention: Sequence[Float[Array, "b t"]],
+    embedding: Sequence[Float[Array, "*_ _"]],
+    foreground: Sequence[Float[Array, "b t"]],
+    cluster_labels: Float[Array, "s k 2"],
+    method: MethodConfig,
+    *,
+    mask: Bool[Array, "b t"] | None = None,
+    rows: Int[Array, "b t"] | None = None,
+) -> tuple[Float[Array, ""], CaseAux]:
+    """What the clustering head adds to the loss of any base: snippet clustering and cluster classification.
+
+    Args:
+      cluster_logits: (B, T, K) logits of P^S, one array a stream.
+      attention: (B, T) foreground probability P^A, one array a stream.
+      embedding: (B, T, D) snippet embeddings, one array a stream; (R, D) where there are `rows`.
+      foreground: (B, T) foreground labels Q^A, one array a stream.
+      cluster_labels: (S, K, 2) Q^C of the step before.
+      method: the options of the method.
+      mask: True for real snippets; default all.
+      rows: (B, T) the row of the embedding that belongs to each place.
+
+    Returns:
+      lambda_S L_S + lambda_C L_C, and what the step keeps.
+    """
+    streams = range(len(cluster_logits))
     flat_mask = None if mask is None else mask.reshape(-1)
     loss_snippet, loss_cluster, new_cluster_labels = {}, {}, {}
     snippet_labels, cluster_assignment, kept = {}, {}, {}
     for group in stream_groups(len(streams), together=method.co_label_clusters):
-        flat = [_flatten(outputs.cluster_logits[s]) for s in group]
-        attention = self_labels.stream_mean([outputs.attention[s] for s in group]).reshape(-1)
+        flat = [_flatten(cluster_logits[s]) for s in group]
+        group_attention = self_labels.stream_mean([attention[s] for s in group]).reshape(-1)
         q_foreground = self_labels.stream_mean([foreground[s] for s in group]).reshape(-1)
         # One group shares Q^C, so any of its streams' will do.
-        q_snippet = group_snippet_labels(flat, attention, cluster_labels[group[0], :, 0], method, flat_mask)
+        q_snippet = group_snippet_labels(flat, group_attention, cluster_labels[group[0], :, 0], method, flat_mask)
         logits = [
-            _prototype_logits(outputs.embedding[s], outputs.rows, q_snippet.labels, q_foreground, method, flat_mask)
-            for s in group
+            _prototype_logits(embedding[s], rows, q_snippet.labels, q_foreground, method, flat_mask) for s in group
         ]
-        q_cluster = group_cluster_labels(logits, q_foreground, attention, method, flat_mask)
+        q_cluster = group_cluster_labels(logits, q_foreground, group_attention, method, flat_mask)
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
             snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
             loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), flat_mask)
@@ -93,22 +138,11 @@ def case_objective(
             kept[s] = method.cluster_momentum * cluster_labels[s] + (1 - method.cluster_momentum) * q_cluster.labels
 
     count = len(streams) if method.sum_streams else 1
-    terms = {
-        "loss_video": _mean(loss_video),
-        "loss_attention": count * _mean(loss_attention),
-        "loss_snippet": count * _mean(loss_snippet),
-        "loss_cluster": count * _mean(loss_cluster),
-    }
-    loss = (
-        terms["loss_video"]
-        + method.attention_weight * terms["loss_attention"]
-        + method.snippet_weight * terms["loss_snippet"]
-        + method.cluster_weight * terms["loss_cluster"]
-    )
+    terms = {"loss_snippet": count * _mean(loss_snippet), "loss_cluster": count * _mean(loss_cluster)}
+    loss = method.snippet_weight * terms["loss_snippet"] + method.cluster_weight * terms["loss_cluster"]
     stacked = jnp.stack([kept[s] for s in streams])
-    attention = self_labels.stream_mean(outputs.attention)
+    mean_attention = self_labels.stream_mean(attention)
     metrics = {
-        "loss": loss,
         **terms,
         "entropy_snippet_labels": _mean(
             {s: losses.masked_mean(self_labels.entropy(q.labels), flat_mask) for s, q in snippet_labels.items()}
@@ -121,10 +155,10 @@ def case_objective(
         "snippet_column_error": _mean({s: q.column_error for s, q in snippet_labels.items()}),
         "cluster_row_error": _mean({s: q.row_error for s, q in new_cluster_labels.items()}),
         "cluster_column_error": _mean({s: q.column_error for s, q in new_cluster_labels.items()}),
-        "foreground_share": losses.masked_mean(self_labels.stream_mean([foreground[s] for s in streams]), mask),
-        "attention_mean": losses.masked_mean(attention, mask),
-        "attention_min": jnp.min(attention, where=mask, initial=1.0),
-        "attention_max": jnp.max(attention, where=mask, initial=0.0),
+        "foreground_share": losses.masked_mean(self_labels.stream_mean(foreground), mask),
+        "attention_mean": losses.masked_mean(mean_attention, mask),
+        "attention_min": jnp.min(mean_attention, where=mask, initial=1.0),
+        "attention_max": jnp.max(mean_attention, where=mask, initial=0.0),
         "cluster_foreground_mean": stacked[:, :, 0].mean(),
         "cluster_foreground_min": stacked[:, :, 0].min(),
         "cluster_foreground_max": stacked[:, :, 0].max(),

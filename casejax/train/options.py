@@ -16,6 +16,7 @@ import jax
 
 from casejax.data import store
 from casejax.data.records import DataError
+from casejax.train.base_options import with_base
 from casejax.train.checkpoint import CheckpointError
 from casejax.train.config import Config, OptionError
 from casejax.train.distributed import PeerLostError
@@ -36,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser, *, groups: Container[str] | Non
         hints = get_type_hints(type(group_values))
         for field in fields(group_values):
             default = getattr(group_values, field.name)
-            shown = f"{default:.4g}" if isinstance(default, float) else default
+            shown = ", ".join(f"{x:.4g}" if isinstance(x, float) else f"{x}" for x in _listed(default))
             # SUPPRESS leaves the attribute out unless the flag was given, so a base can differ.
             keywords: dict[str, Any] = {
                 "dest": field.name,
@@ -79,6 +80,14 @@ def config_from(arguments: argparse.Namespace, base: Config) -> Config:
     config = base.changed(**given_options(arguments))
     config.check()
     return config
+
+
+def started_from(arguments: argparse.Namespace, start: Config) -> Config:
+    """`start` with the settings of the base that the command line names, if it names one."""
+    base, case = getattr(arguments, "base", None), getattr(arguments, "case", None)
+    if base is None and case is False:
+        base = "baseline"  # CASE without its head
+    return start if base in (None, "case") else with_base(start, base, case=bool(case))
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -131,6 +140,8 @@ def run_command(command: Callable[[], object], hint: str = "") -> int:
 
 
 def _parser_of(hint: Any) -> Callable[[str], Any]:
+    if get_origin(hint) is tuple:
+        return _numbers
     if not isinstance(hint, types.UnionType):
         return hint
     parts = typing.get_args(hint)
@@ -143,3 +154,14 @@ def _parser_of(hint: Any) -> Callable[[str], Any]:
 
     parse.__name__ = inner.__name__
     return parse
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+_numbers.__name__ = "list of numbers"
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

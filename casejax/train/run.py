@@ -174,7 +174,9 @@ def restore_run(folder: Path) -> Restored:
             config = Config.from_dict(meta["config"])
         except ValueError as error:
             raise CheckpointError(f"{place}: {error}") from error
-        graphdef, template = initial_state(config, tuple(meta["data"]["dims"]), len(meta["data"]["classes"]))
+        data = meta["data"]
+        videos = data["train_videos"], data.get("longest_train_video", 0)
+        graphdef, template = initial_state(config, tuple(data["dims"]), len(data["classes"]), videos=videos)
         return Restored(folder, graphdef, checkpoints.restore(template), config, meta)
 
 
@@ -227,6 +229,7 @@ def _check_features(dataset: Dataset, config: Config) -> None:
     for name, value, needs in (
         ("select", config.train.select, "train-holdout"),
         ("test_cluster_labels", config.inference.test_cluster_labels, "train"),
+        ("pseudo_labels", config.method.pseudo_labels, True),
     ):
         if value == needs:
             raise OptionError(

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
-from casejax.models import CaseNet
-from casejax.train.config import Config, Number
-from casejax.train.objective import initial_cluster_labels
-
-ENCODER_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
+from casejax.pseudo_labels import LabelHistory
+from casejax.train.config import Config
+from casejax.train.recipes import recipe_of
+from casejax.train.recipes.recipe import make_optimizer as make_optimizer
 
 
 class TrainState(NamedTuple):
@@ -21,53 +19,43 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32 scalar, steps done.
-      params: the network's parameters, as `nnx.split` gives them.
+      params: the network's parameters, as `nnx.split` gives them, and what else the optimizer changes.
       opt_state: the optimizer's.
-      cluster_labels: (S, K, 2) Q^C of each stream at the last step; part of the trained model.
+      cluster_labels: (S, K, 2) Q^C of each stream at the last step; part of the trained model. () without clusters.
       key: the run's PRNG key, never changed: step n derives what it needs from (key, n).
+      memory: what a base keeps from step to step.
+      labels: `LabelHistory` of (V, longest, C + 1), snippet labels of all training videos; () where there are none.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
-    cluster_labels: jax.Array
+    cluster_labels: Any
     key: jax.Array
+    memory: Any = ()
+    labels: Any = ()
 
 
-def make_optimizer(
-    learning_rate: Number, weight_decay: Number, *, decoupled: bool = False
-) -> optax.GradientTransformation:
-    """Adam with an L2 penalty in the gradient, or with the decay of AdamW if `decoupled`; on all parameters."""
-    decay, adam = optax.add_decayed_weights(weight_decay), optax.scale_by_adam()
-    return optax.chain(*((adam, decay) if decoupled else (decay, adam)), optax.scale_by_learning_rate(learning_rate))
+def initial_state(
+    config: Config, dims: tuple[int, ...], num_classes: int, *, videos: tuple[int, int] = (0, 0)
+) -> tuple[nnx.GraphDef[Any], TrainState]:
+    """The network's structure and the state before the first step.
 
-
-def make_network(config: Config, dims: tuple[int, ...], num_classes: int) -> CaseNet:
-    """The network that `config` describes, with parameters drawn from its seed."""
-    return CaseNet(
-        dims,
-        num_classes,
-        config.network.num_clusters,
-        hidden=config.network.hidden,
-        temperature=config.method.head_temperature,
-        projected=config.method.projected,
-        detached=not config.method.cluster_gradient,
-        encoder_dtype=ENCODER_DTYPES[config.network.encoder_dtype],
-        rngs=nnx.Rngs(params=config.train.seed),
-    )
-
-
-def initial_state(config: Config, dims: tuple[int, ...], num_classes: int) -> tuple[nnx.GraphDef[Any], TrainState]:
-    """The network's structure and the state before the first step."""
-    graphdef, params = nnx.split(make_network(config, dims, num_classes), nnx.Param)
-    optimizer = make_optimizer(
-        config.train.learning_rate, config.train.weight_decay, decoupled=config.train.decoupled_decay
-    )
+    Args:
+      config: all options.
+      dims: feature dimensions of the streams.
+      num_classes: action classes C.
+      videos: training videos, and the snippets of the longest; needed for `pseudo_labels` alone.
+    """
+    recipe = recipe_of(config)
+    begun = recipe.start(config, dims, num_classes)
     state = TrainState(
         step=jnp.int32(0),
-        params=params,
-        opt_state=optimizer.init(params),
-        cluster_labels=initial_cluster_labels(len(dims), config.network.num_clusters, config.method),
+        params=begun.params,
+        opt_state=recipe.optimizer(config, config.train.learning_rate, begun.params).init(begun.params),
+        cluster_labels=begun.cluster_labels,
         key=jax.random.key(config.train.seed),
+        memory=begun.memory,
+        labels=LabelHistory.empty((*videos, num_classes + 1)) if config.method.pseudo_labels else (),
     )
-    return graphdef, state
+    return begun.graphdef, state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,18 +14,21 @@ from jax.sharding import Mesh
 
 from casejax.data import sampling
 from casejax.data.sampling import Batch, PackedSplit
-from casejax.models import project_prototypes
 from casejax.train import mesh as placement
 from casejax.train.config import Config
-from casejax.train.objective import case_objective
-from casejax.train.state import TrainState, make_optimizer
+from casejax.train.recipes import recipe_of
+from casejax.train.recipes.recipe import Now
+from casejax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
 TrainSteps = Callable[[TrainState, PackedSplit, jax.Array], tuple[TrainState, Metrics]]
 BatchStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+_OF_LOSS = 0x10C  # sets the keys of losses apart from those of sampling
 
 
-def draw(key: jax.Array, step: jax.Array, lengths: jax.Array, *, config: Config) -> tuple[jax.Array, jax.Array]:
+def draw(
+    key: jax.Array, step: jax.Array, lengths: jax.Array, labels: jax.Array | None = None, *, config: Config
+) -> tuple[jax.Array, jax.Array]:
     """The videos (B,) of a step and their snippets (B, T), by the options of a configuration."""
     return sampling.draw(
         key,
@@ -36,6 +38,8 @@ def draw(key: jax.Array, step: jax.Array, lengths: jax.Array, *, config: Config)
         batch_size=config.train.batch_size,
         kind=config.method.sampling,
         data_parts=config.train.data_parts,
+        labels=labels,
+        similar_pairs=config.method.similar_pairs,
     )
 
 
@@ -47,29 +51,27 @@ def update(
     The batch is split over the mesh by video; self-labels couple it across devices, since the program is
     written for the global batch. Numeric options of `config` may be traced values.
     """
-    method, train = config.method, config.train
     if batch.rows is None:
         batch = jax.lax.with_sharding_constraint(batch, placement.over_videos(mesh))
-
-    warmup_steps = method.warmup_epochs * steps_per_epoch
-    rest = jnp.clip(1 - (state.step + 1) / jnp.maximum(warmup_steps, 1e-9), 0, 1)
-    method = replace(method, cas_weight=method.cas_weight + (1 - method.cas_weight) * rest)
-    params = project_prototypes(state.params) if method.projected else state.params
+    recipe = recipe_of(config)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _OF_LOSS), state.step)
+    now = Now(state.step, steps_per_epoch, config.train.epochs * steps_per_epoch, key)
+    params = recipe.prepare(state.params, config)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        outputs = nnx.merge(graphdef, params)(batch.streams, rows=batch.rows)
-        return case_objective(outputs, batch.labels, state.cluster_labels, method)
+        return recipe.loss(graphdef, params, state, batch, now, config)
 
-    (_, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    optimizer = make_optimizer(train.learning_rate, train.weight_decay, decoupled=train.decoupled_decay)
+    (_, kept), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    optimizer = recipe.optimizer(config, config.train.learning_rate * recipe.rate(config, now), params)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     new = state._replace(
         step=state.step + 1,
         params=optax.apply_updates(params, updates),
         opt_state=opt_state,
-        cluster_labels=aux.cluster_labels,
+        cluster_labels=kept.cluster_labels,
+        memory=kept.memory,
     )
-    return new, aux.metrics
+    return new, kept.metrics
 
 
 def one_step(
@@ -87,18 +89,27 @@ def one_step(
     are wherever that does, as in nearly all batches of THUMOS14. It is for one device, and None is not for `jax.vmap`,
     which would compute both branches.
     """
-    videos, snippets = draw(state.key, state.step, split.lengths, config=config)
+    videos, snippets = draw(state.key, state.step, split.lengths, split.labels, config=config)
     epoch = num_steps_per_epoch(len(split.lengths), config)
     half = sampling.half_the_places(*snippets.shape)
 
     def on(num_rows: int | None, state: TrainState) -> tuple[TrainState, Metrics]:
         batch = sampling.gather(split, videos, snippets, num_rows=num_rows)
+        if config.method.sampling == "crop":
+            batch = batch._replace(mask=sampling.real_places(split.lengths[videos], snippets.shape[1]))
+        if config.method.pseudo_labels:
+            batch = batch._replace(videos=videos, snippets=snippets)
         return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
 
     if compact is not None:
         return on(half if compact else None, state)
     needed = sampling.distinct_rows(split.lengths[videos], snippets.shape[1]).sum()
     return jax.lax.cond(needed <= half, partial(on, half), partial(on, None), state)
+
+
+def may_be_compact(config: Config) -> bool:
+    """Whether snippets that short videos repeat can be computed once."""
+    return recipe_of(config).repeats_once and config.method.sampling != "crop"
 
 
 def num_steps_per_epoch(num_videos: int, config: Config) -> int:
@@ -138,13 +149,14 @@ def make_train_steps(
       graphdef: the network's structure.
       config: all options.
       mesh: devices.
-      compact: as for `one_step`; on several devices no batch is.
+      compact: as for `one_step`; on several devices, and of networks that see more than one snippet, no batch is.
 
     Returns:
       (state, split, n) -> the state n steps later (its input is donated) and the mean of every metric over
       those steps. `n` is traced: one compilation serves every n.
     """
-    if mesh.size > 1:  # the rows of a batch would have to be shared out anew
+    # On several devices, the rows of a batch would have to be shared out anew.
+    if mesh.size > 1 or not may_be_compact(config):
         compact = False
     # The jit of its own lets asking for shapes and looping share a trace.
     one = jax.jit(partial(one_step, graphdef=graphdef, config=config, mesh=mesh, compact=compact))

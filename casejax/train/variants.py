@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from casejax.train.base_options import with_base
 from casejax.train.config import Config, OptionError
 
 OFFICIAL = Config(variant="official")
@@ -54,11 +55,17 @@ def variant(name: str) -> Config:
 
 def describe_variant(config: Config) -> str:
     """The variant by name, with the options of method and inference that were set apart from it."""
-    base = variant(config.variant)
+    network = config.network
+    base = with_base(variant(config.variant), network.base, case=network.case)
     changes = [
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for ours, theirs in ((config.method, base.method), (config.inference, base.inference))
         for name, value in vars(ours).items()
         if value != getattr(theirs, name)
     ]
-    return config.variant + (f" with {', '.join(changes)}" if changes else "")
+    if network.base_options:
+        changes.insert(0, network.base_options.replace(",", ", "))
+    name = config.variant
+    if network.base != "case":
+        name = f"{network.base}{' + CASE' if network.case else ''}, {name}"
+    return name + (f" with {', '.join(changes)}" if changes else "")
