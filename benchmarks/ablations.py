@@ -4,10 +4,13 @@ Run:     python benchmarks/ablations.py --table 4                    on the embe
          python benchmarks/ablations.py --table 5 6 --figure 3 --data DIR --seeds 0-4 --epochs 45 --learning-rate 1e-3
          python benchmarks/ablations.py --table variants factors     the variants; what changes what, one by one
 
-Tables 4, 5, 6, 7, 10, 11 and 12 and figures 3, 4 and 8 are the paper's. Every row runs over --seeds; mean and standard
-deviation of the mAP averaged over tIoU 0.1:0.7 stand beside the figure of the paper, for THUMOS14 with I3D features.
-The last column is the difference to the first row, paired by seed. Every option of the method is a flag that all rows
-share; a row's own options override it.
+         python benchmarks/ablations.py --table 1             parameters and multiply-accumulates, nothing is trained
+         python benchmarks/ablations.py --table 2 --bases co2net aicl --data DIR    bases without and with CASE
+
+Tables 1, 2, 4, 5, 6, 7, 10, 11 and 12 and figures 3, 4 and 8 are the paper's. Every row runs over --seeds; mean and
+standard deviation of the mAP averaged over tIoU 0.1:0.7 stand beside the figure of the paper, for THUMOS14 with I3D
+features. The last column is the difference to the first row, in table 2 to the base alone, paired by seed. Every option
+of the method is a flag that all rows share; a row's own options override it.
 
 Rows and seeds of one shape train side by side in one program; a run that several rows share is trained once. Finished
 runs are kept in OUT/runs.json and are not run again, so a stopped command goes on where it was. Beside it every table
@@ -22,193 +25,27 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+from ablation_tables import COLUMNS, CURVES, TABLES, Row, rows_for
+from model_sizes import print_sizes
 from rich.console import Console
 from rich.table import Table
 
 from casejax import plots, report
+from casejax.bases import BASES
 from casejax.data.formats import read_dataset
 from casejax.data.records import Dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import CASE
 from casejax.train.config import Config
 from casejax.train.ensemble import Member, train_ensemble
+from casejax.train.loop import train
 from casejax.train.options import add_options, config_from, parse_seeds, run_command
 from casejax.train.scoring import evaluate_scores, make_test_scorer
-from casejax.train.variants import OFFICIAL, SYNTHETIC, VARIANTS, variant
-
-BASELINE = {"snippet_weight": 0.0, "cluster_weight": 0.0, "transformed_weight": 0.0}
-CLASSES_ONLY = BASELINE | {"attention_weight": 0.0, "cas_weight": 1.0, "test_cas_weight": 1.0}
-COMPONENTS = [
-    ("baseline", BASELINE),
-    ("+ SCC", {"cluster_weight": 0.0, "transformed_weight": 0.0, "prior": False}),  # Q^C does not exist yet: Eq. 10
-    ("+ SCC + CCC", {"transformed_weight": 0.0}),
-    ("+ SCC + CCC (T)", {}),
-]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: options, and the paper's figures for it, in % (`mAP`) or nats."""
-
-    name: str
-    options: dict[str, Any]
-    paper: dict[str, float] = field(default_factory=dict)
-
-
-def rows_of(names: list[tuple[str, dict[str, Any]]], paper: list[dict[str, float]]) -> list[Row]:
-    """Rows from their names and options, and the paper's figures beside them."""
-    return [Row(name, options, figures) for (name, options), figures in zip(names, paper, strict=True)]
-
-
-TABLES: dict[str, tuple[str, list[Row]]] = {
-    "4": (
-        "Table 4: core components",
-        rows_of(
-            COMPONENTS,
-            [
-                {"mAP": 42.1, "0.3": 53.8, "0.5": 31.9, "0.7": 11.9},
-                {"mAP": 43.2, "0.3": 55.3, "0.5": 33.7, "0.7": 12.4},
-                {"mAP": 43.9, "0.3": 56.1, "0.5": 34.9, "0.7": 12.8},
-                {"mAP": 46.2, "0.3": 59.2, "0.5": 37.7, "0.7": 13.7},
-            ],
-        ),
-    ),
-    "5": (
-        "Table 5: labels of SCC with and without optimal transport",
-        [
-            Row("soft, no transport", {"transport": False}, {"mAP": 41.2, "H(mean P^S)": 2.77}),
-            Row("hard, no transport", {"transport": False, "hard_labels": True}, {"mAP": 40.8, "H(mean P^S)": 0.01}),
-            Row("soft, transport", {}, {"mAP": 46.2, "H(mean P^S)": 2.76}),
-            Row("hard, transport", {"hard_labels": True}, {"mAP": 44.7, "H(mean P^S)": 2.75}),
-        ],
-    ),
-    "6": (
-        "Table 6 and appendix C.3: prior of SCC, marginal of CCC",
-        [
-            Row("CASE", {}, {"mAP": 46.2}),
-            Row("Eq. 10 in SCC: no prior", {"prior": False}, {"mAP": 45.4}),
-            Row("Eq. 9 in CCC: equal clusters", {"cluster_marginal": "equal"}, {"mAP": 44.0}),
-            Row("P^A for the rank (C.3)", {"rank": "attention"}, {"mAP": 45.1}),
-            Row("true rank", {"rank": "true"}),
-            Row("true rank, sigma 0.3", {"rank": "true", "prior_std": 0.3}),
-            Row("P^A for the rank, sigma 0.3", {"rank": "attention", "prior_std": 0.3}),
-        ],
-    ),
-    "7": (
-        "Table 7: foreground probability in inference",
-        [
-            Row("P^A", {"transformed_weight": 0.0}, {"mAP": 43.9}),
-            Row("P^T", {"transformed_weight": 1.0}, {"mAP": 44.1}),
-            Row("P^M", {"transformed_weight": 0.5}, {"mAP": 46.2}),
-        ],
-    ),
-    "10": (
-        "Table 10: components; the paper's ActivityNet figures are for its own data",
-        rows_of(
-            COMPONENTS,
-            [
-                {"mAP": 42.1, "ActivityNet v1.2": 25.6, "ActivityNet v1.3": 24.7},
-                {"mAP": 43.2, "ActivityNet v1.2": 26.5, "ActivityNet v1.3": 25.4},
-                {"mAP": 43.9, "ActivityNet v1.2": 27.0, "ActivityNet v1.3": 25.7},
-                {"mAP": 46.2, "ActivityNet v1.2": 27.9, "ActivityNet v1.3": 26.8},
-            ],
-        ),
-    ),
-    "11": (
-        "Table 11: the baseline",
-        [
-            Row("class branch", CLASSES_ONLY, {"mAP": 32.0}),
-            Row("+ attention, plain cross-entropy", BASELINE | {"gce_exponent": 0.0}, {"mAP": 41.7}),
-            Row("+ generalized cross-entropy", BASELINE, {"mAP": 42.1}),
-        ],
-    ),
-    "12": (
-        "Table 12: two-stream co-labelling",
-        [
-            Row("baseline without", BASELINE | {"co_label_selection": False}, {"mAP": 38.3}),
-            Row("baseline with", BASELINE, {"mAP": 42.1}),
-            Row("baseline with, clusters without", {"co_label_clusters": False}, {"mAP": 45.6}),
-            Row("both with", {}, {"mAP": 46.2}),
-        ],
-    ),
-    "fig3": (
-        "Figure 3: number of clusters K",
-        [Row("baseline", BASELINE, {"mAP": 42.1})]
-        + [Row(f"K = {k}", {"num_clusters": k}, {"mAP": 46.2} if k == 16 else {}) for k in (2, 4, 8, 16, 32, 64, 128)],
-    ),
-    "fig4": (
-        "Figure 4: entropy of the labels during training",
-        [Row("Eq. 12: prior", {}), Row("Eq. 10: no prior", {"prior": False})],
-    ),
-    "fig8": ("Figure 8: P^A and Q^C during training", [Row("CASE", {})]),
-}
-FACTORS: list[tuple[str, dict[str, Any]]] = [
-    ("omega 1 in training", {}),
-    ("omega 1/3: official", {"cas_weight": 1 / 3}),
-    ("omega 0.6", {"cas_weight": 0.6}),
-    ("omega from 1 to 1/3 over 10 epochs", {"cas_weight": 1 / 3, "warmup_epochs": 10.0}),
-    ("no SCC, no CCC", BASELINE),
-    ("P^A alone in inference", {"transformed_weight": 0.0}),
-    ("P^T alone in inference", {"transformed_weight": 1.0}),
-    ("omega 0.4 in inference", {"test_cas_weight": 0.4}),
-    ("Q^A of T / 4 snippets", {"foreground_divisor": 4}),
-    ("plain cross-entropy for P^A", {"gce_exponent": 0.0}),
-    ("true rank, sigma 0.3", {"rank": "true", "prior_std": 0.3}),
-    ("converged transport", {"sinkhorn_iters": 100, "sinkhorn_tolerance": 1e-3}),
-    ("probabilities fused", {"fuse": "probabilities"}),
-    ("Q^C as a running mean, 0.9", {"cluster_momentum": 0.9}),
-    ("Q^C of the whole train split", {"test_cluster_labels": "train"}),
-    ("differentiable directions", {"projected": False}),
-    ("prototypes of unit embeddings", {"prototype_features": "unit"}),
-    ("clusters do not train the encoder", {"cluster_gradient": False, "prototype_gradient": False}),
-    ("true tIoU in NMS", {"nms_plus_one": False}),
-    ("soft NMS", {"nms": "soft"}),
-    ("hard NMS", {"nms": "hard"}),
-    ("outer ratio 0.25, score weight 0.15", {"outer_ratio": 0.25, "score_weight": 0.15}),
-]
-CURVES = {
-    "fig4": {"entropy_snippet_labels": "H(Q^S)", "entropy_cluster_labels": "H(Q^C)"},
-    "fig8": {
-        f"{key}_{which}": f"{name}, {which}"
-        for key, name in (("attention", "P^A"), ("cluster_foreground", "Q^C"))
-        for which in ("max", "mean", "min")
-    },
-}
-COLUMNS = {
-    "0.3": lambda run: 100 * run["mAP"]["0.30"],
-    "0.5": lambda run: 100 * run["mAP"]["0.50"],
-    "0.7": lambda run: 100 * run["mAP"]["0.70"],
-    "mAP": lambda run: 100 * run["average_mAP"]["0.1:0.7"],
-    "H(mean P^S)": lambda run: run["metrics"][-1]["entropy_mean_assignment"],
-}
-
-
-def rows_for(table: str) -> tuple[str, list[Row]]:
-    """Heading and rows of a table by name."""
-    if table == "variants":
-        named = [Row(name, choices(config)) for name, config in VARIANTS.items()]
-        return "The variants, and the baseline of the published program", [
-            Row("baseline", choices(OFFICIAL) | BASELINE),
-            *named,
-        ]
-    if table == "factors":
-        rows = [Row(name, choices(OFFICIAL) | {"cas_weight": 1.0} | options) for name, options in FACTORS]
-        return "`official` with omega 1 in training, and one change at a time", rows
-    return TABLES[table]
-
-
-def choices(config: Config) -> dict[str, Any]:
-    """The options by which a variant differs from any other, and its name."""
-    flat = [each.flat() for each in VARIANTS.values()]
-    mine = config.flat()
-    return {"variant": config.variant} | {
-        name: value for name, value in mine.items() if any(other[name] != value for other in flat)
-    }
+from casejax.train.variants import SYNTHETIC, VARIANTS, variant
 
 
 class Runs:
@@ -248,6 +85,14 @@ def evaluate(member: Member, dataset: Dataset, config: Config) -> dict[str, Any]
     return figures | {"config": config.as_dict(), "metrics": list(member.metrics)}
 
 
+def train_alone(config: Config, dataset: Dataset, runs: Runs) -> Member:
+    """One run with a folder of its own, for options that an ensemble cannot take."""
+    folder = runs.path.parent / runs.key(config)
+    trained = train(dataset, config, folder, resume=True)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return Member(trained.graphdef, jax.device_get(trained.state), tuple(json.loads(line) for line in lines))
+
+
 def train_missing(
     configs: list[Config], runs: Runs, dataset: Dataset, console: Console, side_by_side: int | None
 ) -> None:
@@ -262,9 +107,13 @@ def train_missing(
             seconds = time.perf_counter() - began
             status.update(f"{done} of {total} steps, {seconds:.0f} s, {seconds / done * (total - done):.0f} s to go")
 
-        for served, member in train_ensemble(dataset, missing, side_by_side=side_by_side, on_progress=show):
+        together = [config for config in missing if not config.method.pseudo_labels]
+        for served, member in train_ensemble(dataset, together, side_by_side=side_by_side, on_progress=show):
             for index in served:
-                runs.put(missing[index], evaluate(member, dataset, missing[index]))
+                runs.put(together[index], evaluate(member, dataset, together[index]))
+    for config in missing:
+        if config.method.pseudo_labels:
+            runs.put(config, evaluate(train_alone(config, dataset, runs), dataset, config))
     console.print(f"{len(missing)} runs in {time.perf_counter() - began:.0f} s", highlight=False)
 
 
@@ -282,9 +131,9 @@ def print_table(heading: str, rows: list[Row], found: list[list[dict[str, Any]]]
     for name in ("mAP 0.1:0.7", *extra):
         table.add_column(name, justify="right")
         table.add_column("paper", justify="right")
-    table.add_column("to the first, paired", justify="right")
+    table.add_column("paired", justify="right")
     first = [COLUMNS["mAP"](run) for run in found[0]]
-    for row, runs in zip(rows, found, strict=True):
+    for n, (row, runs) in enumerate(zip(rows, found, strict=True)):
         cells = []
         for name in ("mAP", *extra):
             values = [COLUMNS[name](run) for run in runs] if name in COLUMNS else []
@@ -292,8 +141,10 @@ def print_table(heading: str, rows: list[Row], found: list[list[dict[str, Any]]]
                 spread(values, 2 if name.startswith("H") else 1) if values else "-",
                 f"{row.paper[name]:g}" if name in row.paper else "-",
             ]
-        paired = [COLUMNS["mAP"](run) - base for run, base in zip(runs, first, strict=True)]
-        table.add_row(row.name, *cells, "" if runs is found[0] else spread(paired))
+        others = [COLUMNS["mAP"](run) for run in found[n - 1]] if row.above else first
+        paired = [COLUMNS["mAP"](run) - other for run, other in zip(runs, others, strict=True)]
+        alone = n == 0 or (row.base is not None and not row.above)
+        table.add_row(row.name, *cells, "" if alone else spread(paired))
     console.print(table)
 
 
@@ -336,8 +187,9 @@ def main() -> int:
     """Parse the command line, train what is missing, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = [name for name in TABLES if not name.startswith("fig")]
-    parser.add_argument("--table", nargs="+", default=[], choices=[*tables, "variants", "factors"])
+    parser.add_argument("--table", nargs="+", default=[], choices=["1", *tables, "variants", "factors"])
     parser.add_argument("--figure", nargs="+", default=[], choices=["3", "4", "8"])
+    parser.add_argument("--bases", nargs="+", choices=BASES, help="those of table 2 to train (default: all)")
     parser.add_argument("--data", type=Path, help="folder in the published layout; default: the synthetic world")
     parser.add_argument("--world", type=int, default=0, help="seed of the synthetic world")
     parser.add_argument("--streams", default="rgb,flow", help="feature streams, comma-separated")
@@ -353,10 +205,18 @@ def main() -> int:
     if not names:
         parser.error("name at least one --table or --figure")
 
+    def start_of(row: Row) -> Config:
+        start = row.start(variant(arguments.variant))
+        return config_from(arguments, start if arguments.data else start.changed(**SYNTHETIC))
+
     def command() -> None:
         console = Console(width=None if sys.stdout.isatty() else 140)
-        start = variant(arguments.variant)
-        base = config_from(arguments, start if arguments.data else start.changed(**SYNTHETIC))
+        if "1" in names:
+            print_sizes(console)
+            names.remove("1")
+        if not names:
+            return
+        base = start_of(Row("", {}))
         if arguments.data:
             dataset = read_dataset(arguments.data, streams=tuple(arguments.streams.split(",")))
         else:
@@ -366,10 +226,11 @@ def main() -> int:
             name: (
                 heading,
                 rows,
-                [[base.changed(**row.options, seed=seed) for seed in arguments.seeds] for row in rows],
+                [[start_of(row).changed(**row.options, seed=seed) for seed in arguments.seeds] for row in rows],
             )
             for name in names
-            for heading, rows in [rows_for(name)]
+            for heading, every in [rows_for(name)]
+            for rows in [[row for row in every if row.base is None or row.base in (arguments.bases or BASES)]]
         }
         configs = [config for _, _, table in wanted.values() for row in table for config in row]
         train_missing(configs, runs, dataset, console, arguments.side_by_side)

@@ -206,8 +206,8 @@ def localize(
       Detections in seconds, ordered by video, then class, then as `nms` or `fuse` leaves them.
 
     Raises:
-      ValueError: shapes that disagree, NaN or infinite scores, a duration that is not positive; the
-        message names the first such video.
+      ValueError: shapes that disagree; NaN or infinite scores, a duration that is not positive, a length that is not
+        from 1 to T, where the message names the first such video.
     """
     _check(scores, video_scores, durations, ranked, lengths)
     even = partial(
@@ -225,7 +225,7 @@ def localize(
         drop_lone_first=drop_lone_first,
     )
     ranked = scores if ranked is None else ranked
-    if lengths is None:
+    if lengths is None or not len(lengths):
         return even(scores, video_scores, durations, ranked)
     tables = []
     for v, length in enumerate(lengths.tolist()):
@@ -297,10 +297,11 @@ def _check(
         )
     if ranked is not None and ranked.shape != scores.shape:
         raise ValueError(f"ranked must have the shape of scores, {scores.shape}, got {ranked.shape}")
-    if lengths is not None and (
-        lengths.shape != durations.shape or not ((lengths >= 1) & (lengths <= scores.shape[1])).all()
-    ):
-        raise ValueError(f"lengths must be {len(durations)} numbers from 1 to {scores.shape[1]}, got {lengths}")
+    if lengths is not None and lengths.shape != durations.shape:
+        raise ValueError(f"lengths must have shape {durations.shape}, one number a video, got {lengths.shape}")
+    if lengths is not None and (outside := (lengths < 1) | (lengths > scores.shape[1])).any():
+        first = np.argmax(outside)
+        raise ValueError(f"length of video {first} is {lengths[first]} snippets, expected 1 to {scores.shape[1]}")
     for name, array in (
         ("scores", scores),
         ("ranked", ranked),

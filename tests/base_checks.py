@@ -62,9 +62,9 @@ def dense(layer, x):
 
 def conv(layer, x):
     """Convolution of one video (T, D) with zeros beyond either end, tap by tap."""
-    kernel = np.asarray(layer.conv.kernel[...], np.float64)
+    kernel = np.asarray(layer.kernel[...], np.float64)
     half = len(kernel) // 2
-    out = np.zeros((len(x), kernel.shape[2])) + np.asarray(layer.conv.bias[...], np.float64)
+    out = np.zeros((len(x), kernel.shape[2])) + np.asarray(layer.bias[...], np.float64)
     for t in range(len(x)):
         for tap in range(len(kernel)):
             if 0 <= t + tap - half < len(x):

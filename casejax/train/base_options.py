@@ -25,30 +25,30 @@ def with_base(config: Config, name: str, *, case: bool = False) -> Config:
     """
     if name == "case":
         return config.changed(base=name, case=False)
+    if name not in (*BASES, "a2cl_pt"):
+        raise OptionError(f"base must be one of case, {', '.join(BASES)}, a2cl_pt, got {name!r}")
     if case:
         check_head(name)
     if name == "a2cl_pt":
         settings: Any = a2cl_pt.THUMOS14
         network: Any = A2CLPTNet
         options: dict[str, Any] = a2cl_pt.OPTIONS
-    elif name in BASES:
+    else:
         base = BASES[name]
         settings, network, options = base.settings, base.network, dict(base.options)
         if base.case_cas_weight is not None:
             options["test_cas_weight"] = base.case_cas_weight if case else settings.cas_weight
-    else:
-        raise OptionError(f"base must be one of case, {', '.join(BASES)}, a2cl_pt, got {name!r}")
     values = vars(settings.schedule) | vars(settings.localization) | options
     values |= {key: getattr(settings, key) for key in SHARED if hasattr(settings, key) and key != "cas_weight"}
     return config.changed(base=name, case=case, hidden=parameters_of(network)["hidden"].default, **values)
 
 
 def check_head(name: str) -> None:
-    """Refuse a base that has nothing for the clustering head to refer to.
+    """Refuse a base that has nothing for the clustering head to refer to. CASE in one program has the head anyway.
 
     Raises:
       OptionError: naming the bases that have.
     """
-    if name == "a2cl_pt" or not BASES[name].has_attention:
+    if name != "case" and (name == "a2cl_pt" or not BASES[name].has_attention):
         able = ", ".join(other for other, base in BASES.items() if base.has_attention)
         raise OptionError(f"--case needs the attention of a base, and {name} has none; choose one of {able}")

@@ -20,7 +20,7 @@ from flax import nnx
 from casejax.data.records import Dataset
 from casejax.data.sampling import PackedSplit
 from casejax.train import mesh as placement
-from casejax.train.config import Config, InferenceConfig
+from casejax.train.config import Config, InferenceConfig, OptionError
 from casejax.train.feed import pack
 from casejax.train.loop import DivergedError
 from casejax.train.state import TrainState, initial_state
@@ -39,7 +39,7 @@ NUMERIC = (
     "learning_rate",
     "weight_decay",
 )
-"""Options a compiled step takes as values; runs that differ in others need a compilation each."""
+"""Options a compiled step of CASE takes as values; runs that differ in others need a compilation each."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Member:
     graphdef: nnx.GraphDef[Any]
     state: TrainState
     metrics: tuple[dict[str, float], ...]
+
+
+def numeric_options(config: Config) -> tuple[str, ...]:
+    """The options that the compiled step of a configuration takes as values; bases have omega in their networks."""
+    return tuple(name for name in NUMERIC if config.network.base == "case" or name != "cas_weight")
 
 
 def training_part(config: Config) -> Config:
@@ -93,6 +98,8 @@ def train_ensemble(
     served: dict[Config, list[int]] = {}
     for index, config in enumerate(configs):
         config.check()
+        if config.method.pseudo_labels:
+            raise OptionError("pseudo_labels are made between steps, which an ensemble does not stop for; use run()")
         served.setdefault(training_part(config), []).append(index)
     groups: dict[Config, list[Config]] = {}
     for config in served:
@@ -125,7 +132,7 @@ def _train_group(
     graphdefs, states = zip(*[initial_state(c, dataset.dims, len(dataset.classes)) for c in group], strict=True)
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     state = jax.device_put(state, placement.replicated(mesh))  # as it comes back, so that one compilation serves
-    numbers = {name: np.asarray([c.flat()[name] for c in group], np.float32) for name in NUMERIC}
+    numbers = {name: np.asarray([c.flat()[name] for c in group], np.float32) for name in numeric_options(shape)}
 
     @partial(jax.jit, donate_argnums=0)
     def advance(
@@ -162,7 +169,7 @@ def _train_group(
 
 def _shape_of(config: Config) -> Config:
     """What decides the compiled program: the configuration without numbers, seed and name."""
-    return config.changed(**{name: 0.0 for name in NUMERIC}, seed=0, variant="official")
+    return config.changed(**{name: 0.0 for name in numeric_options(config)}, seed=0, variant="official")
 
 
 def _num_steps(config: Config, dataset: Dataset) -> int:

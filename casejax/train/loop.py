@@ -33,7 +33,7 @@ from casejax.train.state import TrainState, initial_state
 from casejax.train.step import num_steps_per_epoch
 
 MAY_CHANGE = {"train.epochs", "train.log_every", "train.checkpoint_every", "train.feed"}
-"""Options that may differ when a run is resumed: none of them changes what a step computes."""
+"""Options that may differ when a run is resumed: none of them changes what a step computes. Of bases, epochs may."""
 
 
 class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an error)
@@ -296,11 +296,12 @@ def _check_folder(checkpoints: Checkpoints, meta: dict[str, Any], *, resume: boo
 def _differences(stored: dict[str, Any], meta: dict[str, Any]) -> list[str]:
     """Options and data in which two runs differ, the ones that may change on resuming left out."""
     found = []
+    may_change = MAY_CHANGE if meta["config"]["network"]["base"] == "case" else MAY_CHANGE - {"train.epochs"}
     for group in ("network", "method", "train"):
         # A run of an earlier version had the default of an option that came later.
         there, here = Config().as_dict()[group] | stored["config"].get(group, {}), meta["config"][group]
         for name in sorted(there.keys() | here.keys()):
-            if f"{group}.{name}" not in MAY_CHANGE and there.get(name) != here.get(name):
+            if f"{group}.{name}" not in may_change and there.get(name) != here.get(name):
                 found.append(f"{name} was {there.get(name)}, is {here.get(name)}")
     for name, value in meta["data"].items():
         if name != "source" and stored["data"].get(name, value) != value:

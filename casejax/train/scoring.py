@@ -117,7 +117,7 @@ def make_test_scorer(graphdef: nnx.GraphDef[Any], dataset: Dataset, config: Conf
     if inference.test_cluster_labels == "train":
         whole_set = make_whole_set_labels(graphdef, dataset.train, dataset.classes, method)
 
-    def score(params: Any, cluster_labels: jax.Array | np.ndarray) -> Scored:
+    def score(params: Any, cluster_labels: Any) -> Scored:
         labels = cluster_labels if whole_set is None else whole_set(params, cluster_labels)
         bound = partial(scorer, params, labels)
         if inference.test_sampling == "whole":
