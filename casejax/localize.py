@@ -194,7 +194,7 @@ def localize(
       outer_ratio: see `outer_inner_contrast`.
       outer_power: see `outer_inner_contrast`.
       score_weight: weight of the video score in a proposal's score.
-      min_snippets: shorter proposals are dropped.
+      min_snippets: shorter proposals are dropped; 1 drops none, be it shorter than a snippet.
       nms_in_snippets: hand segments to `nms` in snippets, not in seconds.
       nms: suppression; takes segments (n, 2), scores (n,) and groups (n,).
       fuse: `casejax.fusion.fuse_table` or its like, to put one segment in the place of those that overlap; takes the
@@ -224,13 +224,13 @@ def localize(
         extrapolate=extrapolate,
         drop_lone_first=drop_lone_first,
     )
-    ranked = scores if ranked is None else ranked
     if lengths is None or not len(lengths):
         return even(scores, video_scores, durations, ranked)
     tables = []
     for v, length in enumerate(lengths.tolist()):
         one = slice(v, v + 1)
-        found = even(scores[one, :length], video_scores[one], durations[one], ranked[one, :length])
+        own = None if ranked is None else ranked[one, :length]
+        found = even(scores[one, :length], video_scores[one], durations[one], own)
         tables.append(found._replace(video=found.video + v))
     return SegmentTable(*map(np.concatenate, zip(*tables, strict=True)))
 
@@ -239,7 +239,7 @@ def _localize_even(
     scores: np.ndarray,
     video_scores: np.ndarray,
     durations: np.ndarray,
-    ranked: np.ndarray,
+    ranked: np.ndarray | None,
     *,
     class_threshold: float,
     thresholds: Sequence[float],
@@ -265,7 +265,7 @@ def _localize_even(
         if min_snippets > 1:
             long_enough = runs.last + 1 - runs.first >= min_snippets * scale
             runs = Runs(*(column[long_enough] for column in runs))
-        if ranked is not scores:
+        if ranked is not None:
             curves = upsample(ranked[own], scale=scale, extrapolate=extrapolate)
         contrast = outer_inner_contrast(curves, runs.curve, runs.first, runs.last, **margins)
         owner = runs.curve + begin

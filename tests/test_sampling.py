@@ -2,12 +2,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from casejax.data import sampling
 from casejax.data.records import Features
 
 KEY = jax.random.key(3)
+LENGTHS = np.array([9, 4, 2, 1, 7], np.int32)
+LABELS = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]], np.float32)
 draw = jax.jit(sampling.random_snippets, static_argnums=2)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """600 steps of 4 of 5 videos: crops, crops behind a pair of similar videos, and similar pairs alone."""
+
+    @jax.jit
+    def sample(steps, lengths, labels):
+        def batch(step, pairs):
+            options = {"num_snippets": 4, "batch_size": 4, "kind": "crop", "labels": labels, "similar_pairs": pairs}
+            return sampling.draw(KEY, step, lengths, **options)
+
+        def similar(step):
+            return sampling.similar_videos(jax.random.fold_in(KEY, step), labels, 2)
+
+        return jax.vmap(lambda step: (batch(step, 0), batch(step, 1), similar(step)))(steps)
+
+    plain, paired, pairs = sample(jnp.arange(600), jnp.asarray(LENGTHS), jnp.asarray(LABELS))
+    return jax.device_get((plain, paired, pairs.reshape(-1, 2)))
 
 
 def test_every_epoch_visits_every_video_once():
@@ -49,6 +71,64 @@ def test_random_snippets_stay_in_their_cells(num_snippets):
             assert seen <= cell
             if len(cell) < 10:
                 assert seen == cell  # the cell's end belongs to it
+
+
+def test_a_crop_is_a_stretch_of_the_video(batches):
+    (videos, snippets), *_ = batches
+    for v, n in enumerate(LENGTHS.tolist()):
+        own = snippets[videos == v]
+        assert len(own) > 300
+        if n <= 4:  # whole, then its last snippet again
+            assert_array_equal(own, np.tile(np.minimum(np.arange(4), n - 1), (len(own), 1)))
+            continue
+        assert_array_equal(own - own[:, :1], np.tile(np.arange(4), (len(own), 1)))
+        counts = np.bincount(own[:, 0], minlength=n - 3)
+        assert len(counts) == n - 3  # the last possible place is the last
+        expected = len(own) / (n - 3)
+        assert (np.abs(counts - expected) < 4.5 * np.sqrt(expected)).all()  # every place as often
+
+
+def test_real_places_are_those_that_a_crop_does_not_repeat(batches):
+    (videos, snippets), *_ = batches
+    real = np.asarray(sampling.real_places(jnp.asarray(LENGTHS), 4))
+    assert_array_equal(real, np.arange(4)[None] < LENGTHS[:, None])
+    first_time = np.diff(snippets, axis=2, prepend=-1) > 0
+    assert_array_equal(real[videos], first_time)
+
+
+def test_crops_are_of_the_videos_of_the_step(batches):
+    (videos, snippets), *_ = batches
+    for step in (0, 1, 7):
+        batch = sampling.batch_videos(jax.random.split(KEY)[0], jnp.int32(step), num_videos=5, batch_size=4)
+        assert_array_equal(videos[step], batch)
+    assert snippets.dtype == LENGTHS.dtype
+    assert len(np.unique(snippets[videos == 0], axis=0)) == 6  # a function of the step
+
+
+def test_similar_videos_share_a_class_of_two_or_more(batches):
+    *_, pairs = batches
+    assert pairs.shape == (1200, 2)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    shared = LABELS[pairs[:, 0]] * LABELS[pairs[:, 1]]
+    assert (shared.sum(axis=1) > 0).all()
+    seen = {frozenset(pair) for pair in pairs.tolist()}
+    # Three videos of class 0, two of class 3; classes 1 and 2 have one each.
+    assert seen == {frozenset(pair) for pair in ((0, 1), (0, 2), (1, 2), (3, 4))}
+    of_class_three = (shared[:, 3] > 0).mean()
+    assert abs(of_class_three - 1 / 2) < 4.5 * np.sqrt(1 / 4 / 1200)  # both classes as often, not both videos
+    for pair in ((0, 1), (1, 0), (4, 3), (3, 4)):
+        assert (pairs == pair).all(axis=1).any()
+
+
+def test_a_batch_begins_with_similar_videos(batches):
+    (plain, _), (videos, snippets), _ = batches
+    assert_array_equal(videos[:, 2:], plain[:, 2:])  # the others are those of the step
+    assert (videos[:, 0] != videos[:, 1]).all()
+    assert (LABELS[videos[:, 0]] * LABELS[videos[:, 1]]).any(axis=1).all()
+    seen = {frozenset(pair) for pair in videos[:, :2].tolist()}
+    assert len(seen) == 4
+    assert (snippets < LENGTHS[videos][:, :, None]).all()  # of the videos that are there now
+    assert (snippets[videos == 0].max(axis=1) > 3).any()
 
 
 def test_gather_reads_the_right_rows(rng):

@@ -15,6 +15,9 @@ from casejax.train.recipes.bases import SHARED
 def with_base(config: Config, name: str, *, case: bool = False) -> Config:
     """A configuration with a base's published settings in the place of CASE's.
 
+    Only omega in training stays that of `config`: it is what the variants of CASE differ in; in `official` it is 1/3,
+    as in the bases that have it.
+
     Args:
       config: where the options of CASE come from, such as a variant.
       name: of the base.

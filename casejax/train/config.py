@@ -255,6 +255,10 @@ class Config:
         for name in (*shares.split(), "fusion_threshold"):
             if not 0 <= flat[name] <= 1:
                 raise OptionError(f"{name} must lie in [0, 1], got {flat[name]}")
+        if flat["base_options"] and flat["base"] == "case":
+            raise OptionError(
+                f"base_options {flat['base_options']!r} are for a --base; the options of CASE are flags of their own"
+            )
         if not flat["thresholds"]:
             raise OptionError("thresholds must name at least one threshold, got none")
         if not 0 <= 2 * flat["similar_pairs"] <= flat["batch_size"]:

@@ -27,7 +27,7 @@ from casejax.train.config import Config, OptionError
 from casejax.train.feed import make_advance
 from casejax.train.interrupt import StopRequest
 from casejax.train.pseudo_labelling import PseudoLabels
-from casejax.train.recipes import a2cl_pt
+from casejax.train.recipes import a2cl_pt, bases
 from casejax.train.selection import Selection
 from casejax.train.state import TrainState, initial_state
 from casejax.train.step import num_steps_per_epoch
@@ -214,6 +214,8 @@ def _check_method(dataset: Dataset, config: Config) -> None:
             raise OptionError(
                 f"--test-cluster-labels train is for CASE in one program; leave it out with --base {network.base}"
             )
+    if network.base in BASES:
+        bases.settings_of(config)
     if network.case:
         check_head(network.base)
     if method.pseudo_labels and (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ def with_numbers(settings: S, config: Config, shared: tuple[str, ...] = ()) -> S
             raise OptionError(f"base_options: {config.network.base} has no number {name!r}; it has {has}")
         try:
             values[name] = type(numbers[name])(text)
+            if not math.isfinite(values[name]):
+                raise ValueError(text)
         except ValueError as error:
             raise OptionError(f"base_options: {name} must be like {numbers[name]}, got {text!r}") from error
     return replace(settings, **values)  # type: ignore[type-var]
