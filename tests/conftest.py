@@ -1,5 +1,6 @@
 """Strict JAX settings, eight CPU devices, shape-checked annotations, and the folder of golden arrays."""
 
+import functools
 import importlib
 import json
 import logging
@@ -9,43 +10,54 @@ import typing
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if metadata.version("jaxlib").startswith("0.10."):
     # The emitters of fused loops take half of the time of compiling; later releases have no choice of others.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-
-# Third-party modules must all be imported before TYPE_CHECKING reads True below.
-import chex  # noqa: F401
-import flax.nnx  # noqa: F401
-import jax
-import numpy as np
-import optax  # noqa: F401
-import orbax.checkpoint  # noqa: F401
-import pytest
-import rich.progress  # noqa: F401
-from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
-
-# TensorStore's futures complain of damaged checkpoints once more when they are collected.
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-jax.config.update("jax_numpy_rank_promotion", "raise")
+# Set as variables, not with jax.config, so that the processes which tests start compile and keep programs alike.
 # Compiling is what takes the time here, and nothing is asserted about speed.
-jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-# The library imports jaxtyping only for type checkers, so that users need not have it. Here its
-# annotations are turned on, and beartype checks the shapes of every call into a casejax function.
-import casejax  # noqa: E402
 
-typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
-typing.TYPE_CHECKING = True
-with install_import_hook("casejax", "conftest.typechecker"):
-    for _module in pkgutil.walk_packages(casejax.__path__, "casejax."):
-        importlib.import_module(_module.name)
-typing.TYPE_CHECKING = False
+def pytest_configure(config: pytest.Config) -> None:
+    """Import everything, where tests are run: a process that hands them to others has no use for it."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        import_checked()
+
+
+def import_checked() -> None:
+    """Import JAX with strict settings, and casejax with its annotations checked at every call."""
+    # Third-party modules must all be imported before TYPE_CHECKING reads True below.
+    import chex  # noqa: F401
+    import flax.nnx  # noqa: F401
+    import jax
+    import optax  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+    import rich.progress  # noqa: F401
+    from beartype import BeartypeConf, beartype
+    from jaxtyping import install_import_hook
+
+    # TensorStore's futures complain of damaged checkpoints once more when they are collected.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+    # The library imports jaxtyping only for type checkers, so that users need not have it. Here its
+    # annotations are turned on, and beartype checks the shapes of every call into a casejax function.
+    import casejax
+
+    globals()["typechecker"] = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+    typing.TYPE_CHECKING = True
+    with install_import_hook("casejax", "conftest.typechecker"):
+        for module in pkgutil.walk_packages(casejax.__path__, "casejax."):
+            importlib.import_module(module.name)
+    typing.TYPE_CHECKING = False
 
 
 class Goldens:
@@ -80,5 +92,18 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def x64() -> typing.Iterator[None]:
+    import jax
+
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def kept_steps() -> typing.Iterator[None]:
+    """Runs of the very same arguments share their traced step instead of tracing it anew."""
+    from casejax.train import feed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_train_steps", "make_batch_step"):
+            patch.setattr(feed, name, functools.cache(getattr(feed, name)))
         yield
