@@ -27,7 +27,6 @@ def main() -> None:
     distributed.add_cluster_options(parser)
     arguments = parser.parse_args()
     distributed.join(arguments)
-    jax.config.update("jax_disable_most_optimizations", True)
 
     def note_opened(event: str, details: tuple[object, ...]) -> None:
         if event == "open" and str(details[0]).endswith(".npy"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from casejax import cli
+from casejax import cli, report
 from casejax.data.formats import write_dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import CASE
@@ -20,20 +20,23 @@ from casejax.train.config import Config
 from casejax.train.options import parse_seeds
 from casejax.train.run import run, run_seeds
 
-SMALL = Config().changed(num_clusters=4, hidden=8, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+SMALL = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+SMALL = SMALL.changed(rank="true", prior_std=0.3)
+pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world(num_classes=3, dim=6, train_videos=16, test_videos=10, median=60, longest=400)
+    return make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
 
 
 @pytest.fixture(scope="module")
-def folder(world, tmp_path_factory):
+def folder(world, kept_steps, tmp_path_factory):
     """A data set on disk and a finished run on it."""
     root = tmp_path_factory.mktemp("cli")
     write_dataset(world, root / "data")
-    with (root / "printed").open("w") as file:
+    with (root / "printed").open("w") as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_pictures", lambda *_: None)
         run(world, SMALL, root / "run", devices=1, console=Console(file=file, width=100))
     return root
 
@@ -46,7 +49,7 @@ def test_export_convert_and_eval_give_the_same_map(folder, world, tmp_path, caps
     (tmp_path / "classes.txt").write_text("\n".join(world.classes) + "\n")
     back = str(tmp_path / "back")
     assert cli.main(["convert", *files, back, "--classes", str(tmp_path / "classes.txt")]) == 0
-    assert "width 8, 3 classes, 4 clusters" in capsys.readouterr().out
+    assert "width 16, 4 classes, 4 clusters" in capsys.readouterr().out
     for run_folder in (str(folder / "run"), back):
         out = tmp_path / Path(run_folder).name
         words = ["eval", run_folder, "--data", str(folder / "data"), "--out", str(out)]
@@ -88,7 +91,7 @@ def test_unusable_input_is_one_line(folder, capsys, words, message):
 
 
 def test_eval_refuses_other_classes(folder, tmp_path, capsys):
-    other = make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
+    other = make_world(num_classes=3, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
     write_dataset(other, tmp_path / "data")
     assert cli.main(["eval", str(folder / "run"), "--data", str(tmp_path / "data")]) == 2
     assert "was trained with classes" in capsys.readouterr().err
@@ -110,7 +113,8 @@ def test_lists_that_are_no_seeds(text):
         parse_seeds(text)
 
 
-def test_seeds_run_one_after_the_other(world, tmp_path):
+def test_seeds_run_one_after_the_other(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "draw_pictures", lambda *_: None)
     with (tmp_path / "printed").open("w") as file:
         console = Console(file=file, width=100)
         results = run_seeds(world, SMALL.changed(epochs=1), tmp_path / "out", [3, 1], devices=1, console=console)
@@ -158,15 +162,15 @@ def test_every_row_is_a_configuration(ablations):
 
 def test_a_table_is_trained_once_and_kept(ablations, folder, tmp_path, monkeypatch, capsys):
     sizes = {name.replace("_", "-"): value for name, value in vars(SMALL.method).items() if name == "num_snippets"}
-    words = ["--table", "7", "12", "--figure", "8", "--data", folder / "data", "--seeds", "0,1", "--out", tmp_path]
-    words += ["--num-clusters", 4, "--hidden", 8, "--batch-size", 8, "--epochs", 1]
+    words = ["--table", "7", "4", "--figure", "8", "--data", folder / "data", "--seeds", "0,1", "--out", tmp_path]
+    words += ["--num-clusters", 4, "--hidden", 16, "--batch-size", 8, "--epochs", 1]
     for name, value in sizes.items():
         words += [f"--{name}", value]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *map(str, words)])
     assert ablations.main() == 0
     printed = capsys.readouterr().out
-    assert "12 runs in" in printed  # Table 7: three rows; Table 12 adds three; its last and Fig. 8 are Table 7's
-    for name in ("7", "12", "fig8"):
+    assert "10 runs in" in printed  # Table 7: three rows; Table 4 adds two; its last ones and Fig. 8 are Table 7's
+    for name in ("7", "4", "fig8"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     table = json.loads((tmp_path / "7.json").read_text())
     assert [row["paper"]["mAP"] for row in table["rows"]] == [43.9, 44.1, 46.2]
@@ -186,5 +190,5 @@ def test_runs_are_known_by_what_decides_them(ablations, world, tmp_path):
     again = ablations.Runs(tmp_path / "runs.json", world)
     assert again.get(SMALL.changed(log_every=7, variant="paper")) == {"mAP": 1}
     assert again.get(SMALL.changed(seed=1)) is None
-    other = make_world(seed=1, num_classes=3, dim=6, train_videos=16, test_videos=10, median=60, longest=400)
+    other = make_world(seed=1, num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
     assert ablations.Runs(tmp_path / "runs.json", other).get(SMALL) is None

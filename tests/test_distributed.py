@@ -50,9 +50,8 @@ def start(root, out, config, *extra):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        # of a flag given twice the last counts
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, Path(__file__).with_name("one_process.py"), root, out, out / "config.json"]
     flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--peer-timeout", str(PEER_TIMEOUT), *extra]
@@ -107,14 +106,14 @@ def test_each_process_opens_its_own_feature_files_alone(root, pair):
 
 
 def test_a_checkpoint_goes_from_two_processes_to_one_and_back(root, pair, tmp_path):
-    """Two processes of two devices, then one of one device, then two of two again; against one of two all along."""
+    """Two processes of two devices, then one of one device, then two of two again; against one of four all along."""
     with checkpoint.Checkpoints(pair / "checkpoints") as checkpoints:
         assert checkpoints.latest == 8
     resumed = loop.train(read_dataset(root), CONFIG.changed(epochs=3), pair, resume=True, devices=1)
     assert int(resumed.state.step) == 12
     longer = CONFIG.changed(epochs=4)
     assert finish(start(root, pair, longer, "--resume")) == [0, 0]
-    whole = loop.train(read_dataset(root), longer, tmp_path, devices=2)
+    whole = loop.train(read_dataset(root), longer, tmp_path, devices=4)
     np.testing.assert_allclose(losses(pair), losses(tmp_path), rtol=1e-4)
     with np.load(pair / "params.npz") as params:
         for mine, theirs in zip(params.values(), jax.tree.leaves(whole.state.params), strict=True):

@@ -13,12 +13,15 @@ from casejax.data.formats import read_dataset, write_dataset
 from casejax.data.synthetic import make_world
 from casejax.train import feed, loop, mesh, step
 from casejax.train.config import Config, OptionError
-from casejax.train.objective import case_objective
+from casejax.train.objective import CaseAux
 from casejax.train.recipes import case
 
 CONFIG = Config().changed(
     num_clusters=4, hidden=16, num_snippets=24, batch_size=4, learning_rate=1e-3, epochs=2, log_every=3
 )
+
+
+pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,7 @@ def graphdef(packed):
     return loop.initial_state(CONFIG, packed.dims, len(packed.classes))[0]
 
 
-@pytest.mark.parametrize("kind", ["random", "stratified", "uniform"])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("kind", "parts"), [("random", 1), ("stratified", 1), ("uniform", 2)])
 def test_streamed_batches_are_those_sampled_on_the_device(packed, kind, parts):
     config = CONFIG.changed(sampling=kind, data_parts=parts, seed=5)
     place = mesh.make_mesh(2)
@@ -60,7 +62,7 @@ def lines(out):
 
 
 @pytest.fixture(scope="module")
-def runs(packed, tmp_path_factory):
+def runs(packed, kept_steps, tmp_path_factory):
     """The state after a run on the device and after a streamed one, and where their metrics are."""
     out = tmp_path_factory.mktemp("runs")
     states = {
@@ -95,13 +97,14 @@ def test_the_step_is_traced_once_a_shape(packed, monkeypatch, kind, num_snippets
     assert sampling.all_compact(lengths, 4, num_snippets) is compact
     traces = []
 
-    def counted(*arguments, **keywords):
+    def counted(outputs, labels, cluster_labels, method, mask):  # in the objective's place: this one compiles fast
         traces.append(1)
-        return case_objective(*arguments, **keywords)
+        loss = sum(embedding.mean() for embedding in outputs.embedding)
+        return loss, CaseAux(cluster_labels, {"loss": loss})
 
     monkeypatch.setattr(case, "case_objective", counted)
     place = mesh.make_mesh(1)
-    graphdef, state = loop.initial_state(CONFIG, packed.dims, len(packed.classes))
+    graphdef, state = loop.initial_state(config, packed.dims, len(packed.classes))
     state = mesh.place(state, mesh.state_shardings(state, place))
     with feed.make_advance(packed.train, packed.classes, graphdef, config, place) as advance:
         for first, count in ((0, 2), (2, 3), (5, 7)):

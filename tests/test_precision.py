@@ -100,7 +100,7 @@ def test_losses_of_the_first_steps_stay_close(world):
         graphdef, now = state.initial_state(config, dims, len(world.classes))
         split = feed.pack(world.train, world.classes, one)
         split = split._replace(streams=split.streams[:1])
-        train_steps = step.make_train_steps(graphdef, config, one)
+        train_steps = step.make_train_steps(graphdef, config, one, compact=False)
         for _ in range(6):
             now, metrics = train_steps(now, split, jnp.int32(1))
             curves.append([float(metrics[name]) for name in terms])

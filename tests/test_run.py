@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from casejax import report
 from casejax.data.formats import write_dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import evaluate_detections
@@ -19,7 +20,7 @@ from casejax.train.run import run
 from casejax.train.variants import CORRECTED, OFFICIAL
 
 SMALL = Config().changed(
-    num_clusters=4, hidden=32, num_snippets=64, batch_size=8, learning_rate=2e-3, epochs=40, log_every=20
+    num_clusters=4, hidden=32, num_snippets=48, batch_size=8, learning_rate=2e-3, epochs=40, log_every=20
 )
 
 
@@ -55,7 +56,7 @@ def test_the_table_is_printed_with_its_protocol(finished, world):
     result, out = finished
     printed = (out / "printed").read_text()
     variant, first, *rest = printed.splitlines()
-    assert variant == "variant official with num_snippets=64"
+    assert variant == "variant official with num_snippets=48"
     assert first.startswith("protocol case: ")
     assert f"16 videos, {len(world.test.ground_truth(world.classes).label)} instances" in first
     assert first.endswith("model selection: last step")
@@ -93,12 +94,19 @@ def test_everything_is_left_in_the_folder(finished, world):
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(report, "draw_pictures", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_a_finished_run_prints_the_same_table(finished, world, tmp_path):
     result, out = finished
     again = run(world, SMALL, out, resume=True, devices=1, console=Console(file=(tmp_path / "x").open("w")))
     np.testing.assert_array_equal(again.detection.ap, result.detection.ap)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("nms", ["hard", "soft"])
 def test_other_suppressions_and_fusions_evaluate(finished, world, tmp_path, nms):
     """Options of inference may change on a finished run, without training again."""
