@@ -33,6 +33,7 @@ CONFIG = Config().changed(
 )
 PATIENCE = 90  # seconds until a process counts as hung
 PEER_TIMEOUT = 10
+pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +89,19 @@ def losses(out):
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_to_the_parameters_of_one(root, pair, tmp_path):
+@pytest.fixture(scope="module")
+def alone(root, kept_steps, tmp_path_factory):
+    """The run of one process, everything on its four devices: its folder and its parameters."""
+    out = tmp_path_factory.mktemp("alone")
+    return out, loop.train(read_dataset(root), CONFIG.changed(feed="device"), out, devices=4).state.params
+
+
+def test_two_processes_train_to_the_parameters_of_one(pair, alone):
     """2 x 2 devices, each process with its own files and streaming, against 1 x 4, everything on the device."""
-    alone = loop.train(read_dataset(root), CONFIG.changed(feed="device"), tmp_path, devices=4)
-    np.testing.assert_allclose(losses(pair), losses(tmp_path), rtol=1e-5)
+    folder, wanted = alone
+    np.testing.assert_allclose(losses(pair), losses(folder), rtol=1e-5)
     with np.load(pair / "params.npz") as params:
-        for mine, theirs in zip(params.values(), jax.tree.leaves(alone.state.params), strict=True):
+        for mine, theirs in zip(params.values(), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
@@ -105,28 +113,11 @@ def test_each_process_opens_its_own_feature_files_alone(root, pair):
     assert "/test/" not in (pair / "report1").read_text()
 
 
-def test_a_checkpoint_goes_from_two_processes_to_one_and_back(root, pair, tmp_path):
-    """Two processes of two devices, then one of one device, then two of two again; against one of four all along."""
-    with checkpoint.Checkpoints(pair / "checkpoints") as checkpoints:
-        assert checkpoints.latest == 8
-    resumed = loop.train(read_dataset(root), CONFIG.changed(epochs=3), pair, resume=True, devices=1)
-    assert int(resumed.state.step) == 12
-    longer = CONFIG.changed(epochs=4)
-    assert finish(start(root, pair, longer, "--resume")) == [0, 0]
-    whole = loop.train(read_dataset(root), longer, tmp_path, devices=4)
-    np.testing.assert_allclose(losses(pair), losses(tmp_path), rtol=1e-4)
-    with np.load(pair / "params.npz") as params:
-        for mine, theirs in zip(params.values(), jax.tree.leaves(whole.state.params), strict=True):
-            np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=2e-5)
-
-
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_when_one_process_is_killed_the_other_ends_and_the_run_resumes(root, tmp_path, victim):
-    endless = CONFIG.changed(epochs=10**6)
-    processes = start(root, tmp_path, endless)
+def end_of_a_pair(out, processes, victim, reached):
+    """Kill one process once a checkpoint is there; the other must end soon, and say why and how to go on."""
     since = time.monotonic()
-    while not (tmp_path / "checkpoints" / "4").exists():
-        assert time.monotonic() - since < PATIENCE, (tmp_path / "stderr0").read_text()[-2000:]
+    while not any((out / "checkpoints" / str(step)).exists() for step in range(reached, reached + 100)):
+        assert time.monotonic() - since < PATIENCE, (out / "stderr0").read_text()[-2000:]
         time.sleep(0.05)
     processes[victim].send_signal(signal.SIGKILL)
     since = time.monotonic()
@@ -134,20 +125,48 @@ def test_when_one_process_is_killed_the_other_ends_and_the_run_resumes(root, tmp
     assert time.monotonic() - since < 3 * PEER_TIMEOUT
     assert statuses[victim] == -signal.SIGKILL
     assert statuses[1 - victim] not in (0, -signal.SIGKILL)
-    said = tmp_path / f"stderr{1 - victim}"
+    said = out / f"stderr{1 - victim}"
     since = time.monotonic()
     while f"error: process {1 - victim} of 2" not in said.read_text():  # the obituary comes after the end
         assert time.monotonic() - since < 5, said.read_text()[-2000:]
         time.sleep(0.05)
     assert "--resume" in said.read_text()
 
-    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        reached = checkpoints.latest
-    assert reached >= 4
-    epochs = reached // 4 + 1
-    resumed = loop.train(read_dataset(root), CONFIG.changed(epochs=epochs), tmp_path, resume=True, devices=4)
+
+def go_on(root, out):
+    """One process resumes what two left, to the end of an epoch."""
+    with checkpoint.Checkpoints(out / "checkpoints") as checkpoints:
+        epochs = checkpoints.latest // 4 + 1
+    resumed = loop.train(read_dataset(root), CONFIG.changed(epochs=epochs), out, resume=True, devices=4)
     assert int(resumed.state.step) == 4 * epochs
-    assert all(np.isfinite(losses(tmp_path)))
+    assert all(np.isfinite(losses(out)))
+
+
+def test_a_run_goes_from_two_processes_to_one_and_back_and_outlives_a_kill(root, pair, alone):
+    """Two processes of two devices, then one of one device, then two of two again; against one of four all along.
+
+    Then one of the two is killed, the other ends, and one process goes on.
+    """
+    with checkpoint.Checkpoints(pair / "checkpoints") as checkpoints:
+        assert checkpoints.latest == 8
+    folder, _ = alone
+    resumed, whole = (
+        loop.train(read_dataset(root), CONFIG.changed(epochs=3), out, resume=True, devices=devices)
+        for out, devices in ((pair, 1), (folder, 4))
+    )
+    assert int(resumed.state.step) == 12
+    for mine, theirs in zip(*(jax.tree.leaves(x.state.params) for x in (resumed, whole)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=2e-5)
+    end_of_a_pair(pair, start(root, pair, CONFIG.changed(epochs=10**6), "--resume"), victim=1, reached=16)
+    loop.train(read_dataset(root), CONFIG.changed(epochs=4), folder, resume=True, devices=4)
+    np.testing.assert_allclose(losses(pair)[:8], losses(folder), rtol=1e-4)  # two steps a line
+    go_on(root, pair)
+
+
+@pytest.mark.slow
+def test_when_the_first_process_is_killed_the_other_ends_and_the_run_resumes(root, tmp_path):
+    end_of_a_pair(tmp_path, start(root, tmp_path, CONFIG.changed(epochs=10**6)), victim=0, reached=4)
+    go_on(root, tmp_path)
 
 
 @pytest.mark.slow
