@@ -1,6 +1,7 @@
 """Strict JAX settings, eight CPU devices, shape-checked annotations, and the folder of golden arrays."""
 
 import functools
+import gc
 import importlib
 import json
 import logging
@@ -23,7 +24,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Compiling is what takes the time here, and nothing is asserted about speed.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parent.parent / ".pytest_cache" / "jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,6 +59,9 @@ def import_checked() -> None:
         for module in pkgutil.walk_packages(casejax.__path__, "casejax."):
             importlib.import_module(module.name)
     typing.TYPE_CHECKING = False
+    # Tracing makes many small objects; to look through all those of the modules each time would take long.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 class Goldens:
@@ -101,9 +105,9 @@ def x64() -> typing.Iterator[None]:
 @pytest.fixture(scope="session")
 def kept_steps() -> typing.Iterator[None]:
     """Runs of the very same arguments share their traced step instead of tracing it anew."""
-    from casejax.train import feed
+    from casejax.train import align, feed
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("make_train_steps", "make_batch_step"):
-            patch.setattr(feed, name, functools.cache(getattr(feed, name)))
+        for module, name in ((feed, "make_train_steps"), (feed, "make_batch_step"), (align, "make_train_steps")):
+            patch.setattr(module, name, functools.cache(getattr(module, name)))
         yield

@@ -108,6 +108,7 @@ def test_networks_side_by_side_are_the_same_as_one_at_a_time_and_on_several_devi
     assert len(np.unique(together)) == 4
 
 
+@pytest.mark.usefixtures("kept_steps")
 def test_a_resumed_run_ends_with_the_same_bits(videos, tmp_path):
     options = {"actions": [0, 1], "seeds": [0, 0], "augment": augment_poses, "meta": {"data": "motion"}}
     _, whole = align.train_embedders(videos, QUICK, replace(CONFIG, steps=4), **options)

@@ -73,38 +73,38 @@ def test_what_a_plain_kernel_cannot_hold_goes_the_other_way():
 
 def test_a_batch_chooses_once_and_keeps_a_branch(rng):
     scores = jnp.asarray(rng.normal(size=(2, 3, 20, 4)).astype(np.float32))
-    solve = jax.vmap(jax.vmap(lambda s: ot.sinkhorn(s, epsilon=0.1)))
+    solve = jax.jit(jax.vmap(jax.vmap(lambda s: ot.sinkhorn(s, epsilon=0.1))))
     assert " cond[" in str(jax.make_jaxpr(solve)(scores))
     far = scores.at[1, 2].multiply(100)  # one problem too wide for a plain kernel
     for batch in (scores, far):
         for b in range(2):
             want, *_ = oracles.sinkhorn(batch[b, 2], epsilon=0.1)
             np.testing.assert_allclose(solve(batch).plan[b, 2], want, rtol=1e-5, atol=1e-30)
-    gradient = jax.grad(lambda s: (solve(s).plan ** 2).sum())
+    gradient = jax.jit(jax.grad(lambda s: (solve(s).plan ** 2).sum()))
     np.testing.assert_allclose(gradient(far)[0], gradient(scores)[0], rtol=1e-3, atol=1e-6)
     assert bool(jnp.isfinite(gradient(far)).all())
 
 
 @pytest.mark.parametrize("tolerance", [None, 1e-4])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_a_ragged_batch_is_its_problems_one_by_one(rng, scale, tolerance):
-    lengths = [5, 12, 30]
-    scores = (scale * rng.uniform(-1, 1, (3, 30, 4))).astype(np.float32)
+def test_a_ragged_batch_is_its_problems_one_by_one(rng, tolerance):
+    lengths = [5, 30, 5]
     mask = np.arange(30) < np.array(lengths)[:, None]
     num_iters = 3 if tolerance is None else 200
 
     def solve(scores, mask=None):
         return ot.sinkhorn(scores, mask=mask, epsilon=0.5, num_iters=num_iters, tolerance=tolerance)
 
-    spoiled = np.where(mask[:, :, None], scores, np.nan).astype(np.float32)
-    got = jax.jit(jax.vmap(solve))(spoiled, mask)
-    for b, length in enumerate(lengths):
-        want = solve(scores[b, :length])
-        np.testing.assert_allclose(got.plan[b, :length], want.plan, rtol=1e-5, atol=1e-30)
-        assert float(jnp.abs(got.plan[b, length:]).max(initial=0)) == 0
-        assert int(got.iterations[b]) == int(want.iterations)
-        np.testing.assert_allclose(got.column_error[b], want.column_error, rtol=1e-3, atol=1e-6)
-        np.testing.assert_allclose(got.row_potential[b, :length], want.row_potential, atol=2e-5 * scale)
+    side_by_side = jax.jit(jax.vmap(solve))
+    for scale in (1.0, 30.0):
+        scores = (scale * rng.uniform(-1, 1, (3, 30, 4))).astype(np.float32)
+        got = side_by_side(np.where(mask[:, :, None], scores, np.nan).astype(np.float32), mask)
+        for b, length in enumerate(lengths):
+            want = solve(scores[b, :length])
+            np.testing.assert_allclose(got.plan[b, :length], want.plan, rtol=1e-5, atol=1e-30)
+            assert float(jnp.abs(got.plan[b, length:]).max(initial=0)) == 0
+            assert int(got.iterations[b]) == int(want.iterations)
+            np.testing.assert_allclose(got.column_error[b], want.column_error, rtol=1e-3, atol=1e-6)
+            np.testing.assert_allclose(got.row_potential[b, :length], want.row_potential, atol=2e-5 * scale)
 
 
 def test_the_plan_needs_no_second_array_of_its_size(rng):
