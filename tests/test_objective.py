@@ -127,17 +127,17 @@ def test_snippets_given_once_train_like_repeated_ones(rng):
     That the published options train alike is shown by whole steps in test_train.py.
     """
     method = Config().changed(prototype_features="unit", co_label_clusters=False).method
-    labels = video_labels(b=3)
+    labels = video_labels()
     graphdef, params = nnx.split(CaseNet((4, 3), 5, 6, hidden=7, rngs=nnx.Rngs(0)), nnx.Param)
-    distinct = [jnp.asarray(rng.normal(size=(30, d)), jnp.float32) for d in (4, 3)]
-    rows = jnp.asarray(np.sort(rng.choice(26, (3, 16)), axis=1))  # the last four stand nowhere
+    distinct = [jnp.asarray(rng.normal(size=(40, d)), jnp.float32) for d in (4, 3)]
+    rows = jnp.asarray(np.sort(rng.choice(36, (4, 24)), axis=1))  # the last four stand nowhere
     q = initial_cluster_labels(2, 6, method)
 
     def loss(params, features, rows):
         value, aux = case_objective(nnx.merge(graphdef, params)(features, rows=rows), labels, q, method)
         return value, aux.cluster_labels
 
-    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    gradient = jax.value_and_grad(loss, has_aux=True)
     once, repeated = gradient(params, distinct, rows), gradient(params, [x[rows] for x in distinct], None)
     for got, want in zip(jax.tree.leaves(once), jax.tree.leaves(repeated), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(jnp.abs(want).max()))
