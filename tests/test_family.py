@@ -29,8 +29,7 @@ SMALL = {
     "rank": "true",
     "prior_std": 0.3,
 }
-METHODS = [(name, case) for name, base in BASES.items() for case in (False, True)[: 1 + base.has_attention]]
-METHODS.append(("a2cl_pt", False))
+METHODS = [*((name, base.has_attention) for name, base in BASES.items()), ("a2cl_pt", False)]
 
 
 def small(name, case):
