@@ -156,6 +156,7 @@ def test_bad_options_and_a_loss_that_is_not_finite(videos):
         align.train_embedders(videos, broken, CONFIG, actions=[0], seeds=[0])
 
 
+@pytest.mark.slow
 def test_benchmark_prints_and_writes_both_protocols(motion, tmp_path, capsys):
     rows = run_benchmark(motion, CONFIG, tmp_path, methods=["tcn"], seeds=(0, 1))
     assert [[row.name for row in table] for table in rows.values()] == [["clock", "raw", "no learning", "TCN"]] * 2

@@ -146,6 +146,7 @@ def ablations():
     spec = importlib.util.spec_from_file_location("ablations", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["ablations"] = module  # dataclasses look their module up
+    sys.path.insert(0, str(path.parent))  # where it finds its tables
     spec.loader.exec_module(module)
     return module
 
@@ -154,7 +155,7 @@ def test_every_row_is_a_configuration(ablations):
     for table in [*ablations.TABLES, "variants", "factors"]:
         heading, rows = ablations.rows_for(table)
         assert heading
-        configs = [Config().changed(**row.options) for row in rows]
+        configs = [row.start(Config()).changed(**row.options) for row in rows]
         for config in configs:
             config.check()
         assert len({repr(config.changed(variant="official")) for config in configs}) == len(rows), table

@@ -143,6 +143,7 @@ def go_on(root, out):
     assert all(np.isfinite(losses(out)))
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_two_processes_to_one_and_back_and_outlives_a_kill(root, pair, alone):
     """Two processes of two devices, then one of one device, then two of two again; against one of four all along.
 
