@@ -117,7 +117,7 @@ def make_test_scorer(graphdef: nnx.GraphDef[Any], dataset: Dataset, config: Conf
     if inference.test_cluster_labels == "train":
         if config.network.base != "case":
             raise OptionError(
-                f"--test-cluster-labels train is for CASE in one program, this is --base {config.network.base}; use last"
+                f"--test-cluster-labels train is for CASE in one program; use last with --base {config.network.base}"
             )
         whole_set = make_whole_set_labels(graphdef, dataset.train, dataset.classes, method)
 
