@@ -22,7 +22,7 @@ from casejax.data.records import SegmentTable
 from casejax.data.synthetic import make_world
 from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
 from casejax.train.base_options import with_base
-from casejax.train.config import Config
+from casejax.train.config import Config, OptionError
 from casejax.train.options import add_options, config_from, parse_seeds, run_command, use_compilation_cache
 from casejax.train.run import default_console, run, run_seeds
 
@@ -48,6 +48,8 @@ def main() -> int:
         use_compilation_cache(arguments.compilation_cache)
         start = with_base(Config(), "a2cl_pt")
         config = config_from(arguments, start if arguments.data else start.changed(**SMALL))
+        if config.network.base != "a2cl_pt":
+            raise OptionError(f"--base {config.network.base}: this is A2CL-PT; use examples/train_thumos.py for others")
         folder = arguments.data
         if folder is None:
             folder = out / "world"
