@@ -28,7 +28,7 @@ def with_numbers(settings: S, config: Config, shared: tuple[str, ...] = ()) -> S
     for part in filter(None, config.network.base_options.split(",")):
         name, _, text = part.strip().partition("=")
         if name not in numbers:
-            has = ", ".join(numbers)
+            has = ", ".join(numbers) or "none"
             raise OptionError(f"base_options: {config.network.base} has no number {name!r}; it has {has}")
         try:
             values[name] = type(numbers[name])(text)
