@@ -185,14 +185,8 @@ class RSKPNet(nnx.Module):
         self.class_centers = directions(num_classes + 1)
         # Away from background at first; from then on it is free.
         self.foreground_center = nnx.Param(-self.class_centers[...][-1])
-        self.dims, self.num_iters, self.scale, self.weight, self.dropout = (
-            tuple(dims),
-            num_iters,
-            scale,
-            weight,
-            dropout,
-        )
-        self.embedding_dims = (hidden,)
+        self.dims, self.embedding_dims = tuple(dims), (hidden,)
+        self.num_iters, self.scale, self.weight, self.dropout = num_iters, scale, weight, dropout
 
     def __call__(
         self,
