@@ -40,16 +40,14 @@ class Moment(NamedTuple):
     snippet_labels: Float[Array, "b t c"] | None = None
 
 
-def options_of(function: Callable[..., Any], settings: Any, *besides: str) -> dict[str, Any]:
+def options_of(function: Callable[..., Any], settings: Any) -> dict[str, Any]:
     """The settings that a function takes as options, by their names.
 
     Args:
       function: a network, an objective or an inference of a base.
       settings: the base's.
-      besides: names to leave out.
     """
-    names = [name for name in parameters_of(function) if name not in besides]
-    return {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+    return {name: getattr(settings, name) for name in parameters_of(function) if hasattr(settings, name)}
 
 
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -67,7 +67,7 @@ class TemporalConv(nnx.Module):
         kernel, x = self.kernel[...], without_padding(x, mask)
         width, half = len(kernel), len(kernel) // 2
         padded = jnp.pad(x, [(0, 0), (half, half), (0, 0)])
-        # One product of all that a kernel sees; XLA's convolutions over time are a hundred times slower on a CPU.
+        # One product of all that a kernel sees; XLA's convolutions over time are many times slower on a CPU.
         seen = jnp.concatenate([padded[:, tap : tap + x.shape[1]] for tap in range(width)], axis=2)
         return seen @ kernel.reshape(-1, kernel.shape[2]) + self.bias[...][None, None, :]
 

@@ -55,3 +55,15 @@ def check_head(name: str) -> None:
     if name != "case" and (name == "a2cl_pt" or not BASES[name].has_attention):
         able = ", ".join(other for other, base in BASES.items() if base.has_attention)
         raise OptionError(f"--case needs the attention of a base, and {name} has none; choose one of {able}")
+
+
+def check_whole_set(config: Config) -> None:
+    """Refuse Q^C of the whole train split for a base; it is computed for CASE in one program alone.
+
+    Raises:
+      OptionError: naming the remedy.
+    """
+    if config.inference.test_cluster_labels == "train" and config.network.base != "case":
+        raise OptionError(
+            f"--test-cluster-labels train is for CASE in one program; leave it out with --base {config.network.base}"
+        )

@@ -21,7 +21,7 @@ from casejax.bases import BASES
 from casejax.data.records import DataError, Dataset
 from casejax.train import distributed
 from casejax.train import mesh as placement
-from casejax.train.base_options import check_head
+from casejax.train.base_options import check_head, check_whole_set
 from casejax.train.checkpoint import CheckpointError, Checkpoints
 from casejax.train.config import Config, OptionError
 from casejax.train.feed import make_advance
@@ -33,7 +33,7 @@ from casejax.train.state import TrainState, initial_state
 from casejax.train.step import num_steps_per_epoch
 
 MAY_CHANGE = {"train.epochs", "train.log_every", "train.checkpoint_every", "train.feed"}
-"""Options that may differ when a run is resumed: none of them changes what a step computes. Of bases, epochs may."""
+"""Options that may differ when a run is resumed: none of them changes what a step computes. Of bases, epochs do."""
 
 
 class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an error)
@@ -205,15 +205,9 @@ def _fit(
 def _check_method(dataset: Dataset, config: Config) -> None:
     """Refuse options that do not go together, and data that a method cannot be trained on."""
     network, method = config.network, config.method
-    if network.base != "case":
-        if config.train.model_devices > 1:
-            raise OptionError(
-                f"--model-devices splits the network of CASE alone; leave it out with --base {network.base}"
-            )
-        if config.inference.test_cluster_labels == "train":
-            raise OptionError(
-                f"--test-cluster-labels train is for CASE in one program; leave it out with --base {network.base}"
-            )
+    if network.base != "case" and config.train.model_devices > 1:
+        raise OptionError(f"--model-devices splits the network of CASE alone; leave it out with --base {network.base}")
+    check_whole_set(config)
     if network.base in BASES:
         bases.settings_of(config)
     if network.case:

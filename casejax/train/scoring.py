@@ -17,7 +17,8 @@ from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detection
 from casejax.inference import score_videos, score_whole_videos
 from casejax.localize_tcam import localize_tcam
 from casejax.scores import SnippetScores
-from casejax.train.config import Config, InferenceConfig, OptionError
+from casejax.train.base_options import check_whole_set
+from casejax.train.config import Config, InferenceConfig
 from casejax.train.recipes import recipe_of
 from casejax.train.step import may_be_compact
 from casejax.train.whole_set import make_whole_set_labels
@@ -115,10 +116,7 @@ def make_test_scorer(graphdef: nnx.GraphDef[Any], dataset: Dataset, config: Conf
     scorer = recipe_of(config).scorer(graphdef, config)
     whole_set = None
     if inference.test_cluster_labels == "train":
-        if config.network.base != "case":
-            raise OptionError(
-                f"--test-cluster-labels train is for CASE in one program; use last with --base {config.network.base}"
-            )
+        check_whole_set(config)
         whole_set = make_whole_set_labels(graphdef, dataset.train, dataset.classes, method)
 
     def score(params: Any, cluster_labels: Any) -> Scored:
