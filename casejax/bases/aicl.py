@@ -19,7 +19,7 @@ from casejax import scores
 from casejax.bases import asl
 from casejax.bases.asl import asl_scores as aicl_scores  # inference is that of ASL
 from casejax.bases.base import Base, plain
-from casejax.bases.layers import TemporalConv, check_counts, pointwise, read_streams, time_mean, without_padding
+from casejax.bases.layers import TemporalConv, attend, check_counts, pointwise, read_streams, time_mean, without_padding
 from casejax.bases.outputs import BaseOutputs, Localization, Schedule
 from casejax.self_labels import select_top_k, stream_mean, unit
 
@@ -162,12 +162,11 @@ class AICLNet(nnx.Module):
         features = read_streams(features, self.dims, mask)
         joint = jax.nn.relu(self.class_encoder(jnp.concatenate(features, axis=2)))
         cas = self.classifier(joint)
-        embedding = [jax.nn.relu(encoder(x)) for encoder, x in zip(self.embedding_encoders, features, strict=True)]
-        attention = [jax.nn.sigmoid(head(e)[..., 0]) for head, e in zip(self.attention, embedding, strict=True)]
+        embedding, attention = attend(self.embedding_encoders, self.attention, features)
         mean = stream_mean(attention)
         own = AICLOwn(joint, jax.nn.sigmoid(cas.sum(axis=2)), mean)
         select = scores.calibrate([cas], mean, cas_weight=self.cas_weight)
-        return BaseOutputs((cas,), tuple(embedding), tuple(attention), select, own)
+        return BaseOutputs((cas,), embedding, attention, select, own)
 
 
 def mine(

@@ -16,7 +16,7 @@ from flax import nnx
 
 from casejax import losses, scores
 from casejax.bases.base import Base, plain
-from casejax.bases.layers import check_counts, pointwise, read_streams
+from casejax.bases.layers import attend, check_counts, pointwise, read_streams
 from casejax.bases.outputs import BaseOutputs, InferenceScores, Localization, Schedule, foreground_or
 from casejax.self_labels import foreground_labels, select_top_k, stream_mean
 
@@ -115,10 +115,9 @@ class ASLNet(nnx.Module):
         features = read_streams(features, self.dims, mask)
         joint = jnp.concatenate(features, axis=2)
         cas = self.classifier(jax.nn.relu(self.class_encoder(joint)))
-        embedding = [jax.nn.relu(encoder(x)) for encoder, x in zip(self.embedding_encoders, features, strict=True)]
-        attention = [jax.nn.sigmoid(head(e)[..., 0]) for head, e in zip(self.attention, embedding, strict=True)]
+        embedding, attention = attend(self.embedding_encoders, self.attention, features)
         select = scores.calibrate([cas], stream_mean(attention), cas_weight=self.cas_weight)
-        return BaseOutputs((cas,), tuple(embedding), tuple(attention), select)
+        return BaseOutputs((cas,), embedding, attention, select)
 
 
 def asl_objective(

@@ -20,7 +20,7 @@ from casejax.bases.asl import ASLSettings as BaselineSettings
 from casejax.bases.asl import asl_objective as baseline_objective
 from casejax.bases.asl import asl_scores as baseline_scores
 from casejax.bases.base import Base, plain
-from casejax.bases.layers import check_counts, pointwise, read_streams
+from casejax.bases.layers import attend, check_counts, pointwise, read_streams
 from casejax.bases.outputs import BaseOutputs, Localization, Schedule
 from casejax.self_labels import stream_mean
 
@@ -88,10 +88,9 @@ class BaselineNet(nnx.Module):
         features = read_streams(features, self.dims, mask)
         branches = zip(self.class_encoders, self.classifiers, features, strict=True)
         cas = [classifier(jax.nn.relu(encoder(x))) for encoder, classifier, x in branches]
-        embedding = [jax.nn.relu(encoder(x)) for encoder, x in zip(self.embedding_encoders, features, strict=True)]
-        attention = [jax.nn.sigmoid(head(e)[..., 0]) for head, e in zip(self.attention, embedding, strict=True)]
+        embedding, attention = attend(self.embedding_encoders, self.attention, features)
         select = scores.calibrate(cas, stream_mean(attention), cas_weight=self.cas_weight)
-        return BaseOutputs(tuple(cas), tuple(embedding), tuple(attention), select)
+        return BaseOutputs(tuple(cas), embedding, attention, select)
 
 
 BASE = Base(THUMOS14, BaselineNet, plain(baseline_objective), baseline_scores, case_cas_weight=1 / 5)

@@ -131,6 +131,14 @@ def read_streams(
     return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in features]
 
 
+def attend(
+    encoders: Sequence[nnx.Module], heads: Sequence[nnx.Module], features: Sequence[Float[Array, "b t _"]]
+) -> tuple[tuple[Float[Array, "b t d"], ...], tuple[Float[Array, "b t"], ...]]:
+    """Embedding (B, T, D) and attention (B, T) of each stream: an encoder with ReLU, a linear layer with a sigmoid."""
+    embedding = tuple(jax.nn.relu(encoder(x)) for encoder, x in zip(encoders, features, strict=True))
+    return embedding, tuple(jax.nn.sigmoid(head(e)[..., 0]) for head, e in zip(heads, embedding, strict=True))
+
+
 def without_padding(x: Float[Array, "b t *d"], mask: Bool[Array, "b t"] | None) -> Float[Array, "b t *d"]:
     """`x` with zeros in padding, whatever stood there."""
     if mask is None:
