@@ -29,23 +29,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pictures
 from ablation_tables import COLUMNS, CURVES, TABLES, Row, rows_for
 from model_sizes import print_sizes
 from rich.console import Console
 from rich.table import Table
 
-from casejax import plots, report
-from casejax.bases import BASES
-from casejax.data.formats import read_dataset
-from casejax.data.records import Dataset
+from casejax.cli.options import add_options, config_from, parse_seeds, run_command
+from casejax.cli.train import SYNTHETIC
+from casejax.data.layouts.published import read_dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import CASE
-from casejax.train.config import Config
+from casejax.inference.evaluate import evaluate_scores
+from casejax.inference.scoring import make_test_scorer
+from casejax.methods import BASES
+from casejax.methods.case.variants import VARIANTS, variant
+from casejax.records import Dataset
+from casejax.report import canvas
+from casejax.report import tables as report
+from casejax.run.config import Config
+from casejax.runtime import files
 from casejax.train.ensemble import Member, train_ensemble
 from casejax.train.loop import train
-from casejax.train.options import add_options, config_from, parse_seeds, run_command
-from casejax.train.scoring import evaluate_scores, make_test_scorer
-from casejax.train.variants import SYNTHETIC, VARIANTS, variant
 
 
 class Runs:
@@ -74,7 +79,7 @@ class Runs:
     def put(self, config: Config, result: dict[str, Any]) -> None:
         """Keep a run."""
         self._done[self.key(config)] = result
-        report.write_json(self.path, self._done)
+        files.write_json(self.path, self._done)
 
 
 def evaluate(member: Member, dataset: Dataset, config: Config) -> dict[str, Any]:
@@ -162,7 +167,7 @@ def write_table(
         }
         for row, runs in zip(rows, found, strict=True)
     ]
-    report.write_json(out / f"{name}.json", {"heading": heading, "rows": content})
+    files.write_json(out / f"{name}.json", {"heading": heading, "rows": content})
     try:
         if name in CURVES:
             series = {
@@ -172,13 +177,13 @@ def write_table(
                 for row, runs in zip(rows, found, strict=True)
                 for key, label in CURVES[name].items()
             }
-            figure = plots.evolution(heading, series)
+            figure = pictures.evolution(heading, series)
         else:
-            figure = plots.comparison(
+            figure = pictures.comparison(
                 heading,
                 [(row.name, entry["mAP"], row.paper.get("mAP")) for row, entry in zip(rows, content, strict=True)],
             )
-        plots.save(figure, out / f"{name}.png")
+        canvas.save(figure, out / f"{name}.png")
     except ImportError as error:
         console.print(f"no picture: {error}", markup=False)
 

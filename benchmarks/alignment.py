@@ -36,9 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 from measure import machine, medians, milliseconds, print_table, seconds
 
-from casejax.alignment.dtw import dtw
 from casejax.alignment.gta import gta_loss
 from casejax.alignment.soft_min import min_gamma, smooth_min
+from casejax.alignment.warping import dtw
 
 GAMMA = 0.1
 PACKAGES = {"numba": "numba", "tslearn": "tslearn", "torch": "torch", "ott": "ott-jax"}

@@ -41,7 +41,14 @@ from collections.abc import Callable
 
 from measure import machine, medians, milliseconds, print_table
 
-IMPORTS = ("jax", "casejax", "casejax.ot", "casejax.losses", "casejax.localize", "casejax.train.run")
+IMPORTS = (
+    "jax",
+    "casejax",
+    "casejax.ot.solver",
+    "casejax.losses.classification",
+    "casejax.localize.proposals",
+    "casejax.train.experiment",
+)
 
 FIRST_STEP = """
 import time
@@ -99,7 +106,7 @@ def main() -> None:
     times = medians({"python": lambda: python("")} | {n: importing(n) for n in IMPORTS}, repeats=arguments.repeats)
     rows = [[f"import {name}", milliseconds(times[name]), f"{times[name] / times['jax']:.2f}x"] for name in IMPORTS]
     print_table(["", "time", "of jax"], [["python alone", milliseconds(times["python"]), ""], *rows])
-    for name in ("casejax.ot", "casejax.train.run"):
+    for name in ("casejax.ot.solver", "casejax.train.experiment"):
         shares = ", ".join(f"{package} {milliseconds(value)}" for package, value in slowest_imports(name, 6))
         print(f"most of import {name}, under -X importtime:\n    {shares}")
 

@@ -33,11 +33,11 @@ import numpy as np
 from measure import machine, print_table
 
 from casejax.data.sampling import PackedSplit
-from casejax.train import mesh as placement
-from casejax.train.config import Config
-from casejax.train.state import initial_state
+from casejax.methods.case.variants import VARIANTS, variant
+from casejax.run.config import Config
+from casejax.run.state import initial_state
+from casejax.runtime import mesh as placement
 from casejax.train.step import make_train_steps
-from casejax.train.variants import VARIANTS, variant
 
 COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import jax
 from measure import milliseconds, print_table
 
-from casejax.train.config import Config
-from casejax.train.state import initial_state
+from casejax.run.config import Config
+from casejax.run.state import initial_state
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,8 @@ import numpy as np
 from localization import NUM_VIDEOS, make_world
 from measure import machine, medians, milliseconds, print_table
 
-from casejax import fusion
-from casejax import localize as loc
-from casejax.nms import Survivors
+from casejax import localize
+from casejax.localize import Survivors, templates
 
 THRESHOLD, TEMPERATURE = 0.25, 0.2
 Location = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -47,7 +46,7 @@ def make_table(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nda
         kept.append((segment.astype(np.float32), score.astype(np.float32), group))
         return Survivors(np.arange(len(score)), score)
 
-    loc.localize(world.scores, world.video_scores, world.durations, nms=keep)
+    localize.localize(world.scores, world.video_scores, world.durations, nms=keep)
     segment, score, group = kept[0]
     # From the start of the first of a group, which float32 then holds exactly the same for both.
     origin = np.full(group.max() + 1, np.inf, np.float32)
@@ -111,7 +110,7 @@ def pad(segment: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[jax.
     return jnp.asarray(segments), jnp.asarray(scores), jnp.asarray(mask)
 
 
-def check(got: fusion.FusedTable, want: list[tuple[int, float, float, float]]) -> float:
+def check(got: localize.FusedTable, want: list[tuple[int, float, float, float]]) -> float:
     """The largest difference of a start or end in seconds, after making sure that the groups are the same."""
     table = np.array(want)
     np.testing.assert_array_equal(got.group, table[:, 0])
@@ -132,10 +131,10 @@ def main() -> None:
 
     rows = []
     for name, template, location in (
-        ("gaussian", fusion.gaussian, weighted_mean),
-        ("student_t", fusion.student_t, expectation_maximisation),
+        ("gaussian", localize.gaussian, weighted_mean),
+        ("student_t", localize.student_t, expectation_maximisation),
     ):
-        whole = partial(fusion.fuse_table, *table, template=template)
+        whole = partial(localize.fuse_table, *table, template=template)
         loop = partial(fuse_in_loops, *table, location=location)
         one = partial(fuse_one, template=template)
         alone = partial(jax.jit(jax.vmap(one)), *padded)
@@ -151,11 +150,11 @@ def main() -> None:
 
 
 def fuse_one(
-    segments: jax.Array, scores: jax.Array, mask: jax.Array, *, template: fusion.Template
-) -> fusion.FusedInstances:
+    segments: jax.Array, scores: jax.Array, mask: jax.Array, *, template: templates.Template
+) -> localize.FusedInstances:
     """One video and class."""
     options = {"temperature": TEMPERATURE, "threshold": THRESHOLD}
-    return fusion.fuse_instances(segments, scores, mask=mask, template=template, **options)
+    return localize.fuse_instances(segments, scores, mask=mask, template=template, **options)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ import numpy as np
 from measure import machine, medians, milliseconds, print_table
 
 from casejax import ot
-from casejax.alignment.dtw import dtw
 from casejax.alignment.soft_min import Minimum, min_gamma, smooth_min
+from casejax.alignment.warping import dtw
 from casejax.data.sampling import PackedSplit
-from casejax.train import mesh as placement
-from casejax.train.config import Config
-from casejax.train.state import initial_state
+from casejax.run.config import Config
+from casejax.run.state import initial_state
+from casejax.runtime import mesh as placement
 from casejax.train.step import make_train_steps
 
 NUM_CLASSES = 20

@@ -43,14 +43,14 @@ import jax.numpy as jnp
 import numpy as np
 from measure import machine, medians, milliseconds, print_table, seconds
 
-from casejax import localize as loc
-from casejax import nms
-from casejax.data.records import Features, SegmentTable
+from casejax import localize
 from casejax.evaluate.bootstrap import bootstrap_detections
 from casejax.evaluate.detection import TIOUS, evaluate_detections
-from casejax.inference import make_scorer, score_videos
-from casejax.train.config import Config
-from casejax.train.state import initial_state
+from casejax.inference.scoring import score_videos
+from casejax.methods.case.scores import make_scorer
+from casejax.records import Features, SegmentTable
+from casejax.run.config import Config
+from casejax.run.state import initial_state
 
 NUM_VIDEOS, NUM_SNIPPETS, NUM_CLASSES, NUM_INSTANCES, DIM = 210, 750, 20, 3358, 1024
 CLASSES = tuple(f"class {c}" for c in range(NUM_CLASSES))
@@ -103,7 +103,7 @@ def localize_in_loops(world: World, suppress: Peer) -> list[tuple[int, int, floa
             curve = upsample_one(world.scores[v, :, c], 24)
             seconds = world.durations[v] / len(curve)
             proposals = []
-            for threshold in loc.THRESHOLDS:
+            for threshold in localize.THRESHOLDS:
                 active = np.where(curve >= threshold)[0]
                 if not active.any():
                     continue
@@ -249,15 +249,15 @@ def make_inference(rng: np.random.Generator) -> Inference:
 
 def comparisons(world: World) -> Callable[[], object]:
     """Comparing the curves, already upsampled, with every threshold, a block that stays in cache at a time."""
-    v, c = np.nonzero(loc.select_classes(world.video_scores))
-    curves = loc.upsample(world.scores[v, :, c])
+    v, c = np.nonzero(localize.select_classes(world.video_scores))
+    curves = localize.upsample(world.scores[v, :, c])
     block = max(1, 2**18 // curves.shape[1])
     active = np.empty((block, curves.shape[1]), bool)
 
     def run() -> None:
         for begin in range(0, len(curves), block):
             part = curves[begin : begin + block]
-            for threshold in loc.THRESHOLDS:
+            for threshold in localize.THRESHOLDS:
                 np.greater_equal(part, threshold, out=active[: len(part)])
 
     return run
@@ -270,7 +270,7 @@ def pair_overlaps(detections: SegmentTable, truth: SegmentTable) -> tuple[Callab
         instances.setdefault(key, []).append(row)
     keys = zip(detections.video.tolist(), detections.label.tolist(), strict=True)
     i, j = np.array([(i, j) for i, key in enumerate(keys) for j in instances.get(key, ())]).T
-    return partial(nms.temporal_iou, detections.segment[i], truth.segment[j]), len(i)
+    return partial(localize.temporal_iou, detections.segment[i], truth.segment[j]), len(i)
 
 
 def frame_columns(table: SegmentTable) -> dict[str, np.ndarray]:
@@ -296,9 +296,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     world = make_world(rng)
 
-    variants = {"decay once": (nms.decay_once_nms, decay_once_loop), "soft": (nms.soft_nms, soft_loop)}
+    variants = {"decay once": (localize.decay_once_nms, decay_once_loop), "soft": (localize.soft_nms, soft_loop)}
     localizers = {
-        name: partial(loc.localize, world.scores, world.video_scores, world.durations, nms=ours)
+        name: partial(localize.localize, world.scores, world.video_scores, world.durations, nms=ours)
         for name, (ours, _) in variants.items()
     }
     for name, (_, loop) in variants.items():

@@ -15,9 +15,9 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from casejax.train.base_options import with_base
-from casejax.train.config import Config
-from casejax.train.recipes import recipe_of
+from casejax.methods.recipes import recipe_of
+from casejax.run.base_options import with_base
+from casejax.run.config import Config
 
 DIMS, CLASSES, SNIPPETS = (1024, 1024), 20, 750
 MODELS = {

@@ -38,15 +38,16 @@ import jax.numpy as jnp
 import numpy as np
 from measure import machine, print_table
 
-from casejax.data.records import Dataset
 from casejax.data.synthetic import make_world
-from casejax.train.config import Config
+from casejax.inference.evaluate import evaluate_scores
+from casejax.inference.scoring import make_test_scorer
+from casejax.methods.case.variants import CORRECTED
+from casejax.records import Dataset
+from casejax.run.config import Config
+from casejax.run.state import initial_state
+from casejax.runtime.mesh import make_mesh, replicated
 from casejax.train.feed import pack
-from casejax.train.mesh import make_mesh, replicated
-from casejax.train.scoring import evaluate_scores, make_test_scorer
-from casejax.train.state import initial_state
 from casejax.train.step import make_train_steps
-from casejax.train.variants import CORRECTED
 
 TERMS = ("loss", "loss_video", "loss_attention", "loss_snippet", "loss_cluster")
 DTYPES = ("float32", "bfloat16")

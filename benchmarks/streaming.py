@@ -38,11 +38,12 @@ import jax
 import numpy as np
 from measure import machine, milliseconds, print_table
 
-from casejax.data.formats import read_dataset, write_dataset
-from casejax.data.records import Dataset, Features, Split, Video
-from casejax.train import feed, mesh
-from casejax.train.config import Config
-from casejax.train.state import initial_state
+from casejax.data.layouts.published import read_dataset, write_dataset
+from casejax.records import Dataset, Features, Split, Video
+from casejax.run.config import Config
+from casejax.run.state import initial_state
+from casejax.runtime import mesh
+from casejax.train import feed
 from casejax.train.step import num_steps_per_epoch
 
 CLASSES = tuple(f"class{c}" for c in range(20))

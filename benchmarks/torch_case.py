@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from casejax.train.config import MethodConfig
+from casejax.run.config import MethodConfig
 
 Streams = Sequence[torch.Tensor]
 

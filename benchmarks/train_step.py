@@ -75,11 +75,12 @@ from measure import machine, medians, milliseconds, print_table
 
 from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
-from casejax.models import project_prototypes
-from casejax.train.config import Config
-from casejax.train.mesh import make_mesh, replicated
-from casejax.train.objective import case_objective, group_selection, group_snippet_labels
-from casejax.train.state import TrainState, initial_state, make_optimizer
+from casejax.methods.case.network import project_prototypes
+from casejax.methods.case.objective import case_objective, group_selection, group_snippet_labels
+from casejax.methods.case.recipe import make_optimizer
+from casejax.run.config import Config
+from casejax.run.state import TrainState, initial_state
+from casejax.runtime.mesh import make_mesh, replicated
 from casejax.train.step import draw, make_train_steps, num_steps_per_epoch, update
 
 try:

@@ -7,7 +7,7 @@ Resume:  the same command with --resume.
 Results are printed twice: by the protocol of every example here, and by that of the published program, on the grid
 of snippets, without predictions in ambiguous intervals and with its mean over classes.
 
-Every option of casejax.train.config is a flag; numbers of A2CL-PT itself go by --base-options, such as
+Every option of casejax.run.config is a flag; numbers of A2CL-PT itself go by --base-options, such as
 --base-options center_weight=0.5,multi_label_from=0.2.
 """
 
@@ -16,15 +16,17 @@ import shlex
 import sys
 from pathlib import Path
 
-from casejax import report
-from casejax.data.a2cl_pt_files import A2CLPTData, read_a2cl_pt, write_a2cl_pt
-from casejax.data.records import SegmentTable
+from casejax.cli.options import add_options, config_from, parse_seeds, run_command, use_compilation_cache
+from casejax.data.layouts.a2cl_pt import A2CLPTData, read_a2cl_pt, write_a2cl_pt
 from casejax.data.synthetic import make_world
+from casejax.errors import OptionError
 from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
-from casejax.train.base_options import with_base
-from casejax.train.config import Config, OptionError
-from casejax.train.options import add_options, config_from, parse_seeds, run_command, use_compilation_cache
-from casejax.train.run import default_console, run, run_seeds
+from casejax.inference.evaluate import default_console
+from casejax.records import SegmentTable
+from casejax.report import tables as report
+from casejax.run.base_options import with_base
+from casejax.run.config import Config
+from casejax.train.experiment import run, run_seeds
 
 SMALL = {"epochs": 60, "batch_size": 16, "learning_rate": 1e-3, "hidden": 256, "log_every": 10}
 """Sizes for the embedded world."""

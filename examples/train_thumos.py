@@ -8,7 +8,7 @@ Resume:  the same command with --resume.
 Compare: --variant official | paper | corrected, --seeds 0-4 for mean and standard deviation.
 Bases:   --base co2net, with the clustering head of CASE --base co2net --case; --help lists them.
 
-Every option of casejax.train.config is a flag (--help lists them with the equations they belong to).
+Every option of casejax.run.config is a flag (--help lists them with the equations they belong to).
 """
 
 import argparse
@@ -16,10 +16,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from casejax.data.formats import read_dataset
-from casejax.data.synthetic import write_world
-from casejax.train.distributed import add_cluster_options, is_first, join, own_part, wait_for_all
-from casejax.train.options import (
+from casejax.cli.options import (
+    add_cluster_options,
     add_options,
     add_run_options,
     config_from,
@@ -28,8 +26,12 @@ from casejax.train.options import (
     started_from,
     use_compilation_cache,
 )
-from casejax.train.run import run, run_seeds
-from casejax.train.variants import SYNTHETIC, VARIANTS, variant
+from casejax.cli.train import SYNTHETIC
+from casejax.data.layouts.published import read_dataset
+from casejax.data.synthetic import write_world
+from casejax.methods.case.variants import VARIANTS, variant
+from casejax.runtime.distributed import is_first, join, own_part, wait_for_all
+from casejax.train.experiment import run, run_seeds
 
 
 def main() -> int:

@@ -42,7 +42,7 @@ def import_checked() -> None:
     import optax  # noqa: F401
     import orbax.checkpoint  # noqa: F401
     import rich.progress  # noqa: F401
-    from beartype import BeartypeConf, beartype
+    import typechecking  # noqa: F401
     from jaxtyping import install_import_hook
 
     # TensorStore's futures complain of damaged checkpoints once more when they are collected.
@@ -53,9 +53,8 @@ def import_checked() -> None:
     # annotations are turned on, and beartype checks the shapes of every call into a casejax function.
     import casejax
 
-    globals()["typechecker"] = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
     typing.TYPE_CHECKING = True
-    with install_import_hook("casejax", "conftest.typechecker"):
+    with install_import_hook("casejax", "typechecking.typechecker"):
         for module in pkgutil.walk_packages(casejax.__path__, "casejax."):
             importlib.import_module(module.name)
     typing.TYPE_CHECKING = False
@@ -105,7 +104,8 @@ def x64() -> typing.Iterator[None]:
 @pytest.fixture(scope="session")
 def kept_steps() -> typing.Iterator[None]:
     """Runs of the very same arguments share their traced step instead of tracing it anew."""
-    from casejax.train import align, feed
+    from casejax.alignment.train import trainer as align
+    from casejax.train import feed
 
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((feed, "make_train_steps"), (feed, "make_batch_step"), (align, "make_train_steps")):

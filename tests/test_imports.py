@@ -22,7 +22,14 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "module",
-    ["casejax", "casejax.ot", "casejax.self_labels", "casejax.losses", "casejax.localize", "casejax.alignment"],
+    [
+        "casejax",
+        "casejax.ot.solver",
+        "casejax.labels.self_labels",
+        "casejax.losses.classification",
+        "casejax.localize.proposals",
+        "casejax.alignment",
+    ],
 )
 def test_arrays_only_modules_load_nothing_heavy(module):
     code = (

@@ -6,13 +6,13 @@ that each method draws.
 """
 
 from casejax.alignment.d3tw import d3tw_loss
-from casejax.alignment.dtw import alignment_matrix, dtw, dtw_path, dtw_table, visitation_matrix
 from casejax.alignment.gta import contrastive_cost, gta_loss
 from casejax.alignment.shuffle_and_learn import shuffle_and_learn_loss
 from casejax.alignment.soft_min import hard_min, min_gamma, smooth_min
 from casejax.alignment.speednet import speednet_loss
 from casejax.alignment.tcc import stochastic_tcc_loss, tcc_loss
 from casejax.alignment.tcn import tcn_npairs_loss, tcn_triplet_loss
+from casejax.alignment.warping import alignment_matrix, dtw, dtw_path, dtw_table, visitation_matrix
 
 __all__ = [
     "alignment_matrix",

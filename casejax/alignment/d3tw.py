@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.dtw import dtw
 from casejax.alignment.gta import contrastive_cost
 from casejax.alignment.soft_min import Minimum, min_gamma
 from casejax.alignment.tcc import squared_distance
+from casejax.alignment.warping import dtw
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.dtw import dtw_table
 from casejax.alignment.soft_min import Minimum, smooth_min
+from casejax.alignment.warping import dtw_table
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

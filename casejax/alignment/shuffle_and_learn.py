@@ -1,7 +1,7 @@
 """Shuffle and Learn: tell three frames in the order of time from three that were shuffled.
 
 Misra, Zitnick and Hebert, "Shuffle and Learn: Unsupervised Learning using Temporal Order Verification", ECCV 2016. The
-triplets are drawn by `sampling.random_triplets`, the classifier is `casejax.models.alignment_heads.OrderHead`.
+triplets are drawn by `sampling.random_triplets`, the classifier is `casejax.alignment.networks.heads.OrderHead`.
 """
 
 from __future__ import annotations

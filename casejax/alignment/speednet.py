@@ -1,7 +1,7 @@
 """SpeedNet: tell clips of normal speed from clips that were sped up.
 
 Benaim et al., "SpeedNet: Learning the Speediness in Videos", CVPR 2020. The clips are drawn by
-`sampling.speed_clips`, the classifier is `casejax.models.alignment_heads.SpeedHead`. The original network sees all
+`sampling.speed_clips`, the classifier is `casejax.alignment.networks.heads.SpeedHead`. The original network sees all
 frames of a clip at once; as a baseline for embeddings of single frames `clip_features` sums a clip up, which is ours.
 """
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from casejax.data.records import DataError, Video
+from casejax.errors import DataError
+from casejax.records import Video
 
 DURATION_SLACK = 1e-3  # seconds an instance may end after the stated duration: rounding, not a mistake
 

@@ -17,7 +17,8 @@ from numpy.lib import format as npy
 
 from casejax.data import store
 from casejax.data.annotations import check_id, first_three, raise_first
-from casejax.data.records import DataError, Features
+from casejax.errors import DataError
+from casejax.records import Features
 
 MEMORY_SHARE = 0.8  # of the machine's memory, that features read into it may take
 

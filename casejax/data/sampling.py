@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.data.records import Features
+from casejax.records import Batch, Features, videos_of_part
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
@@ -32,36 +32,6 @@ class PackedSplit(NamedTuple):
     offsets: Int[Array, " v"]
     lengths: Int[Array, " v"]
     labels: Float[Array, "v c"]
-
-
-class Batch(NamedTuple):
-    """What a step is trained on: B videos of T snippets.
-
-    Attributes:
-      streams: (B, T, D_s) features, one array a stream; (R, D_s) where there are `rows`.
-      labels: (B, C) float32, video-level labels, zeros and ones.
-      rows: (B, T) which row of the features stands at each place; None where every place has its own.
-      mask: (B, T) True for real snippets, which come first; None where all are.
-      videos: (B,) which videos these are.
-      snippets: (B, T) which of their snippets.
-    """
-
-    streams: tuple[Float[Array, "*n _"], ...]
-    labels: Float[Array, "b c"]
-    rows: Int[Array, "b t"] | None = None
-    mask: Bool[Array, "b t"] | None = None
-    videos: Int[Array, " b"] | None = None
-    snippets: Int[Array, "b t"] | None = None
-
-
-def videos_of_part(num_videos: int, part: int, parts: int) -> range:
-    """The videos of one of several contiguous parts of a split, whose sizes differ by one at most.
-
-    Parts of parts nest: the videos of part p of P are those of the parts pS/P to (p + 1)S/P - 1 of S, where P
-    divides S.
-    """
-    first, last = (-(-num_videos * p // parts) for p in (part, part + 1))
-    return range(first, last)
 
 
 def steps_per_epoch(num_videos: int, batch_size: int, data_parts: int = 1) -> int:

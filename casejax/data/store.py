@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.data.records import DataError, Features
+from casejax.errors import DataError
+from casejax.records import Features
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
 BLOCK = 1 << 22  # bytes read at a time where a whole file is checked

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from casejax.data.formats import write_dataset
-from casejax.data.records import SNIPPET_SECONDS, Dataset, Features, Split, Video
+from casejax.data.layouts.published import write_dataset
+from casejax.records import SNIPPET_SECONDS, Dataset, Features, Split, Video
 
 NARROW, WIDE = "CliffDive", "Dive"  # every instance of the narrow class is one of the wide class too
 OTHERS = (

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from casejax.data.records import DataError, SegmentTable
+from casejax.errors import DataError
 from casejax.evaluate.detection import TIOUS, between, match_detections
+from casejax.records import SegmentTable
 
 _BLOCK_VALUES = 2**20  # values of one class, resamples times predictions, held at a time
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from casejax.data.records import DataError, SegmentTable
-from casejax.nms import temporal_iou
+from casejax.errors import DataError
+from casejax.localize import temporal_iou
+from casejax.records import SegmentTable
 
 TIOUS = tuple(np.linspace(0.1, 0.7, 7).tolist())
 """tIoU thresholds of the CASE tables, with the float64 rounding of the published list."""

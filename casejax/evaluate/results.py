@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from casejax.data.records import DataError, SegmentTable
+from casejax.errors import DataError
+from casejax.records import SegmentTable
 
 
 def results_dict(table: SegmentTable, video_ids: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from casejax.data.records import SNIPPET_SECONDS, SegmentTable
 from casejax.evaluate.detection import DetectionResult, Protocol, evaluate_detections
+from casejax.records import SNIPPET_SECONDS, SegmentTable
 
 TIOUS = tuple(i / 10 for i in range(1, 10))
 """tIoU thresholds of A2CL-PT on THUMOS14."""

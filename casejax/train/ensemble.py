@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax.data.records import Dataset
 from casejax.data.sampling import PackedSplit
-from casejax.train import mesh as placement
-from casejax.train.config import Config, InferenceConfig, OptionError
+from casejax.errors import DivergedError, OptionError
+from casejax.records import Dataset
+from casejax.run.config import Config, InferenceConfig
+from casejax.run.state import TrainState, initial_state
+from casejax.runtime import mesh as placement
 from casejax.train.feed import pack
-from casejax.train.loop import DivergedError
-from casejax.train.state import TrainState, initial_state
 from casejax.train.step import Metrics, num_steps_per_epoch, one_step, steps
 
 NUMERIC = (

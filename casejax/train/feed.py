@@ -18,13 +18,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from casejax.data import sampling, store
-from casejax.data.records import DataError, Split
-from casejax.data.sampling import Batch, PackedSplit
-from casejax.train import distributed
-from casejax.train import mesh as placement
-from casejax.train.config import Config, OptionError
-from casejax.train.state import TrainState
-from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps, may_be_compact, num_steps_per_epoch
+from casejax.data.sampling import PackedSplit
+from casejax.errors import DataError, OptionError
+from casejax.records import Batch, Split
+from casejax.run.config import Config
+from casejax.run.state import TrainState, may_be_compact
+from casejax.runtime import distributed
+from casejax.runtime import mesh as placement
+from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps, num_steps_per_epoch
 
 DEVICE_SHARE = 0.5  # of a device's memory, that features kept there may take
 

@@ -16,36 +16,23 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import casejax
-from casejax.bases import BASES
-from casejax.data.records import DataError, Dataset
-from casejax.train import distributed
-from casejax.train import mesh as placement
-from casejax.train.base_options import check_head, check_whole_set
-from casejax.train.checkpoint import CheckpointError, Checkpoints
-from casejax.train.config import Config, OptionError
+from casejax.errors import DataError, DivergedError, Interrupted, OptionError
+from casejax.methods import BASES
+from casejax.methods.a2cl_pt import method as a2cl_pt
+from casejax.methods.case import method as bases
+from casejax.records import Dataset
+from casejax.run.base_options import check_head, check_whole_set
+from casejax.run.config import Config
+from casejax.run.folder import _check_folder, _extent, _keep_lines_up_to, describe
+from casejax.run.state import TrainState, initial_state
+from casejax.runtime import distributed
+from casejax.runtime import mesh as placement
+from casejax.runtime.checkpoint import Checkpoints
+from casejax.runtime.interrupt import StopRequest
 from casejax.train.feed import make_advance
-from casejax.train.interrupt import StopRequest
 from casejax.train.pseudo_labelling import PseudoLabels
-from casejax.train.recipes import a2cl_pt, bases
 from casejax.train.selection import Selection
-from casejax.train.state import TrainState, initial_state
 from casejax.train.step import num_steps_per_epoch
-
-MAY_CHANGE = {"train.epochs", "train.log_every", "train.checkpoint_every", "train.feed"}
-"""Options that may differ when a run is resumed: none of them changes what a step computes. Of bases, epochs do."""
-
-
-class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an error)
-    """Training stopped on a signal, after saving."""
-
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by signal {signum} at step {step}")
-        self.signum, self.step = signum, step
-
-
-class DivergedError(ArithmeticError):
-    """The loss is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +47,6 @@ class Trained:
     initial: TrainState
     seconds: float
     score: float | None = None
-
-
-def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint is saved with: enough to rebuild the network, and to recognise the run."""
-    return {
-        "casejax": casejax.__version__,
-        "config": config.as_dict(),
-        "data": {
-            "source": dataset.source,
-            "classes": list(dataset.classes),
-            "streams": list(dataset.streams),
-            "dims": list(dataset.dims),
-            "snippet_seconds": dataset.snippet_seconds,
-            "train_videos": len(dataset.train.videos),
-            "longest_train_video": _extent(dataset)[1],
-            "train_snippets": distributed.total(int(dataset.train.features.lengths.sum())),
-        },
-    }
 
 
 def train(
@@ -235,12 +204,6 @@ def _check_method(dataset: Dataset, config: Config) -> None:
         )
 
 
-def _extent(dataset: Dataset) -> tuple[int, int]:
-    """Training videos, and the snippets of the longest."""
-    lengths = dataset.train.features.lengths
-    return len(lengths), distributed.largest(int(lengths.max(initial=0)))
-
-
 class _Candidates:
     """The best state so far by a judge, kept in a checkpoint of its own."""
 
@@ -270,52 +233,3 @@ def _progress(console: Console) -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
-
-
-def _check_folder(checkpoints: Checkpoints, meta: dict[str, Any], *, resume: bool) -> None:
-    if checkpoints.latest is None:
-        return
-    differences = _differences(checkpoints.meta(), meta)
-    run = checkpoints.folder.parent
-    if differences:
-        raise CheckpointError(
-            f"{run} holds another run's checkpoint (step {checkpoints.latest}) with another configuration: "
-            f"{'; '.join(differences)}. Choose another --out, or the options of that run"
-        )
-    if not resume:
-        raise CheckpointError(
-            f"{run} already holds this run at step {checkpoints.latest}; pass --resume to go on with it, or "
-            "choose another --out"
-        )
-
-
-def _differences(stored: dict[str, Any], meta: dict[str, Any]) -> list[str]:
-    """Options and data in which two runs differ, the ones that may change on resuming left out."""
-    found = []
-    may_change = MAY_CHANGE if meta["config"]["network"]["base"] == "case" else MAY_CHANGE - {"train.epochs"}
-    for group in ("network", "method", "train"):
-        # A run of an earlier version had the default of an option that came later.
-        there, here = Config().as_dict()[group] | stored["config"].get(group, {}), meta["config"][group]
-        for name in sorted(there.keys() | here.keys()):
-            if f"{group}.{name}" not in may_change and there.get(name) != here.get(name):
-                found.append(f"{name} was {there.get(name)}, is {here.get(name)}")
-    for name, value in meta["data"].items():
-        if name != "source" and stored["data"].get(name, value) != value:
-            found.append(f"{name} of the data was {stored['data'].get(name)}, is {value}")
-    return found
-
-
-def _keep_lines_up_to(path: Path, step: int) -> None:
-    """Drop metrics of steps that a resumed run will do again, and a line cut short by a kill."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)

@@ -15,16 +15,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from casejax import localize, pseudo_labels
-from casejax.data.records import Dataset
-from casejax.fusion import fuse_instances
-from casejax.inference import score_whole_videos
-from casejax.scores import SnippetScores
-from casejax.train import mesh as placement
-from casejax.train.config import Config, InferenceConfig
-from casejax.train.recipes import recipe_of
-from casejax.train.recipes.bases import LABEL_EPOCHS
-from casejax.train.state import TrainState
+from casejax import localize
+from casejax.inference.scoring import score_whole_videos
+from casejax.labels import pseudo_labels
+from casejax.labels.pseudo_labels import LABEL_EPOCHS
+from casejax.localize import fuse_instances
+from casejax.methods.recipes import recipe_of
+from casejax.records import Dataset, SnippetScores
+from casejax.run.config import Config, InferenceConfig
+from casejax.run.state import TrainState
+from casejax.runtime import mesh as placement
 from casejax.train.step import num_steps_per_epoch
 
 MAX_PROPOSALS = 256  # of a class in a video, the best

@@ -7,13 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from casejax.data.records import DataError, Dataset, Split
-from casejax.train.state import TrainState
-
-WARNINGS = {
-    "test-oracle": "warning: this model was selected on the test set, as published results are; the figures are "
-    "optimistic and no estimate for other videos"
-}
+from casejax.errors import DataError
+from casejax.records import Dataset, Split
+from casejax.run.state import TrainState
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from casejax.data import sampling
-from casejax.data.sampling import Batch, PackedSplit
-from casejax.train import mesh as placement
-from casejax.train.config import Config
-from casejax.train.recipes import recipe_of
-from casejax.train.recipes.recipe import Now
-from casejax.train.state import TrainState
+from casejax.data.sampling import PackedSplit
+from casejax.methods.case.recipe import Now
+from casejax.methods.recipes import recipe_of
+from casejax.records import Batch
+from casejax.run.config import Config
+from casejax.run.state import TrainState, may_be_compact
+from casejax.runtime import mesh as placement
 
 Metrics = dict[str, jax.Array]
 TrainSteps = Callable[[TrainState, PackedSplit, jax.Array], tuple[TrainState, Metrics]]
@@ -105,11 +106,6 @@ def one_step(
         return on(half if compact else None, state)
     needed = sampling.distinct_rows(split.lengths[videos], snippets.shape[1]).sum()
     return jax.lax.cond(needed <= half, partial(on, half), partial(on, None), state)
-
-
-def may_be_compact(config: Config) -> bool:
-    """Whether snippets that short videos repeat can be computed once."""
-    return recipe_of(config).repeats_once and config.method.sampling != "crop"
 
 
 def num_steps_per_epoch(num_videos: int, config: Config) -> int:

@@ -1,0 +1,282 @@
+"""Dynamic time warping between two sequences, smooth or hard.
+
+With costs C of matching frame i with frame j, the accumulated cost of a cell is
+
+    R[i, j] = C[i, j] + minimum(R[i, j-1], R[i-1, j-1], R[i-1, j])
+
+where nothing but the first cell can be entered from outside, and the cost of the alignment is that of the last cell.
+The minimum is a function: `soft_min.smooth_min` is smoothDTW (Hadji, Derpanis and Jepson, "Representation Learning via
+Global Temporal Alignment and Cycle-Consistency", CVPR 2021), `min_gamma` soft-DTW (Cuturi and Blondel, "Soft-DTW: a
+Differentiable Loss Function for Time-Series", ICML 2017), `hard_min` the classical one.
+
+The work goes by bands of H rows (`dtw_kernels`): all N on accelerators, about sqrt(128 M / B) for a batch of B on CPUs.
+Besides the cost a value takes memory for two copies of a band, 2 B H (M + H) numbers, and O(B (N + M)) more; a gradient
+keeps the accumulated costs, B N (M + H) numbers, and while a band is at work ten times its size. Masks, and an N that
+bands don't divide, cost a copy of the cost.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from casejax.alignment.bands import all_cells, last_cell
+from casejax.alignment.soft_min import Minimum, check_gamma, endless, hard_min, min_gamma, smooth_min_by_shares
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+ONE_BAND = 128
+"""Rows up to which a table is never cut."""
+
+
+class Path(NamedTuple):
+    """A path through the cells of a table, from the first to the last.
+
+    Attributes:
+      cells: (..., N + M - 1, 2), row and column of each cell; where `mask` is False, the last cell again.
+      mask: (..., N + M - 1), True for the path's own entries, which come first.
+    """
+
+    cells: Int[Array, "*b p 2"]
+    mask: Bool[Array, "*b p"]
+
+
+def dtw(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    minimum: Minimum = min_gamma,
+    gamma: float | Float[Array, ""] = 0.1,
+) -> Float[Array, "*b"]:
+    """Cost of aligning sequences of N and M frames as wholes, in order and without gaps.
+
+    Differentiable in the cost and in gamma, in reverse mode and forward over reverse, as often as the minimum is;
+    plain forward mode is refused by JAX. Gradients are finite for finite costs, whatever their size.
+
+    Args:
+      cost: (..., N, M) cost of matching frames, N, M >= 1; +inf forbids a match. float32 or float64 is kept, other
+        types are computed in float32.
+      x_mask: True for the real frames of the first sequence, which must come first; default all.
+      y_mask: the same of the second sequence.
+      minimum: of an entry's three predecessors, `soft_min.smooth_min`, `min_gamma`, `hard_min` or a function with
+        their signature that takes static axis=0 and never gives weight to values as good as infinite, 1.7e38.
+      gamma: smoothing in units of the cost, 0 or more.
+
+    Returns:
+      (...) alignment costs; +inf where no path is allowed, with a gradient of 0. Where the values are known inside jit
+      alone: NaN for a pair with NaN among its real costs or with a mask whose True entries don't come first, and 0
+      for one without real frames. What is wrong with one pair changes no other.
+
+    Raises:
+      ValueError: shapes that don't fit, a gamma out of range; and, for values known at the call, a real cost that is
+        NaN, an empty sequence or a mask with holes.
+    """
+    _check(cost, x_mask, y_mask, gamma)
+    return _refuse_nan(_dtw(cost, x_mask, y_mask, gamma, minimum))
+
+
+def dtw_table(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    minimum: Minimum = min_gamma,
+    gamma: float | Float[Array, ""] = 0.1,
+) -> Float[Array, "*b n m"]:
+    """Accumulated costs R of all cells: entry (i, j) aligns the first i + 1 frames with the first j + 1.
+
+    Args, errors and derivatives are those of `dtw`.
+
+    Returns:
+      (..., N, M); 0 in padded rows and columns.
+    """
+    _check(cost, x_mask, y_mask, gamma)
+    return _refuse_nan(_dtw_table(cost, x_mask, y_mask, gamma, minimum))
+
+
+def alignment_matrix(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    minimum: Minimum = min_gamma,
+    gamma: float | Float[Array, ""] = 0.1,
+) -> Float[Array, "*b n m"]:
+    """Gradient of `dtw` in the cost.
+
+    With `min_gamma` entry (i, j) is the probability that a path drawn with weight exp(-its cost / gamma) matches frame
+    i with frame j: the expected alignment. With `smooth_min` entries may be negative or above 1; probabilities are
+    those of `visitation_matrix`. With `hard_min` it is the best path, shared out at ties. Its first entry is 1.
+
+    Args and errors are those of `dtw`.
+
+    Returns:
+      (..., N, M); 0 in padded rows and columns.
+    """
+    _check(cost, x_mask, y_mask, gamma)
+    return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, minimum))
+
+
+def visitation_matrix(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    gamma: float | Float[Array, ""] = 0.1,
+) -> Float[Array, "*b n m"]:
+    """Probability that the path behind `smooth_min` visits a cell: the soft alignment to plot or to carry labels over.
+
+    The path starts at the last cell and goes back to predecessors drawn with the probabilities that `smooth_min`
+    averages with; its expected cost is `dtw` with `smooth_min`.
+
+    Args and errors are those of `dtw`.
+
+    Returns:
+      (..., N, M) probabilities; 0 in padded rows and columns.
+    """
+    return alignment_matrix(cost, x_mask=x_mask, y_mask=y_mask, minimum=smooth_min_by_shares, gamma=gamma)
+
+
+def dtw_path(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+) -> Path:
+    """The cheapest path. Of predecessors that tie the diagonal one is taken, then the one in the same row.
+
+    Args and errors are those of `dtw`. A pair that is masked altogether has a path of its first cell; the path of one
+    with NaN, or without an allowed path, means nothing.
+    """
+    _check(cost, x_mask, y_mask, 0.0)
+    return _dtw_path(cost, x_mask, y_mask)
+
+
+@partial(jax.jit, static_argnames="minimum")
+def _dtw(
+    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: jax.Array, minimum: Minimum
+) -> jax.Array:
+    cost, gamma, height = _framed(cost, x_mask, y_mask, gamma)
+    last = last_cell(cost, gamma, minimum, height)
+    return jnp.where(last >= endless(cost.dtype), jnp.inf, last)
+
+
+@partial(jax.jit, static_argnames="minimum")
+def _alignment_matrix(
+    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: jax.Array, minimum: Minimum
+) -> jax.Array:
+    return jax.grad(lambda cost: _dtw(cost, x_mask, y_mask, gamma, minimum).sum())(cost)
+
+
+@partial(jax.jit, static_argnames="minimum")
+def _dtw_table(
+    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: jax.Array, minimum: Minimum
+) -> jax.Array:
+    n, m = cost.shape[-2:]
+    framed, gamma, height = _framed(cost, x_mask, y_mask, gamma)
+    table = all_cells(framed, gamma, minimum, height)[..., :n, :m]
+    table = jnp.where(table >= endless(table.dtype), jnp.inf, table)
+    if x_mask is not None:
+        table = jnp.where(x_mask[..., :, None], table, 0)
+    return table if y_mask is None else jnp.where(y_mask[..., None, :], table, 0)
+
+
+@jax.jit
+def _dtw_path(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None) -> Path:
+    *batch, n, m = cost.shape
+    table = _dtw_table(cost, x_mask, y_mask, 0.0, hard_min)
+    last = jnp.stack(jnp.broadcast_arrays(*_lengths(cost, x_mask, y_mask)), -1).reshape(-1, 2) - 1
+    moves = jnp.array([(1, 1), (0, 1), (1, 0)])
+
+    def path(table: jax.Array, last: jax.Array) -> Path:
+        def back(cell: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            before = cell[None] - moves
+            costs = jnp.where((before >= 0).all(-1), table[before[:, 0], before[:, 1]], jnp.inf)
+            return jnp.where((cell == 0).all(), cell, before[costs.argmin()]), cell
+
+        cells = jax.lax.scan(back, last, length=n + m - 1)[1]
+        size = n + m - 1 - (cells[1:] == cells[:-1]).all(-1).sum()  # the first cell may have been repeated
+        mask = jnp.arange(n + m - 1) < size
+        return Path(cells[jnp.where(mask, size - 1 - jnp.arange(n + m - 1), 0)], mask)
+
+    cells, mask = jax.vmap(path)(table.reshape(-1, n, m), jnp.maximum(last, 0))
+    return Path(cells.reshape(*batch, n + m - 1, 2), mask.reshape(*batch, n + m - 1))
+
+
+def _lengths(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Numbers of real frames, of shape (..., 1, 1); both 0 if one is."""
+    *batch, n, m = cost.shape
+    rows = jnp.full(batch, n) if x_mask is None else x_mask.sum(-1)
+    columns = jnp.full(batch, m) if y_mask is None else y_mask.sum(-1)
+    some = (rows > 0) & (columns > 0)
+    return jnp.where(some, rows, 0)[..., None, None], jnp.where(some, columns, 0)[..., None, None]
+
+
+def _num_bands(*shape: int) -> int:
+    """Bands of a table, for speed alone: one, but that CPUs lose less to each step than to entries beside the table."""
+    *batch, n, m = shape
+    if n <= ONE_BAND or jax.default_backend() != "cpu":
+        return 1
+    # least of 2 N (M + H) (c + B H) / H, the time of steps that start at the cost of c = 128 entries
+    return max(1, round(n / math.sqrt(128 * m / max(1, math.prod(batch)))))
+
+
+def _framed(
+    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array
+) -> tuple[jax.Array, jax.Array, int]:
+    """Cost without padding whose last cell is that of every pair, gamma in its type, and the height of its bands.
+
+    Where the real frames of a pair end before the rows and columns do, what lies beyond is forbidden but for one path,
+    free of cost and without a tie: diagonally up to the border, then along it.
+    """
+    dtype = cost.dtype if cost.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
+    cost, gamma = cost.astype(dtype), jnp.asarray(gamma, dtype)
+    *batch, n, m = cost.shape
+    bands = _num_bands(*cost.shape)
+    if x_mask is None and y_mask is None and n % bands == 0:
+        return cost, gamma, n // bands
+    height = -(-(n + 1) // bands)
+    last_row, last_column = height * bands - 1, m
+    cost = jnp.pad(cost, [(0, 0)] * len(batch) + [(0, last_row + 1 - n), (0, 1)])
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, cost.shape, len(batch) + k) for k in (0, 1))
+    rows, columns = _lengths(cost[..., :n, :m], x_mask, y_mask)
+    free = (row >= rows) & (column == jnp.minimum(columns + row - rows, last_column))
+    free |= (column >= columns) & (row == jnp.minimum(rows + column - columns, last_row))
+    cost = jnp.where((row < rows) & (column < columns), cost, jnp.where(free, 0, jnp.inf))
+    for mask in (x_mask, y_mask):
+        if mask is not None:
+            holed = (mask[..., 1:] & ~mask[..., :-1]).any(-1)[..., None, None]
+            cost = jnp.where(holed, jnp.nan, cost)
+    return cost, gamma, height
+
+
+def _check(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array) -> None:
+    check_gamma(gamma)
+    if cost.ndim < 2 or 0 in cost.shape[-2:]:
+        raise ValueError(f"cost must be (..., N, M) with N, M >= 1, got shape {cost.shape}")
+    for name, mask, axis in (("x_mask", x_mask, -2), ("y_mask", y_mask, -1)):
+        if mask is None:
+            continue
+        wanted = (*cost.shape[:-2], cost.shape[axis])
+        if mask.shape != wanted:
+            raise ValueError(f"{name} must have shape {wanted} for a cost of {cost.shape}, got {mask.shape}")
+        if isinstance(mask, jax.core.Tracer):
+            continue
+        frames = np.asarray(mask)
+        if not frames.any(-1).all():
+            raise ValueError(f"{name} has sequences without a real frame: {np.argwhere(~frames.any(-1)).tolist()}")
+        if (frames[..., 1:] & ~frames[..., :-1]).any():
+            raise ValueError(f"{name} has a True after a False; move the real frames to the front")
+
+
+def _refuse_nan(result: jax.Array) -> jax.Array:
+    if not isinstance(result, jax.core.Tracer) and bool(jnp.isnan(result).any()):
+        raise ValueError("the cost has NaN or -inf among its real entries; mask the frames that it belongs to")
+    return result

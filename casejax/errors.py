@@ -1,0 +1,31 @@
+"""The six errors that a user of casejax can meet; each message names the value, its place and a remedy."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Input that cannot be used; the message names the file, the value and the remedy."""
+
+
+class OptionError(ValueError):
+    """An option that no run can use; the message names it, its value and what is allowed."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the folder, what differs and the remedy."""
+
+
+class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an error)
+    """Training stopped on a signal, after saving."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by signal {signum} at step {step}")
+        self.signum, self.step = signum, step
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no longer finite."""
+
+
+class PeerLostError(RuntimeError):
+    """A step or a checkpoint failed in a run of several processes, most likely since one of them is gone."""

@@ -1,0 +1,143 @@
+"""."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from casejax import localize
+from casejax.errors import CheckpointError
+from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
+from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
+from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
+from casejax.inference.scoring import Scored, make_test_scorer
+from casejax.inference.segments import localize_scores
+from casejax.methods.case.variants import describe_variant
+from casejax.records import Dataset, SegmentTable, SnippetScores
+from casejax.report import tables as report
+from casejax.run.config import Config, InferenceConfig
+from casejax.run.folder import Restored
+from casejax.runtime import distributed, files
+
+if TYPE_CHECKING:
+    pass
+
+
+def evaluate_run(
+    restored: Restored,
+    dataset: Dataset,
+    out: Path,
+    *,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    console: Console | None = None,
+) -> DetectionResult:
+    """Evaluate a trained or converted network on a test split and write predictions and figures to `out`.
+
+    Args:
+      restored: as `restore_run` gives it.
+      dataset: with the classes and feature dimensions the network was trained with.
+      out: where `predictions.json`, `average_precision.csv` and `results.json` go.
+      options: options of inference to change.
+      console: where results are printed; default standard output.
+
+    Raises:
+      CheckpointError: the network was trained with other classes or dimensions.
+    """
+    folder, graphdef, state, config, meta = restored
+    config = config.changed(**options)
+    config.check()
+    for name, ours in (("classes", list(dataset.classes)), ("dims", list(dataset.dims))):
+        if meta["data"][name] != ours:
+            raise CheckpointError(
+                f"{folder} was trained with {name} {meta['data'][name]}, {dataset.source} has {ours}; use data of "
+                "the same classes and features (classes.txt fixes the classes' order; convert takes --classes)"
+            )
+    scored = make_test_scorer(graphdef, dataset, config)(state.params, state.cluster_labels)
+    selection = f"{config.train.select}, step {int(state.step)} of {folder}"
+    _, detection, *_ = _report(
+        console or default_console(), dataset, config, scored, out, step=int(state.step), selection=selection
+    )
+    return detection
+
+
+def _report(
+    console: Console,
+    dataset: Dataset,
+    config: Config,
+    scored: Scored,
+    out: Path,
+    *,
+    step: int,
+    selection: str,
+    untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
+) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics, Bootstrap]:
+    """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
+    detections, detection, classification = evaluate_scores(scored.scores, dataset, config.inference)
+    interval = bootstrap_detections(
+        detections, dataset.test.ground_truth(dataset.classes), dataset.classes, num_videos=len(dataset.test.videos)
+    )
+    protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
+    counts = {"num_videos": len(dataset.test.videos), "num_instances": int(detection.num_ground_truth.sum())}
+    variant = describe_variant(config)
+    warning = WARNINGS.get(config.train.select)
+
+    console.print(f"variant {variant}", soft_wrap=True, highlight=False, markup=False)
+    rows = {} if untrained is None else {"untrained": untrained}
+    report.print_results(
+        console,
+        rows | {"trained": (detection, classification)},
+        protocol=protocol,
+        selection=selection,
+        intervals={"trained": interval},
+        **counts,
+    )
+    if warning:
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+
+    report.write_predictions(out / "predictions.json", detections, dataset)
+    report.write_average_precision(out / "average_precision.csv", detection)
+    results = {
+        "variant": variant,
+        "protocol": protocol.describe(**counts, selection=selection),
+        "step": step,
+        "trained": report.summary(detection, classification, protocol, interval),
+    }
+    if untrained is not None:
+        results["untrained"] = report.summary(*untrained, protocol)
+    files.write_json(out / "results.json", results | ({"warning": warning} if warning else {}))
+    return detections, detection, classification, interval
+
+
+def default_console() -> Console:
+    """Standard output, 100 columns wide where it is no terminal; silent in all but the first of several processes."""
+    return Console(width=None if sys.stdout.isatty() else 100, quiet=not distributed.is_first())
+
+
+def evaluate_scores(
+    scores: SnippetScores, dataset: Dataset, config: InferenceConfig
+) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics]:
+    """Localise and evaluate the test split."""
+    lengths = dataset.test.features.lengths
+    own = lengths if config.test_sampling == "whole" else None
+    detections = localize_scores(scores, lengths * dataset.snippet_seconds, config, lengths=own)
+    truth = dataset.test.ground_truth(dataset.classes)
+    video_scores = np.asarray(scores.video)
+    selected = localize.select_classes(video_scores, threshold=config.class_threshold)
+    return (
+        detections,
+        evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),
+        classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
+    )
+
+
+WARNINGS = {
+    "test-oracle": "warning: this model was selected on the test set, as published results are; the figures are "
+    "optimistic and no estimate for other videos"
+}

@@ -1,0 +1,48 @@
+"""Labels without an annotator: self-labels by optimal transport, and pseudo labels from fused proposals.
+
+Pure functions of arrays. Self-labels couple all snippets of a batch, so over several devices they must see the global
+batch.
+"""
+
+from casejax.labels.interior_point import LeastMass, least_mass
+from casejax.labels.pseudo_labels import (
+    LabelHistory,
+    SnippetLabels,
+    contrast_rows,
+    label_target,
+    label_weight,
+    pseudo_label_loss,
+    snippet_labels,
+)
+from casejax.labels.self_labels import (
+    Labels,
+    cluster_logits,
+    foreground_background,
+    foreground_labels,
+    harden,
+    mean_probabilities,
+    model_labels,
+    prototypes,
+    transport_labels,
+)
+
+__all__ = [
+    "foreground_labels",
+    "transport_labels",
+    "model_labels",
+    "harden",
+    "Labels",
+    "mean_probabilities",
+    "prototypes",
+    "foreground_background",
+    "cluster_logits",
+    "snippet_labels",
+    "SnippetLabels",
+    "pseudo_label_loss",
+    "contrast_rows",
+    "label_target",
+    "label_weight",
+    "LabelHistory",
+    "least_mass",
+    "LeastMass",
+]

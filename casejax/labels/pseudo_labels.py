@@ -1,0 +1,278 @@
+"""Snippet labels from fused instances: least labels with a given contrast, and their differences over time.
+
+Zhou et al., "Improving Weakly Supervised Temporal Action Localization by Bridging Train-Test Gap in Pseudo Labels",
+CVPR 2023, after the published program. An instance of contrast b (mean activation inside minus that around it) asks
+that the labels inside sum to b more than those around it; of all labels that satisfy every instance of a class, those
+of least sum are taken. The program leaves the choice between the many of least sum to whatever solver is installed;
+here it is their centre, `casejax.labels.interior_point`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from casejax.labels.interior_point import least_mass
+from casejax.losses import soft_cross_entropy
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Bool, Float, Int
+
+    Margin = Callable[[Float[Array, " m"]], Float[Array, " m"]]
+
+
+class SnippetLabels(NamedTuple):
+    """Labels of one class in one video.
+
+    Attributes:
+      labels: (T,) in [0, 1]; 0 in padding and away from all instances. A class without an instance has zeros.
+      residual: (M,) by how much the labels miss the contrast of each instance; 0 for instances without a part.
+      used: (M,) the instances that took part: real ones that cover a snippet.
+      feasible: all contrasts are met (to 1e-3). Else the labels are those that come closest in least squares.
+      converged: the solver came to rest; else the labels are where it stopped.
+    """
+
+    labels: Float[Array, " t"]
+    residual: Float[Array, " m"]
+    used: Bool[Array, " m"]
+    feasible: Bool[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def power_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
+    """Snippets to either side that count as around an instance: 0.0785 length^0.9, as published."""
+    return 0.0785 * length**0.9
+
+
+def linear_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
+    """A quarter of the length, as in the program that the published one was built on."""
+    return 0.25 * length
+
+
+def contrast_rows(
+    segments: Float[ArrayLike, "m 2"],
+    *,
+    num_snippets: int,
+    mask: Bool[ArrayLike, " m"] | None = None,
+    snippet_mask: Bool[ArrayLike, " t"] | None = None,
+    margin: Margin = power_margin,
+) -> tuple[Float[Array, "m t"], Bool[Array, " m"]]:
+    """What an instance says of the labels: +1 for snippets inside, -1 for those around it, 0 for all others.
+
+    Starts and ends lose their fractions, as published. With m the margin, the snippets around [s, e) go from s - m
+    rounded down, and before e + m + 1 rounded down; the last snippet of a video is never one of them.
+
+    Args:
+      segments: (M, 2) start and end in snippets.
+      num_snippets: T, static.
+      mask: (M,) True for real instances; default all.
+      snippet_mask: (T,) True for real snippets, which come first; default all.
+      margin: from lengths to margins, in snippets.
+
+    Returns:
+      The rows, and the instances that cover a snippet; all other rows are 0.
+    """
+    segments = jnp.asarray(segments)
+    if segments.ndim != 2 or segments.shape[1:] != (2,) or num_snippets < 1:
+        raise ValueError(
+            f"contrast_rows needs segments (M, 2) and num_snippets >= 1, got {segments.shape} and {num_snippets}"
+        )
+    shown = jnp.ones(num_snippets, bool) if snippet_mask is None else jnp.asarray(snippet_mask)
+    if shown.shape != (num_snippets,):
+        raise ValueError(f"snippet_mask must have shape {(num_snippets,)}, got {shown.shape}")
+    real = jnp.isfinite(segments).all(axis=1)
+    if mask is not None:
+        real = real & jnp.asarray(mask)
+    count = shown.sum()
+    start, end = jnp.trunc(jnp.where(real[:, None], segments, 0)).T[:, :, None]
+    width = margin(jnp.maximum(end - start, 1))
+    at = jnp.arange(num_snippets, dtype=start.dtype)[None, :]
+    inside = (at >= start) & (at < end) & shown[None, :]
+    first, stop = jnp.floor(start - width), jnp.minimum(jnp.floor(end + width + 1), (count - 1).astype(start.dtype))
+    around = ((at >= first) & (at < start)) | ((at >= end) & (at < stop))
+    used = real & inside.any(axis=1)
+    rows = inside.astype(start.dtype) - (around & shown[None, :]).astype(start.dtype)
+    return jnp.where(used[:, None], rows, 0), used
+
+
+def snippet_labels(
+    segments: Float[ArrayLike, "m 2"],
+    scores: Float[ArrayLike, " m"],
+    *,
+    num_snippets: int,
+    mask: Bool[ArrayLike, " m"] | None = None,
+    snippet_mask: Bool[ArrayLike, " t"] | None = None,
+    margin: Margin = power_margin,
+    barrier: float | Float[Array, ""] = 1e-5,
+    penalty: float | Float[Array, ""] = 1e4,
+    num_steps: int = 60,
+) -> SnippetLabels:
+    """The labels of least sum whose sum inside every instance exceeds that around it by the instance's score.
+
+    Many labels can be least; these are their centre, so that snippets of which the instances say the same have the
+    same label, whatever the order of the instances. The labels of an instance sum to its score: each is about
+    score / length. Videos and classes: `jax.vmap`. Differentiable in the scores.
+
+    Args:
+      segments: (M, 2) start and end in snippets, M >= 1, such as `fuse_instances(...).segments`.
+      scores: (M,) contrasts.
+      num_snippets: T, static.
+      mask: (M,) True for real instances; default all.
+      snippet_mask: (T,) True for real snippets, which come first; default all.
+      margin: `power_margin`, `linear_margin` or another function from lengths to margins, in snippets.
+      barrier: see `least_mass`.
+      penalty: see `least_mass`.
+      num_steps: see `least_mass`; static.
+
+    Raises:
+      ValueError: shapes that don't fit or an option out of range; for arrays that are not traced, a real instance that
+        is not finite or does not end after it starts, or real snippets behind padding. Under `jit` and `vmap` such
+        instances take no part.
+    """
+    segments, scores = jnp.asarray(segments), jnp.asarray(scores)
+    num = scores.shape[0] if scores.ndim == 1 else 0
+    if num < 1 or segments.shape != (num, 2) or (mask is not None and jnp.shape(mask) != (num,)):
+        raise ValueError(
+            "snippet_labels needs segments (M, 2), scores (M,) and mask (M,) with M >= 1, got "
+            f"{segments.shape}, {scores.shape} and {None if mask is None else jnp.shape(mask)}"
+        )
+    real = jnp.ones(num, bool) if mask is None else jnp.asarray(mask)
+    _refuse_broken(segments, scores, real, snippet_mask)
+    real = real & jnp.isfinite(scores)
+    rows, used = contrast_rows(segments, num_snippets=num_snippets, mask=real, snippet_mask=snippet_mask, margin=margin)
+    found = least_mass(
+        rows,
+        scores,
+        mask=used,
+        value_mask=snippet_mask,
+        barrier=barrier,
+        penalty=penalty,
+        num_steps=num_steps,
+    )
+    return SnippetLabels(found.values, found.residual, used, found.feasible, found.converged)
+
+
+def _refuse_broken(segments: Array, scores: Array, mask: Array, snippet_mask: ArrayLike | None) -> None:
+    """Look at what is not traced."""
+    if not any(isinstance(x, jax.core.Tracer) for x in (segments, scores, mask)):
+        table = np.column_stack([segments, scores])
+        broken = np.asarray(mask) & ~(np.isfinite(table).all(axis=1) & (table[:, 1] > table[:, 0]))
+        if broken.any():
+            row = int(np.argmax(broken))
+            raise ValueError(
+                f"instance {row} is (start, end, score) = {tuple(table[row].tolist())}, expected finite numbers and "
+                "start < end; mask what is not real"
+            )
+    if snippet_mask is not None and not isinstance(snippet_mask, jax.core.Tracer):
+        shown = np.asarray(snippet_mask)
+        if (shown[1:] & ~shown[:-1]).any():
+            raise ValueError(f"snippet {int(np.argmax(shown[1:] & ~shown[:-1])) + 1} is real but comes after padding")
+
+
+# Supervision
+
+
+def pseudo_label_loss(
+    logits: Float[Array, "*b t c"],
+    labels: Float[Array, "*b t c"],
+    *,
+    mask: Bool[Array, "*b t"] | None = None,
+) -> Float[Array, "*b"]:
+    """Cross-entropy of snippet scores to labels that need not sum to 1; negative labels push a class down.
+
+    Args:
+      logits: (..., T, C), before the softmax over classes.
+      labels: (..., T, C), of `snippet_labels` or `label_target`; constants.
+      mask: (..., T) True for real snippets; default all.
+
+    Returns:
+      (...) means over the real snippets, one a video; 0 where none is real.
+    """
+    labels = jax.lax.stop_gradient(labels)
+    if mask is None:
+        return soft_cross_entropy(logits, labels).mean(axis=-1)
+    logits, labels = (jnp.where(mask[..., None], x, 0) for x in (logits, labels))
+    return soft_cross_entropy(logits, labels).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1).astype(logits.dtype)
+
+
+class Phase(NamedTuple):
+    """From an epoch on, the target is newest * (newest labels) + previous * (those before)."""
+
+    epoch: int
+    newest: float
+    previous: float
+
+
+PUBLISHED_PHASES = (Phase(201, 1.0, 0.0), Phase(251, 2.0, -2.0), Phase(301, 2.15, -2.15))
+"""No labels up to epoch 200 (the first is 0), then the newest, then what changed: delta labels."""
+
+PUBLISHED_TEMPERATURES = {200: 0.02, 230: 0.02, 245: 0.02, 260: 0.002, 275: 0.002, 300: 0.0016}
+"""The epochs at which labels are made anew, and the temperature their instances are fused with."""
+
+
+class LabelHistory(NamedTuple):
+    """The newest labels and those before them, and how many there have been."""
+
+    newest: Float[Array, "*s"]
+    previous: Float[Array, "*s"]
+    made: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], dtype: Any = jnp.float32) -> LabelHistory:
+        """Before the first labels."""
+        newest, previous = (jnp.zeros(tuple(shape), dtype) for _ in range(2))  # apart, so that both can be donated
+        return cls(newest, previous, jnp.zeros((), jnp.int32))
+
+    def push(self, labels: Float[Array, "*s"]) -> LabelHistory:
+        """The history after new labels."""
+        return LabelHistory(labels, self.newest, self.made + 1)
+
+
+def label_target(
+    history: LabelHistory, epoch: int | Int[Array, ""], *, phases: Sequence[Phase] = PUBLISHED_PHASES
+) -> Float[Array, "*s"]:
+    """What snippets are trained towards in an epoch: nothing, labels, or a multiple of how they changed.
+
+    A phase that needs labels which there are not yet gives zeros.
+
+    Args:
+      history: the labels so far.
+      epoch: counted from 0; may be traced.
+      phases: in ascending order of their epochs, static.
+
+    Raises:
+      ValueError: phases out of order.
+    """
+    starts = [phase.epoch for phase in phases]
+    if starts != sorted(set(starts)):
+        raise ValueError(f"phases must begin at ascending epochs, got {starts}")
+    coefficients = np.array([(0, 0), *((phase.newest, phase.previous) for phase in phases)], np.float32)
+    current = (jnp.asarray(epoch) >= jnp.asarray(starts, jnp.int32)).sum() if starts else 0
+    newest, previous = jnp.asarray(coefficients, history.newest.dtype)[current]
+    known = history.made >= jnp.where(previous != 0, 2, 1)
+    return jnp.where(known, newest * history.newest + previous * history.previous, 0)
+
+
+def label_weight(
+    epoch: int | Int[Array, ""],
+    *,
+    first_epoch: int = 200,
+    initial: float = 10.0,
+    growth: float = 1.035,
+    most: float = 50.0,
+) -> Float[Array, ""]:
+    """Weight of the pseudo-label loss: 0 before `first_epoch`, then initial * growth^(epoch - first_epoch), capped."""
+    age = jnp.asarray(epoch, jnp.float32) - first_epoch
+    capped_at = math.ceil(math.log(most / initial) / math.log(growth))
+    weight = jnp.minimum(initial * growth ** jnp.clip(age, 0, capped_at), most)
+    return jnp.where(age >= 0, weight, 0)
+
+
+LABEL_EPOCHS = 350
+"""Epochs of the published run with pseudo labels; other runs go through its phases faster or slower."""

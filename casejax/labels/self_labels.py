@@ -1,0 +1,141 @@
+"""Self-labels of CASE: everything that couples the snippets of a whole batch.
+
+Foreground labels Q^A, snippet labels Q^S, cluster labels Q^C, and the prototypes between them. Over several
+devices these functions must see the global batch: ranks, columns of a plan and prototypes are global.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from casejax import ot
+from casejax.losses.vectors import unit
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+
+class Labels(NamedTuple):
+    """Soft labels of rows over columns, and how well they keep the marginals.
+
+    Attributes:
+      labels: (N, K); real rows sum to 1, masked rows to 0.
+      row_error: share of the mass by which row sums miss their marginal.
+      column_error: the same of the columns.
+    """
+
+    labels: Float[Array, "n k"]
+    row_error: Float[Array, ""]
+    column_error: Float[Array, ""]
+
+
+def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"]) -> Float[Array, "b t"]:
+    """Q^A: a snippet is foreground where a class of its video selected it (section 3 of CASE).
+
+    Args:
+      selected: (B, T, C) from `select_top_k`.
+      labels: (B, C) video-level labels, zeros and ones.
+
+    Returns:
+      (B, T) zeros and ones.
+    """
+    return (selected & (labels > 0)[:, None, :]).any(axis=2).astype(labels.dtype)
+
+
+def mean_probabilities(streams: Sequence[Float[Array, "n k"]]) -> Float[Array, "n k"]:
+    """Co-labelling as printed, Eqs. 17-20 of CASE: log of the mean of the streams' probabilities."""
+    logs = jnp.stack([jax.nn.log_softmax(logits) for logits in streams])
+    return jax.nn.logsumexp(logs, axis=0) - jnp.log(jnp.asarray(len(streams), logs.dtype))
+
+
+def transport_labels(
+    logits: Float[Array, "n k"],
+    *,
+    log_prior: Float[Array, "n k"] | None = None,
+    column_marginal: Float[Array, " k"] | None = None,
+    mask: Bool[Array, " n"] | None = None,
+    epsilon: float | Float[Array, ""] = 0.5,
+    num_iters: int = 3,
+    tolerance: float | None = None,
+) -> Labels:
+    """Labels by optimal transport (Eqs. 7-13 of CASE): close to the model, with the marginals kept.
+
+    Args:
+      logits: (N, K) the model's logits.
+      log_prior: (N, K) as `ot.gaussian_rank_prior` gives it; default flat.
+      column_marginal: (K,) proportions; default equipartition.
+      mask: True for real rows; default all.
+      epsilon: entropic strength in units of `logits`. The published 20 * cos is 0.5 on logits of 10 * cos.
+      num_iters: Sinkhorn iterations.
+      tolerance: iterate until both marginal errors are below it, `num_iters` times at the most.
+
+    Returns:
+      Labels without a gradient.
+    """
+    result = ot.sinkhorn(
+        jax.lax.stop_gradient(logits),
+        log_prior=log_prior,
+        column_marginal=column_marginal,
+        mask=mask,
+        epsilon=epsilon,
+        num_iters=num_iters,
+        tolerance=tolerance,
+    )
+    return jax.lax.stop_gradient(Labels(result.plan, result.row_error, result.column_error))
+
+
+def model_labels(logits: Float[Array, "n k"], *, mask: Bool[Array, " n"] | None = None) -> Labels:
+    """Labels without transport: the model's own probabilities ("w/o OT" in Table 5 of CASE).
+
+    Args:
+      logits: (N, K) the model's logits.
+      mask: True for real rows; default all.
+
+    Returns:
+      Labels without a gradient; the column error is measured against equipartition.
+    """
+    labels = jax.nn.softmax(jax.lax.stop_gradient(logits))
+    if mask is not None:
+        labels = jnp.where(mask[:, None], labels, 0)
+    mass = labels.sum()
+    share = labels.sum(axis=0) / jnp.maximum(mass, 1)
+    error = jnp.abs(share - ot.equipartition(labels.shape[1], 1.0)).sum()
+    return Labels(labels, jnp.zeros_like(error), error)
+
+
+def harden(labels: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """One-hot labels at each row's greatest entry ("Hard" in Table 5); rows of zeros stay zero."""
+    one_hot = jax.nn.one_hot(jnp.argmax(labels, axis=1), labels.shape[1], dtype=labels.dtype)
+    return jnp.where(labels.sum(axis=1, keepdims=True) > 0, one_hot, 0)
+
+
+def prototypes(weights: Float[Array, "n k"], embeddings: Float[Array, "n d"]) -> Float[Array, "k d"]:
+    """Weighted means of embeddings, Eq. 4 of CASE (whose denominator has a typographical `K` for `k`).
+
+    With Q^S these are the cluster prototypes; with [Q^A, 1 - Q^A] those of foreground and background.
+    Rows of weight 0 (masked snippets) must hold finite embeddings. A column without weight gives zeros.
+    """
+    total = weights.sum(axis=0)
+    sums = jnp.einsum("nk,nd->kd", weights, embeddings, precision="highest")
+    return sums / jnp.where(total > 0, total, 1)[:, None]
+
+
+def foreground_background(labels: Float[Array, " n"], mask: Bool[Array, " n"] | None = None) -> Float[Array, "n 2"]:
+    """Weights (Q^A, 1 - Q^A) for the prototypes of foreground and background; masked rows weigh 0."""
+    weights = jnp.stack([labels, 1 - labels], axis=1)
+    return weights if mask is None else jnp.where(mask[:, None], weights, 0)
+
+
+def cluster_logits(
+    cluster_prototypes: Float[Array, "k d"],
+    fb_prototypes: Float[Array, "2 d"],
+    *,
+    temperature: float | Float[Array, ""] = 10.0,
+) -> Float[Array, "k 2"]:
+    """Logits of P^C, temperature times the cosine of clusters with foreground and background (Eq. 5)."""
+    cosine = jnp.einsum("kd,id->ki", unit(cluster_prototypes), unit(fb_prototypes), precision="highest")
+    return temperature * cosine

@@ -1,0 +1,50 @@
+"""From scores of snippets to segments in seconds: proposals, three kinds of non-maximum suppression, and fusion."""
+
+from casejax.localize.fusion import (
+    FusedInstances,
+    FusedTable,
+    candidate_overlap,
+    fuse_instances,
+    fuse_table,
+    iou,
+)
+from casejax.localize.nms import Survivors, decay_once_nms, hard_nms, soft_nms, temporal_iou
+from casejax.localize.proposals import (
+    THRESHOLDS,
+    Runs,
+    localize,
+    outer_inner_contrast,
+    propose,
+    select_classes,
+    upsample,
+)
+from casejax.localize.tcam import confidences, localize_tcam
+from casejax.localize.templates import Fit, exponential, gaussian, student_t, uniform
+
+__all__ = [
+    "localize",
+    "localize_tcam",
+    "select_classes",
+    "upsample",
+    "propose",
+    "Runs",
+    "THRESHOLDS",
+    "outer_inner_contrast",
+    "soft_nms",
+    "hard_nms",
+    "decay_once_nms",
+    "Survivors",
+    "temporal_iou",
+    "fuse_table",
+    "FusedTable",
+    "fuse_instances",
+    "FusedInstances",
+    "candidate_overlap",
+    "iou",
+    "gaussian",
+    "exponential",
+    "uniform",
+    "student_t",
+    "Fit",
+    "confidences",
+]

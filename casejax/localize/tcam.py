@@ -1,0 +1,88 @@
+"""Detections from a T-CAM of logits, as A2CL-PT makes them: stretches above zero, without thresholds or suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casejax.localize.proposals import propose
+from casejax.records import SNIPPET_SECONDS, SegmentTable
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def confidences(tcam: Float[np.ndarray, "T C"], *, divisor: int = 8) -> Float[np.ndarray, " C"]:
+    """How sure a video is of each class: the mean of its highest scores, one in `divisor` snippets, rounded up.
+
+    On the host, of one whole video, what `a2cl_pt.pool_top` is in training.
+    """
+    count = -(-len(tcam) // divisor)
+    return np.sort(tcam, axis=0)[::-1][:count].mean(axis=0)
+
+
+def localize_tcam(
+    tcams: Sequence[Float[np.ndarray, "_ _"]],
+    *,
+    divisor: int = 8,
+    class_threshold: float = 0.5,
+    min_snippets: int = 2,
+    snippet_seconds: float = SNIPPET_SECONDS,
+) -> SegmentTable:
+    """Detections of videos of any lengths.
+
+    Classes are kept whose confidence is above 0 and above `class_threshold` times the best one's. Every stretch of
+    snippets with positive scores is a detection; its score is the highest in it plus the class's confidence.
+
+    Args:
+      tcams: (T, C) of each video, the network's `tcam` of all its snippets.
+      divisor: see `confidences`.
+      class_threshold: share of the best class's confidence.
+      min_snippets: shorter stretches are dropped.
+      snippet_seconds: what a snippet covers.
+
+    Returns:
+      Detections in seconds, ordered by video, class and time.
+
+    Raises:
+      ValueError: an option out of range, a video without a snippet, scores that are not finite, or videos of different
+        numbers of classes; the message names the first such video.
+    """
+    if divisor < 1 or min_snippets < 1 or not 0 <= class_threshold <= 1 or not snippet_seconds > 0:
+        raise ValueError(
+            "divisor and min_snippets must be 1 or more, class_threshold lie in [0, 1] and snippet_seconds be above 0, "
+            f"got {divisor}, {min_snippets}, {class_threshold} and {snippet_seconds}"
+        )
+    videos, labels, segments, scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty((0, 2))], []
+    for v, tcam in enumerate(tcams):
+        if not len(tcam) or tcam.shape[1] != tcams[0].shape[1]:
+            raise ValueError(
+                f"video {v}: scores must be (T, {tcams[0].shape[1]}) as those of video 0, with a snippet or more; got "
+                f"{tcam.shape}"
+            )
+        if not np.isfinite(tcam).all():
+            raise ValueError(f"video {v}: scores hold NaN or infinity")
+        confidence = confidences(tcam, divisor=divisor)
+        kept = np.flatnonzero((confidence > confidence.max() * class_threshold) & (confidence > 0))
+        curves = tcam[:, kept].T
+        runs = propose(curves, thresholds=(0.0,), drop_lone_first=False)
+        long_enough = runs.last + 1 - runs.first >= min_snippets
+        row, first, stop = runs.curve[long_enough], runs.first[long_enough], runs.last[long_enough] + 1
+        label = kept[row]
+        videos.append(np.full(len(row), v))
+        labels.append(label)
+        segments.append(np.stack([first, stop], axis=1) * snippet_seconds)
+        scores.append(_highest(curves, row, first, stop) + confidence[label])
+    return SegmentTable.from_rows(
+        np.concatenate(videos), np.concatenate(labels), np.concatenate(segments), np.concatenate([*scores, np.empty(0)])
+    )
+
+
+def _highest(curves: np.ndarray, row: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Maximum of each run [first, stop) of a row; runs in order and apart."""
+    width = curves.shape[1] + 1  # one more, so that a run may stop at the end
+    flat = np.pad(curves, [(0, 0), (0, 1)]).ravel()
+    edges = (row[:, None] * width + np.stack([first, stop], axis=1)).ravel()
+    return np.maximum.reduceat(flat, edges)[::2] if len(edges) else np.empty(0, curves.dtype)

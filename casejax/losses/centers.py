@@ -1,0 +1,238 @@
+"""Angular class centers of A2CL-PT: a pair of triplets on angles, and the centers' averaged gradient.
+
+Min and Corso, "Adversarial Background-Aware Loss for Weakly-Supervised Temporal Activity Localization", ECCV 2020.
+Equations are numbered as in its supplement. A *pair* is a video and one of its classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from casejax.losses.vectors import _angle, _check_dimensions, _cosines, unit
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, Key
+
+
+class Triplets(NamedTuple):
+    """How far each pair is from keeping its two triplets; above 0 a triplet is violated and contributes.
+
+    Attributes:
+      atcl: (N,) radians, Eq. 1: the own center must be nearer than any other; -inf where there is no other.
+      nt: (N,) radians, Eq. 2: the feature must be nearer to the own center than its background counterpart.
+      nearest: (N,) int32, the nearest negative center.
+    """
+
+    atcl: Float[Array, " n"]
+    nt: Float[Array, " n"]
+    nearest: Int[Array, " n"]
+
+
+def nearest_negative(
+    features: Float[Array, "n d"],
+    labels: Int[Array | np.ndarray, " n"],
+    centers: Float[Array, "c _"],
+    candidates: Bool[Array, "n c"] | None = None,
+) -> Int[Array, " n"]:
+    """The center at the smallest angle to each feature, its own apart; of equals the first.
+
+    Args:
+      features: (N, D).
+      labels: (N,) each feature's own center.
+      centers: (C, D).
+      candidates: (N, C) centers that may be negatives of a pair; the own never is. Default all, so also a class that
+        the same video has besides, as in the published program. A row without any gives 0.
+
+    Raises:
+      ValueError: centers of another dimension than the features.
+    """
+    _check_dimensions(features, centers)
+    cosines = jax.lax.stop_gradient(_cosines(features, centers))
+    allowed = _negatives(jnp.asarray(labels), len(centers), candidates)
+    return jnp.argmax(jnp.where(allowed, cosines, -jnp.inf), axis=1).astype(jnp.int32)
+
+
+def triplets(
+    features: Float[Array, "n d"],
+    background: Float[Array, "n d"],
+    labels: Int[Array | np.ndarray, " _"],
+    centers: Float[Array, "c _"],
+    *,
+    candidates: Bool[Array, "n c"] | None = None,
+    margin_atcl: float | Float[Array, ""] = 1.0,
+    margin_nt: float | Float[Array, ""] = 2.0,
+) -> Triplets:
+    """Both triplets of every pair, Eqs. 1 and 2 inside the maximum; differentiable in all three arrays.
+
+    Args and errors are those of `center_loss`.
+    """
+    labels = jnp.asarray(labels)
+    _check_pairs(features, background, labels, centers, None)
+    nearest = nearest_negative(features, labels, centers, candidates)
+    own = centers[labels]
+    vectors = features, background, own, centers[nearest], own
+    atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
+    possible = _negatives(labels, len(centers), candidates).any(axis=1)
+    return Triplets(jnp.where(possible, atcl, -jnp.inf), nt, nearest)
+
+
+def center_loss(
+    features: Float[Array, "n d"],
+    background: Float[Array, "n d"],
+    labels: Int[Array | np.ndarray, " _"],
+    centers: Float[Array, "c _"],
+    mask: Bool[Array, " n"] | None = None,
+    *,
+    candidates: Bool[Array, "n c"] | None = None,
+    margin_atcl: float | Float[Array, ""] = 1.0,
+    margin_nt: float | Float[Array, ""] = 2.0,
+    nt_weight: float | Float[Array, ""] = 0.6,
+    averaged: bool = True,
+    num_samples: float | Float[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """Angular center loss with the pair of triplets; its centers' gradient couples all pairs of a batch.
+
+    The mean over pairs of max(atcl, 0) + nt_weight * max(nt, 0), with `triplets`.
+
+    The gradient of the features is the exact one. That of the centers is, unless `averaged` is False, the projected
+    averaged gradient of Eqs. 6 to 10, by which the published program moves its centers. It is not the gradient of the
+    loss:
+      - for each center, the sums over pairs of Eqs. 3, 4 and 5 are each divided by 1 + the number of violated triplets
+        in it. One violated triplet counts half; a class with many pairs moves hardly faster than one with few.
+      - it does not depend on what the loss is multiplied with: twice the loss, the same step of the centers. Only
+        their own learning rate scales it, `train.center_update`.
+
+    Args:
+      features: (N, D) F of each pair, pooled by the class's attention; any norm.
+      background: (N, D) f of each pair, which attends more to the background.
+      labels: (N,) the class of each pair, an index of `centers`.
+      centers: (C, D), C >= 2; any norm.
+      mask: True for real pairs; default all.
+      candidates: (N, C) centers that may be a pair's nearest negative; default all but its own.
+      margin_atcl: radians, of Eq. 1; `margin2` of the published program.
+      margin_nt: radians, of Eq. 2; `margin1` of the published program.
+      nt_weight: gamma.
+      averaged: give the centers the averaged gradient; otherwise the true one.
+      num_samples: what the sum over pairs is divided by, N of Eqs. 7 to 9; default the number of real pairs, as in the
+        published program. The supplement's N is the number of videos.
+
+    Returns:
+      The loss; 0 where no pair is real.
+
+    Raises:
+      ValueError: features, background, labels and centers whose shapes do not fit, fewer than two centers, or (outside
+        jit) a label that is no index of them.
+    """
+    labels = jnp.asarray(labels)
+    _check_pairs(features, background, labels, centers, mask)
+    real = jnp.ones(len(labels), bool) if mask is None else mask
+    features, background = (jnp.where(real[:, None], x, 0) for x in (features, background))
+    nearest = nearest_negative(features, labels, centers, candidates)
+    possible = real & _negatives(labels, len(centers), candidates).any(axis=1)
+    count = jnp.maximum(real.sum(), 1) if num_samples is None else num_samples
+
+    def violations(*vectors: Array) -> tuple[Array, Array]:
+        """Of the real pairs, as far as they are above 0."""
+        atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
+        return jnp.where(possible & (atcl > 0), atcl, 0), jnp.where(real & (nt > 0), nt, 0)
+
+    def loss(*vectors: Array) -> Array:
+        atcl, nt = violations(*vectors)
+        return (atcl.sum() + nt_weight * nt.sum()) / count
+
+    index = labels, nearest, labels  # of the center in Eqs. 3, 4 and 5
+    if not averaged:
+        return loss(features, background, *(centers[i] for i in index))
+
+    fixed = jax.lax.stop_gradient(centers)
+    rows = [fixed[i] for i in index]
+    vectors = *jax.lax.stop_gradient((features, background)), *rows
+    gradients = jax.grad(loss, argnums=(2, 3, 4))(*vectors)  # the own center twice, so that its two terms stay apart
+    active_atcl, active_nt = (terms > 0 for terms in violations(*vectors))
+    averages = [
+        _average(*term, like=fixed)
+        for term in zip(gradients, index, (active_atcl, active_atcl, active_nt), strict=True)
+    ]
+    return _with_gradient(loss(features, background, *rows), centers, jnp.stack(averages).sum(axis=0))
+
+
+def initial_centers(num_classes: int, dim: int, key: Key[Array, ""]) -> Float[Array, "c d"]:
+    """Random directions, one a class, each of length 1.
+
+    Raises:
+      ValueError: fewer than two classes or no dimension.
+    """
+    if num_classes < 2 or dim < 1:
+        raise ValueError(f"centers need two classes and a dimension, got num_classes={num_classes} and dim={dim}")
+    return unit(jax.random.normal(key, (num_classes, dim)))
+
+
+@jax.custom_vjp
+def _with_gradient(loss: Array, centers: Array, gradient: Array) -> Array:
+    """The loss as it is; whatever cotangent arrives, `centers` gets `gradient`."""
+    return loss
+
+
+def _with_gradient_fwd(loss: Array, centers: Array, gradient: Array) -> tuple[Array, Array]:
+    return loss, gradient
+
+
+def _with_gradient_bwd(gradient: Array, cotangent: Array) -> tuple[Array, Array, None]:
+    return cotangent, gradient, None
+
+
+_with_gradient.defvjp(_with_gradient_fwd, _with_gradient_bwd)
+
+
+def _average(gradients: Array, index: Array, active: Array, *, like: Array) -> Array:
+    """Per center the sum of its pairs' gradients over 1 + the number of active ones (Eqs. 7 to 9).
+
+    The gradients come through the normalisation of the center, which depends on the center alone, so they are
+    projected already (Eq. 10).
+    """
+    sums = jnp.zeros_like(like).at[index].add(gradients)
+    counts = jnp.zeros(len(like), like.dtype).at[index].add(active.astype(like.dtype))
+    return sums / (1 + counts)[:, None]
+
+
+def _violations(
+    features: Array,
+    background: Array,
+    own_atcl: Array,
+    negative: Array,
+    own_nt: Array,
+    *,
+    margin_atcl: float | Array,
+    margin_nt: float | Array,
+) -> tuple[Array, Array]:
+    """Eqs. 1 and 2 inside the maximum, (N,) each, from rows of centers."""
+    atcl = _angle(features, own_atcl) - _angle(features, negative) + margin_atcl
+    nt = _angle(features, own_nt) - _angle(background, own_nt) + margin_nt
+    return atcl, nt
+
+
+def _negatives(labels: Array, num_classes: int, candidates: Array | None) -> Array:
+    """(N, C) which centers may be a pair's negative."""
+    others = labels[:, None] != jnp.arange(num_classes)[None, :]
+    return others if candidates is None else others & candidates
+
+
+def _check_pairs(features: Array, background: Array, labels: Array, centers: Array, mask: Array | None) -> None:
+    _check_dimensions(features, centers)
+    if len(centers) < 2:
+        raise ValueError(f"a nearest negative takes two centers or more, got centers {centers.shape}")
+    if background.shape != features.shape or labels.shape != features.shape[:1]:
+        raise ValueError(
+            "features and background must be (N, D) and labels (N,), got "
+            f"{features.shape}, {background.shape} and {labels.shape}"
+        )
+    if isinstance(labels, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+        return
+    real = np.asarray(labels) if mask is None else np.asarray(labels)[np.asarray(mask)]
+    wrong = real[(real < 0) | (real >= len(centers))]
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} is not the index of one of the {len(centers)} centers")

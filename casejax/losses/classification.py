@@ -1,0 +1,141 @@
+"""The losses of weakly-supervised localisation; one value an example, for the caller to average."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from casejax import losses
+from casejax.losses.pooling import pool_top
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+
+def video_cross_entropy(
+    video_scores: Float[Array, "b c"], labels: Float[Array, "b c"], *, smoothing: float = 1e-10
+) -> Float[Array, " b"]:
+    """Video classification loss, Eq. 1 of CASE with the softmax of Eq. 16.
+
+    Args:
+      video_scores: (B, C) pooled scores, before the softmax.
+      labels: (B, C) zeros and ones, one or more classes a video; shared out to sum to 1.
+      smoothing: added to every target class after that, as the published program does.
+
+    Returns:
+      (B,) losses; a video without a label gives the (negligible) loss of `smoothing` alone.
+    """
+    total = labels.sum(axis=-1, keepdims=True)
+    target = labels / jnp.where(total > 0, total, 1) + smoothing
+    return -(target * jax.nn.log_softmax(video_scores)).sum(axis=-1)
+
+
+def generalized_bce(
+    probabilities: Float[Array, "*b t"],
+    labels: Float[Array, "*b t"],
+    *,
+    exponent: float = 0.7,
+    mask: Bool[Array, "*b t"] | None = None,
+    guard: float = 1e-7,
+) -> Float[Array, "*b"]:
+    """Generalized binary cross-entropy, Eq. 2 of CASE: foreground and background are averaged apart.
+
+    The exponent trades noise tolerance (1: mean absolute error) for speed of fit (towards 0: binary
+    cross-entropy, which exponent 0 gives exactly).
+
+    Args:
+      probabilities: (..., T) foreground probabilities in [0, 1].
+      labels: (..., T) foreground labels in [0, 1].
+      exponent: gamma of Eq. 2 (q in the published program), in [0, 1]; static.
+      mask: True for real snippets; default all.
+      guard: added to both probabilities and both counts; bounds the gradient at 0 and 1.
+
+    Returns:
+      (...) losses, one a video. A side without a snippet contributes 0.
+
+    Raises:
+      ValueError: `exponent` outside [0, 1].
+
+    References:
+      Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+      Labels", NeurIPS 2018; Ma et al., "Weakly Supervised Action Selection Learning in Video", CVPR 2021.
+    """
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"exponent must lie in [0, 1], got {exponent}")
+    if mask is not None:
+        probabilities = jnp.where(mask, probabilities, 0.5)
+
+    def penalty(p: Float[Array, "*b t"]) -> Float[Array, "*b t"]:
+        return -jnp.log(p + guard) if exponent == 0 else (1 - (p + guard) ** exponent) / exponent
+
+    def side(weights: Float[Array, "*b t"], p: Float[Array, "*b t"]) -> Float[Array, "*b"]:
+        if mask is not None:
+            weights = jnp.where(mask, weights, 0)
+        return (weights * penalty(p)).sum(axis=-1) / (weights.sum(axis=-1) + guard)
+
+    return side(labels, probabilities) + side(1 - labels, 1 - probabilities)
+
+
+def soft_cross_entropy(logits: Float[Array, "*n k"], targets: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+    """Cross-entropy to soft labels over the last axis; Eqs. 3 and 6 of CASE are its means.
+
+    Args:
+      logits: (..., K), before the softmax.
+      targets: (..., K) probabilities.
+
+    Returns:
+      (...) losses, one a row.
+    """
+    return -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+
+
+def entropy(labels: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+    """Entropy over the last axis in nats; 0 log 0 is 0."""
+    return -(labels * jnp.log(jnp.where(labels > 0, labels, 1))).sum(axis=-1)
+
+
+def mil_loss(
+    cas: Float[Array, "b t c"],
+    labels: Float[Array, "b c"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    divisor: int = 8,
+) -> Float[Array, " b"]:
+    """Multiple-instance learning: cross-entropy of `pool_top` with the video's labels, shared out to sum to 1.
+
+    Args:
+      cas: (B, T, C) class logits.
+      labels: (B, C) zeros and ones.
+      mask: True for real snippets; default all.
+      divisor: snippets a pooled one.
+
+    Returns:
+      (B,) losses; 0 for a video without a label, for which the published program has NaN.
+    """
+    return losses.video_cross_entropy(pool_top(cas, mask, divisor=divisor), labels, smoothing=0.0)
+
+
+def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
+    """Binary cross-entropy of every class's softmax probability, mean over classes.
+
+    Args:
+      logits: (B, K), before the softmax.
+      targets: (B, K) in [0, 1].
+
+    Returns:
+      (B,) losses. Both logarithms come from the logits, so unlike the published ones they need not be cut off.
+    """
+    total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
+    own = jnp.eye(logits.shape[1], dtype=bool)[None]
+    others = jax.nn.logsumexp(jnp.where(own, _ABSENT, logits[:, None, :]), axis=2)
+    return -(targets * (logits - total) + (1 - targets) * (others - total)).mean(axis=1)
+
+
+def shared_out(labels: Float[Array, "b k"]) -> Float[Array, "b k"]:
+    """Labels of each video that sum to 1, or are all 0."""
+    return labels / jnp.maximum(labels.sum(axis=1, keepdims=True), 1)
+
+
+_ABSENT = -1e30  # logit of a class that is left out of a sum; finite, for the sake of a single class

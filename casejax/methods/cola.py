@@ -1,0 +1,388 @@
+"""CoLA: snippets at the borders of actions are drawn to those far inside or far outside of them.
+
+Zhang et al., "CoLA: Weakly-Supervised Temporal Action Localization with Snippet Contrastive Learning", CVPR 2021, after
+the published program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from casejax import losses
+from casejax.losses import select_top_k, shared_out, softmax_bce, time_mean, unit, without_padding
+from casejax.methods.basnet import min_max
+from casejax.methods.contract import Base, plain
+from casejax.methods.layers import (
+    TemporalConv,
+    check_counts,
+    check_rates,
+    dropout,
+    dropout_keys,
+    read_streams,
+    torch_default,
+)
+from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
+from casejax.records import Localization
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Key
+
+_ABSENT = -1e30  # logit of a snippet that is no negative
+
+
+@dataclass(frozen=True)
+class CoLASettings:
+    """Settings of CoLA; `THUMOS14` and `ACTIVITYNET12` are the published ones.
+
+    Attributes:
+      schedule: how it is trained.
+      localization: how its scores become segments.
+      top_k_divisor: snippets to one that is pooled, in training and inference; published as `easy_divisor`.
+      easy_divisor: snippets to one of each easy kind.
+      hard_divisor: snippets to one of each hard kind.
+      inner_width: smaller window by which stretches of high actionness shrink and grow; hard snippets lie between
+        its stretches and those of
+      outer_width: the greater window.
+      temperature: of the contrastive loss.
+      contrast_weight: of the contrastive loss.
+      width: snippets that an embedding sees.
+      class_width: snippets, two apart, that a class logit sees of itself.
+    """
+
+    schedule: Schedule
+    localization: Localization
+    top_k_divisor: int = 5
+    easy_divisor: int = 5
+    hard_divisor: int = 20
+    inner_width: int = 3
+    outer_width: int = 6
+    temperature: float = 0.07
+    contrast_weight: float = 0.01
+    width: int = 3
+    class_width: int = 1
+
+
+THUMOS14 = CoLASettings(
+    Schedule(num_snippets=750, batch_size=16, epochs=500, learning_rate=1e-4, weight_decay=5e-4),
+    Localization(
+        class_threshold=0.2,
+        thresholds=tuple(np.arange(0.1, 0.925, 0.025).tolist()),
+        nms="hard",
+        nms_threshold=0.6,
+        nms_unit="seconds",
+        test_sampling="resampled",
+        scale=24,
+        drop_lone_first=True,
+    ),
+)
+"""As published, of 6,000 steps. Thresholds are those of attention. The published program has further proposals, from
+class logits scaled by `min_max` at 0, 0.025, ..., 0.225, which compete with these; here they are left out."""
+
+ACTIVITYNET12 = CoLASettings(
+    Schedule(num_snippets=50, batch_size=256, epochs=5555, learning_rate=1e-4, weight_decay=5e-4),
+    replace(THUMOS14.localization, class_threshold=0.1),
+    top_k_divisor=10,
+    easy_divisor=10,
+    hard_divisor=8,
+    contrast_weight=0.005,
+    width=9,
+    class_width=7,
+)
+"""As published, of 100,000 steps, with the same proviso. (In issue 12 of the published program a user could not
+reproduce its result with them.)"""
+
+
+class CoLAOwn(NamedTuple):
+    """What only CoLA has.
+
+    Attributes:
+      actionness: (B, T) sum of all class logits, not negative.
+      drawn: (B, T) snippets from which the easy ones are taken, in training a random share.
+    """
+
+    actionness: Float[Array, "b t"]
+    drawn: Bool[Array, "b t"]
+
+
+class Mined(NamedTuple):
+    """Snippets that the contrastive loss is about, each (B, T), True for a snippet of that kind.
+
+    Attributes:
+      easy_action: actionness is greatest.
+      easy_background: it is least.
+      hard_action: just inside of a stretch of high actionness.
+      hard_background: just outside of one.
+    """
+
+    easy_action: Bool[Array, "b t"]
+    easy_background: Bool[Array, "b t"]
+    hard_action: Bool[Array, "b t"]
+    hard_background: Bool[Array, "b t"]
+
+
+class CoLANet(nnx.Module):
+    """The network of CoLA.
+
+    Two streams of 1024 dimensions and 20 classes make 12,625,920 parameters.
+
+    Args:
+      dims: feature dimension of each stream; as many streams as there are entries.
+      num_classes: action classes C.
+      hidden: width of the embedding.
+      dropout: rate on it before the classifier.
+      easy_dropout: share of the snippets that cannot become easy ones in a call with a key.
+      width: snippets that an embedding sees, odd; published for ActivityNet: 9.
+      class_width: snippets, two apart, that a class logit sees of itself, odd; published for ActivityNet: 7. What is
+        known of the published program does not say on which side of the rectification this filter stands; here it
+        stands before, and has a bias.
+      rngs: seeds of the initial parameters.
+
+    Raises:
+      ValueError: a dimension or count below 1, no stream, an even width, or a rate outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        num_classes: int,
+        *,
+        hidden: int = 2048,
+        dropout: float = 0.7,
+        easy_dropout: float = 0.6,
+        width: int = 3,
+        class_width: int = 1,
+        rngs: nnx.Rngs,
+    ) -> None:
+        check_counts(dims, num_classes=num_classes, hidden=hidden, width=width, class_width=class_width)
+        check_rates(dropout=dropout, easy_dropout=easy_dropout)
+        if width % 2 == 0 or class_width % 2 == 0:
+            raise ValueError(f"widths must be odd, got width={width} and class_width={class_width}")
+        self.encoder = TemporalConv(sum(dims), hidden, width=width, rngs=rngs)
+        kernel, _ = torch_default(hidden, num_classes)
+        self.classifier = nnx.Linear(hidden, num_classes, use_bias=False, kernel_init=kernel, rngs=rngs)
+        self.class_filter = _class_filter(num_classes, class_width, rngs) if class_width > 1 else None
+        self.dims, self.embedding_dims = tuple(dims), (hidden,)
+        self.dropout, self.easy_dropout = dropout, easy_dropout
+
+    def __call__(
+        self,
+        features: Sequence[Float[Array, "b t _"]],
+        mask: Bool[Array, "b t"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> BaseOutputs:
+        """Predict on a batch.
+
+        Args:
+          features: (B, T, D_s), one array a stream.
+          mask: True for real snippets; features elsewhere are read as zeros. Default all.
+          key: dropout and draw of this call; None for neither.
+
+        Returns:
+          Predictions for all streams together; `own` is a `CoLAOwn`. Class logits are not negative. Attention is their
+          sum, scaled to span [0, 1] in each video (`basnet.min_max`), as the published inference has it; no gradient
+          goes through its range.
+
+        Raises:
+          ValueError: other streams than the network has.
+        """
+        x = jnp.concatenate(read_streams(features, self.dims, mask), axis=2)
+        keys = dropout_keys(key)
+        embedding = jax.nn.relu(self.encoder(x))
+        logits = self.classifier(dropout(embedding, self.dropout, next(keys)))
+        if self.class_filter is not None:
+            logits = self.class_filter(without_padding(logits, mask))
+        cas = jax.nn.relu(logits)
+        actionness = cas.sum(axis=2)
+        drawn = dropout(jnp.ones_like(actionness), self.easy_dropout, next(keys)) > 0
+        attention = min_max(actionness[..., None], mask)[..., 0]
+        return BaseOutputs((cas,), (embedding,), (attention,), cas, CoLAOwn(actionness, drawn))
+
+
+def _class_filter(num_classes: int, width: int, rngs: nnx.Rngs) -> nnx.Conv:
+    kernel, bias = torch_default(width, width)
+    return nnx.Conv(
+        num_classes,
+        num_classes,
+        (width,),
+        kernel_dilation=2,
+        feature_group_count=num_classes,
+        padding="SAME",
+        kernel_init=kernel,
+        bias_init=bias,
+        rngs=rngs,
+    )
+
+
+def erode(active: Bool[Array, "b t"], width: int) -> Bool[Array, "b t"]:
+    """Snippets around which all are active, `width // 2` before to `(width - 1) // 2` behind; beyond an end none is."""
+    return _around(active, range(-(width // 2), (width + 1) // 2)).all(axis=0)
+
+
+def dilate(active: Bool[Array, "b t"], width: int) -> Bool[Array, "b t"]:
+    """Snippets around which any is active, `(width - 1) // 2` before to `width // 2` behind."""
+    return _around(active, range(-((width - 1) // 2), width // 2 + 1)).any(axis=0)
+
+
+def _around(active: Bool[Array, "b t"], offsets: range) -> Bool[Array, "n b t"]:
+    reach, length = len(offsets), active.shape[1]
+    padded = jnp.pad(active, ((0, 0), (reach, reach)))
+    return jnp.stack([padded[:, reach + offset :][:, :length] for offset in offsets])
+
+
+def mine(
+    actionness: Float[Array, "b t"],
+    drawn: Bool[Array, "b t"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    easy_divisor: int = 5,
+    hard_divisor: int = 20,
+    inner_width: int = 3,
+    outer_width: int = 6,
+    fill: bool = False,
+) -> Mined:
+    """Find easy snippets, by their actionness, and hard ones, at the borders of stretches above its median.
+
+    Args:
+      actionness: (B, T), not negative.
+      drawn: (B, T) snippets from which the easy ones are taken.
+      mask: True for real snippets; default all.
+      easy_divisor: snippets to one of each easy kind, at least one.
+      hard_divisor: the same of hard kinds.
+      inner_width: of the smaller window by which these stretches shrink (`erode`) and grow (`dilate`).
+      outer_width: of the greater one. Hard are the snippets between the two, of which the greatest are taken.
+      fill: where there are too few of a kind, fill up with the first snippets of the video, as in effect the
+        published program does (with which, it leaves to its sort); default to have fewer.
+    """
+    actionness = jax.lax.stop_gradient(actionness)
+    shown = jnp.ones(actionness.shape, bool) if mask is None else mask
+    median = jnp.nanmedian(jnp.where(shown, actionness, jnp.nan), axis=1, keepdims=True)
+    high = shown & (actionness > median)
+    greatest = jnp.max(actionness, axis=1, keepdims=True, where=shown, initial=0.0)
+
+    def take(kinds: Array, by: Array, divisor: int) -> Array:
+        kinds = kinds & shown[..., None]
+        taken = select_top_k(jnp.where(kinds, by, 0 if fill else -1), divisor=divisor, mask=shown)
+        return jnp.moveaxis(taken if fill else taken & kinds, 2, 0)
+
+    inside = erode(high, inner_width) & ~erode(high, outer_width)
+    outside = dilate(high, outer_width) & ~dilate(high, inner_width)
+    easiness = jnp.stack([actionness, greatest - actionness], axis=2)
+    return Mined(
+        *take(drawn[..., None], easiness, easy_divisor),
+        *take(jnp.stack([inside, outside], axis=2), actionness[..., None], hard_divisor),
+    )
+
+
+def contrastive_loss(
+    embedding: Float[Array, "b t d"], mined: Mined, *, temperature: float | Float[Array, ""] = 0.07
+) -> Float[Array, " b"]:
+    """Draw hard snippets to easy ones of the same side, away from the easy ones of the other side.
+
+    Two terms: the mean embedding of hard action is a query to which that of easy action is the positive and every
+    snippet of easy background a negative; and the same with action and background exchanged.
+
+    Args:
+      embedding: (B, T, D); finite in padding.
+      mined: from `mine`.
+      temperature: divides the cosines.
+
+    Returns:
+      (B,) sums of both terms. A term without a query or a positive is 0.
+    """
+    directions = unit(embedding)
+
+    def term(query: Bool[Array, "b t"], positive: Bool[Array, "b t"], negatives: Bool[Array, "b t"]) -> Array:
+        wanted = unit(time_mean(embedding, query))
+        near = (wanted * unit(time_mean(embedding, positive))).sum(axis=1, keepdims=True) / temperature
+        far = jnp.einsum("bd,btd->bt", wanted, directions, precision="highest") / temperature
+        logits = jnp.concatenate([near, jnp.where(negatives, far, _ABSENT)], axis=1)
+        loss = -jax.nn.log_softmax(logits)[:, 0]
+        return jnp.where(query.any(axis=1) & positive.any(axis=1), loss, 0)
+
+    return term(mined.hard_action, mined.easy_action, mined.easy_background) + term(
+        mined.hard_background, mined.easy_background, mined.easy_action
+    )
+
+
+def cola_objective(
+    outputs: BaseOutputs,
+    labels: Float[Array, "b c"],
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    top_k_divisor: int = 5,
+    easy_divisor: int = 5,
+    hard_divisor: int = 20,
+    inner_width: int = 3,
+    outer_width: int = 6,
+    temperature: float | Float[Array, ""] = 0.07,
+    contrast_weight: float | Float[Array, ""] = 0.01,
+    fill: bool = False,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of one batch.
+
+    Args:
+      outputs: the network's predictions for B videos.
+      labels: (B, C) video-level labels, zeros and ones.
+      mask: True for real snippets; default all.
+      top_k_divisor: snippets to one that is pooled.
+      easy_divisor: see `mine`, and so with all up to `outer_width`.
+      hard_divisor: snippets to one of each hard kind.
+      inner_width: of the smaller window.
+      outer_width: of the greater window.
+      temperature: of the contrastive loss.
+      contrast_weight: of the contrastive loss.
+      fill: see `mine`.
+
+    Returns:
+      The loss, and its terms: `loss_video` and `loss_contrast`, which add up to it.
+    """
+    cas, own = outputs.cas[0], outputs.own
+    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
+    mined = mine(
+        own.actionness,
+        own.drawn,
+        mask,
+        easy_divisor=easy_divisor,
+        hard_divisor=hard_divisor,
+        inner_width=inner_width,
+        outer_width=outer_width,
+        fill=fill,
+    )
+    contrast = contrastive_loss(outputs.embedding[0], mined, temperature=temperature)
+    terms = {
+        "loss_video": softmax_bce(pooled, shared_out(labels)).mean(),
+        "loss_contrast": contrast_weight * contrast.mean(),
+    }
+    return terms["loss_video"] + terms["loss_contrast"], terms
+
+
+def cola_scores(
+    outputs: BaseOutputs,
+    foreground: Float[Array, "_ _"] | None = None,
+    mask: Bool[Array, "b t"] | None = None,
+    *,
+    top_k_divisor: int = 5,
+) -> InferenceScores:
+    """Inference: attention is thresholded, and class logits scaled by their range over time are ranked.
+
+    Args:
+      outputs: the network's predictions, without dropout.
+      foreground: P^M or another foreground probability in the place of attention.
+      mask: True for real snippets; default all. Scores elsewhere are 0.
+      top_k_divisor: snippets to one that is pooled in the video's scores.
+    """
+    cas = outputs.cas[0]
+    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
+    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask)
+    thresholded = jnp.broadcast_to(attention[..., None], cas.shape)
+    return InferenceScores(thresholded, min_max(cas, mask), jax.nn.softmax(pooled))
+
+
+BASE = Base(THUMOS14, CoLANet, plain(cola_objective), cola_scores)

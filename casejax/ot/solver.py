@@ -1,0 +1,241 @@
+"""Entropic optimal transport between snippets and clusters, and the priors it is given.
+
+The self-labels of CASE (Liu et al., "Revisiting Foreground and Background Separation in Weakly-supervised
+Temporal Action Localization", ICCV 2023) are transport plans. Everything here is a pure function of arrays;
+this module and its siblings `ot_*` need jax and numpy alone and can be lifted into any other code.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from casejax.ot.iteration import Problem, divide, solve, solve_to_tolerance
+from casejax.ot.kernels import rows_a_part
+from casejax.ot.priors import ascending_rank as ascending_rank
+from casejax.ot.priors import equipartition as equipartition
+from casejax.ot.priors import foreground_marginal as foreground_marginal
+from casejax.ot.priors import gaussian_rank_prior as gaussian_rank_prior
+from casejax.ot.priors import published_rank as published_rank
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Bool, Float, Int, Num
+
+JUDGED_AT = 1e-4
+"""Error up to which `converged` is true where no tolerance was asked for."""
+
+
+class SinkhornOutput(NamedTuple):
+    """A transport plan with the evidence of how far the iteration got.
+
+    `plan[n, k] = exp(row_potential[n] + column_potential[k] + scores[n, k] / epsilon + log_prior[n, k])`.
+
+    Attributes:
+      plan: (N, K), the mass that goes from row n to column k.
+      row_potential: (N,), log-scaling of the rows; 0 for rows without mass.
+      column_potential: (K,), log-scaling of the columns; -inf for columns without mass or an allowed entry.
+      iterations: updates of both sides that were done.
+      row_error: L1 distance of the plan's row sums to the row marginal, as a share of the whole row mass. 0 for
+        a relaxed row marginal: rows are updated last, and then no row sum asks for another value.
+      column_error: the same of the columns; as rows are updated last, after a truncated iteration it is this
+        one that is left over. For a relaxed column marginal the distance is that to the column sums after one
+        more update of the columns, which is 0 at the optimum and nowhere else.
+      converged: both errors are at most `tolerance` (1e-4 where none was given).
+    """
+
+    plan: Float[Array, "n k"]
+    row_potential: Float[Array, " n"]
+    column_potential: Float[Array, " k"]
+    iterations: Int[Array, ""]
+    row_error: Float[Array, ""]
+    column_error: Float[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def sinkhorn(
+    scores: Num[ArrayLike, "n k"],
+    *,
+    log_prior: Float[ArrayLike, "n k"] | None = None,
+    row_marginal: Num[ArrayLike, " n"] | None = None,
+    column_marginal: Num[ArrayLike, " k"] | None = None,
+    mask: Bool[ArrayLike, " n"] | None = None,
+    epsilon: float | Float[Array, ""] = 0.05,
+    num_iters: int = 3,
+    tolerance: float | Float[Array, ""] | None = None,
+    row_relaxation: float | Float[Array, ""] | None = None,
+    column_relaxation: float | Float[Array, ""] | None = None,
+) -> SinkhornOutput:
+    """Sinkhorn iteration towards the plan of maximal score with given marginals.
+
+    Solves `max <Q, scores> - epsilon KL(Q, prior)` over plans Q with the given marginals (Eqs. 7-10, 12 and
+    22-29 of CASE; with a flat prior the usual entropic problem). One iteration scales the columns, then the
+    rows (Alg. 1), so the row marginal is exact and the column marginal is met only as far as the iteration
+    got. The `num_iters=3` of the paper is a truncated iteration; it depends on constants added to single
+    rows, which a converged plan does not.
+
+    A relaxed marginal is a wish instead of a constraint: `row_relaxation * KL(Q 1, row_marginal)` is
+    subtracted from what is maximised, and the same for the columns, with `KL(x, y) = sum x log(x / y) - x + y`
+    for measures of any mass. Row and column masses need not agree then. The update of a relaxed side is raised
+    to the power `relaxation / (relaxation + epsilon)`; far above epsilon the total mass settles slowly.
+
+    A row or column of zero mass takes no part: its plan entries are 0, and its scores, whatever they are
+    (NaN too), change neither a value nor a gradient.
+
+    Scores may lie anywhere within ±1e4 epsilon and log priors within ±1e4: nothing overflows, as in the log
+    domain, and in float32 every entry of the plan above 1e-30 is within 1e-5 of its own exact value. (With a
+    relaxed marginal up to ±30 epsilon; beyond, potentials are as good as float32 rounds the power.) While
+    scores / epsilon + log_prior stays within ±24, the usual case, an iteration costs two matrix-vector products
+    and the whole takes hardly more memory than `scores` and the plan; beyond, more of both.
+
+    Differentiable in forward and reverse mode: through the unrolled iteration where `tolerance` is None, else
+    implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
+    of the column potential, weighted with the columns, stays. Wrap the result in `jax.lax.stop_gradient`
+    where a plan serves as a label. Batches: `jax.vmap`, ragged ones with a mask.
+
+    Args:
+      scores: (N, K) similarity of rows to columns, higher is better. float32 or float64 is kept; other
+        types are computed in float32.
+      log_prior: (N, K) logarithm of the prior plan, up to a constant unless a marginal is relaxed; -inf
+        forbids an entry.
+      row_marginal: (N,) non-negative mass of the rows; default 1 each.
+      column_marginal: (K,) non-negative proportions of the columns, scaled here to the mass of the rows;
+        default equipartition, N/K each (Eq. 9). Where a marginal is relaxed, masses that are not scaled.
+      mask: (N,) True for rows that take part; default all.
+      epsilon: entropic strength in units of `scores`, as in OTT and POT. The printed epsilon of 20 of the
+        CASE paper is `1 / 20` here.
+      num_iters: iterations, or with a tolerance the most of them; static, at least 1.
+      tolerance: stop once both errors are at most this. On the way the column potential is accelerated by
+        Anderson's method (unless the columns are relaxed), which costs no pass over the scores and takes a
+        fraction of the iterations, a smaller one the more there are.
+      row_relaxation: strength of the penalty on the row marginal in units of `scores`; None: exact.
+      column_relaxation: the same of the columns.
+
+    Returns:
+      The plan, both log-potentials, iterations done, both marginal errors and whether they are small.
+
+    Raises:
+      ValueError: `scores` is not a matrix with N, K >= 1, another array does not fit it, or `epsilon`,
+        `num_iters`, `tolerance` or a relaxation is out of range.
+
+    References:
+      Cuturi, "Sinkhorn Distances", NeurIPS 2013. Chizat et al., "Scaling Algorithms for Unbalanced Optimal
+      Transport Problems", Mathematics of Computation 2018. Luise et al., "Differential Properties of Sinkhorn
+      Approximation", NeurIPS 2018. Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations", SIAM
+      Journal on Numerical Analysis 2011.
+    """
+    scores = jnp.asarray(scores)
+    _check_problem(scores, log_prior, row_marginal, column_marginal, mask, num_iters)
+    positive = {"epsilon": epsilon, "row_relaxation": row_relaxation, "column_relaxation": column_relaxation}
+    for name, value in positive.items():
+        if isinstance(value, int | float) and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if isinstance(tolerance, int | float) and not tolerance > 0:
+        raise ValueError(f"tolerance must be positive or None, got {tolerance}")
+    return _solve(
+        scores,
+        log_prior,
+        row_marginal,
+        column_marginal,
+        mask,
+        epsilon,
+        num_iters,
+        tolerance,
+        row_relaxation,
+        column_relaxation,
+    )
+
+
+@partial(jax.jit, static_argnames="num_iters")
+def _solve(
+    scores: jax.Array,
+    log_prior: ArrayLike | None,
+    row_marginal: ArrayLike | None,
+    column_marginal: ArrayLike | None,
+    mask: ArrayLike | None,
+    epsilon: ArrayLike,
+    num_iters: int,
+    tolerance: ArrayLike | None,
+    row_relaxation: ArrayLike | None,
+    column_relaxation: ArrayLike | None,
+) -> SinkhornOutput:
+    dtype = scores.dtype if scores.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
+    num_rows, num_columns = scores.shape
+    exact = row_relaxation is None and column_relaxation is None
+    rows = jnp.ones(num_rows, dtype) if row_marginal is None else jnp.asarray(row_marginal, dtype)
+    if mask is not None:
+        rows = jnp.where(mask, rows, 0)
+    mass = rows.sum()
+    if column_marginal is None:
+        columns = equipartition(num_columns, mass)
+    else:
+        columns = jnp.asarray(column_marginal, dtype)
+        columns = columns * divide(mass, columns.sum()) if exact else columns
+
+    scores, epsilon = scores.astype(dtype), jnp.asarray(epsilon, dtype)
+    prior = None if log_prior is None else jnp.asarray(log_prior, dtype)
+    if not (mask is None and row_marginal is None and column_marginal is None):
+        active = (rows > 0)[:, None] & (columns > 0)[None, :]
+        scores = jnp.where(active, scores, 0)
+        prior = None if prior is None else jnp.where(active, prior, 0)
+    missing = -num_rows % rows_a_part(num_rows)
+    if missing:
+        scores, prior, rows = jax.tree.map(partial(_append_zeros, missing), (scores, prior, rows))
+    row_power, column_power = _power(row_relaxation, epsilon), _power(column_relaxation, epsilon)
+    problem = Problem(scores, prior, rows, columns, epsilon, row_power, column_power)
+    if tolerance is None:
+        solution = solve(problem, num_iters, None)
+    else:
+        solution = solve_to_tolerance(num_iters, problem, jnp.asarray(tolerance, dtype))
+    judged_at = JUDGED_AT if tolerance is None else tolerance
+    small = (solution.column_error <= judged_at) & (solution.row_error <= judged_at)
+    row_potential = jnp.where(solution.row_potential == -jnp.inf, 0, solution.row_potential)
+    return SinkhornOutput(
+        plan=solution.plan[:num_rows],
+        row_potential=row_potential[:num_rows],
+        column_potential=solution.column_potential,
+        iterations=solution.iterations,
+        row_error=solution.row_error,
+        column_error=solution.column_error,
+        converged=small & (mass > 0),
+    )
+
+
+def _power(relaxation: ArrayLike | None, epsilon: jax.Array) -> jax.Array | None:
+    """Exponent of the update of one side; None where its marginal is exact."""
+    if relaxation is None:
+        return None
+    relaxation = jnp.asarray(relaxation, epsilon.dtype)
+    return relaxation / (relaxation + epsilon)
+
+
+def _append_zeros(count: int, x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, count), *((0, 0) for _ in x.shape[1:])))
+
+
+def _check_problem(
+    scores: Array,
+    log_prior: ArrayLike | None,
+    row_marginal: ArrayLike | None,
+    column_marginal: ArrayLike | None,
+    mask: ArrayLike | None,
+    num_iters: int,
+) -> None:
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"scores must be (N, K) with N, K >= 1, got shape {scores.shape}; vmap over batches")
+    num_rows, num_columns = scores.shape
+    wanted = {
+        "log_prior": (log_prior, (num_rows, num_columns)),
+        "row_marginal": (row_marginal, (num_rows,)),
+        "column_marginal": (column_marginal, (num_columns,)),
+        "mask": (mask, (num_rows,)),
+    }
+    for name, (value, shape) in wanted.items():
+        if value is not None and jnp.shape(value) != shape:
+            raise ValueError(f"{name} must have shape {shape} for scores of {scores.shape}, got {jnp.shape(value)}")
+    if not isinstance(num_iters, int) or num_iters < 1:
+        raise ValueError(f"num_iters must be an integer of at least 1, got {num_iters!r}")

@@ -1,0 +1,245 @@
+"""What the rest of the library knows of a data set: videos, their annotations, their packed features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+    from numpy.typing import ArrayLike
+
+T = TypeVar("T")
+
+SNIPPET_SECONDS = 16 / 25
+"""Seconds one snippet covers: 16 frames at 25 frames a second, the convention of public I3D features."""
+
+
+class SegmentTable(NamedTuple):
+    """Segments of many videos as parallel arrays: ground truth, proposals or detections.
+
+    Rows refer to videos and classes by index into lists that the caller keeps. Ground truth has
+    `score` all ones.
+    """
+
+    video: np.ndarray  # (n,) int64, index of the video
+    label: np.ndarray  # (n,) int64, index of the class
+    segment: np.ndarray  # (n, 2) float64, [start, end) in seconds
+    score: np.ndarray  # (n,) float64
+
+    @classmethod
+    def from_rows(cls, video: object, label: object, segment: object, score: object = None) -> SegmentTable:
+        """Build a table from anything array-like; an absent `score` becomes ones."""
+        label_array = np.asarray(label, np.int64).reshape(-1)
+        count = len(label_array)
+        return cls(
+            np.asarray(video, np.int64).reshape(count),
+            label_array,
+            np.asarray(segment, np.float64).reshape(count, 2),
+            np.ones(count) if score is None else np.asarray(score, np.float64).reshape(count),
+        )
+
+    def take(self, index: np.ndarray) -> SegmentTable:
+        """The rows that `index` (integers or booleans) selects, in its order."""
+        return SegmentTable(*(column[index] for column in self))
+
+
+@dataclass(frozen=True)
+class Video:
+    """One annotated video.
+
+    Attributes:
+      id: name of the video, also the stem of its feature files.
+      subset: the annotation file's word for its part of the data set.
+      segments: (n, 2) float64, start and end of every annotated instance, seconds.
+      segment_labels: n class names, one an instance.
+      duration: length in seconds where the annotation file states it.
+    """
+
+    id: str
+    subset: str
+    segments: np.ndarray
+    segment_labels: tuple[str, ...]
+    duration: float | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The video-level labels: every class with an instance, sorted."""
+        return tuple(sorted(set(self.segment_labels)))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Snippet features of the videos of a split.
+
+    Attributes:
+      streams: one array a stream, (snippets, dim of the stream), float32 or bfloat16; in memory or mapped
+        from a file of `casejax.data.store`.
+      starts: (videos,) int64, the first row of each video.
+      lengths: (videos,) int64, the rows of each video; 0 for a video whose features were left to another
+        process.
+    """
+
+    streams: tuple[np.ndarray, ...]
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def end_to_end(cls, streams: tuple[np.ndarray, ...], lengths: ArrayLike) -> Features:
+        """Features of videos that stand one after the other in the rows."""
+        lengths = np.asarray(lengths, np.int64)
+        return cls(streams, np.cumsum(lengths) - lengths, lengths)
+
+    def rows(self, video: int | np.integer) -> slice:
+        """The rows of one video."""
+        return slice(int(self.starts[video]), int(self.starts[video] + self.lengths[video]))
+
+    def take(self, videos: np.ndarray) -> Features:
+        """The features of some of the videos, in their order; rows are shared, not copied."""
+        return Features(self.streams, self.starts[videos], self.lengths[videos])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The videos of one split with their features, in the same order."""
+
+    name: str
+    videos: tuple[Video, ...]
+    features: Features
+
+    def multi_hot(self, classes: Sequence[str]) -> np.ndarray:
+        """Video-level labels as (videos, classes) float32 of zeros and ones."""
+        index = {name: c for c, name in enumerate(classes)}
+        out = np.zeros((len(self.videos), len(classes)), np.float32)
+        for v, video in enumerate(self.videos):
+            out[v, [index[name] for name in video.labels]] = 1
+        return out
+
+    def ground_truth(self, classes: Sequence[str]) -> SegmentTable:
+        """Every annotated instance of the split, in the order of `videos`."""
+        index = {name: c for c, name in enumerate(classes)}
+        rows = [(v, index[name]) for v, video in enumerate(self.videos) for name in video.segment_labels]
+        segments = [video.segments for video in self.videos]
+        columns = np.asarray(rows, np.int64).reshape(-1, 2)
+        return SegmentTable.from_rows(columns[:, 0], columns[:, 1], np.concatenate(segments))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set ready for training and evaluation.
+
+    Attributes:
+      source: where it came from, for messages and reports.
+      classes: class names; a class is referred to by its index here.
+      streams: stream names, such as ("rgb", "flow").
+      train: split to learn from; only its video-level labels are used.
+      test: split to evaluate on.
+      snippet_seconds: seconds one snippet covers.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    streams: tuple[str, ...]
+    train: Split
+    test: Split
+    snippet_seconds: float = field(default=SNIPPET_SECONDS)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Feature dimension of every stream."""
+        return tuple(stream.shape[1] for stream in self.train.features.streams)
+
+
+def option(default: T, help: str) -> T:
+    """A dataclass field with its default and the sentence that explains it."""
+    return field(default=default, metadata={"help": help})
+
+
+def videos_of_part(num_videos: int, part: int, parts: int) -> range:
+    """The videos of one of several contiguous parts of a split, whose sizes differ by one at most.
+
+    Parts of parts nest: the videos of part p of P are those of the parts pS/P to (p + 1)S/P - 1 of S, where P
+    divides S.
+    """
+    first, last = (-(-num_videos * p // parts) for p in (part, part + 1))
+    return range(first, last)
+
+
+class Batch(NamedTuple):
+    """What a step is trained on: B videos of T snippets.
+
+    Attributes:
+      streams: (B, T, D_s) features, one array a stream; (R, D_s) where there are `rows`.
+      labels: (B, C) float32, video-level labels, zeros and ones.
+      rows: (B, T) which row of the features stands at each place; None where every place has its own.
+      mask: (B, T) True for real snippets, which come first; None where all are.
+      videos: (B,) which videos these are.
+      snippets: (B, T) which of their snippets.
+    """
+
+    streams: tuple[Float[Array, "*n _"], ...]
+    labels: Float[Array, "b c"]
+    rows: Int[Array, "b t"] | None = None
+    mask: Bool[Array, "b t"] | None = None
+    videos: Int[Array, " b"] | None = None
+    snippets: Int[Array, "b t"] | None = None
+
+
+class SnippetScores(NamedTuple):
+    """What clustering-assisted inference says of B videos of T snippets.
+
+    Attributes:
+      fused: (B, T, C) calibrated T-CAS with P^M in the place of P^A; this is what is localised.
+      attention: (B, T) P^A.
+      transformed: (B, T) P^T; None of a network without clusters.
+      foreground: (B, T) P^M; P^A of a network without clusters.
+      video: (B, C) class probabilities of the video.
+      ranked: (B, T, C) what ranks proposals, where it is not `fused`.
+    """
+
+    fused: Float[Array, "b t c"]
+    attention: Float[Array, "b t"]
+    transformed: Float[Array, "b t"] | None
+    foreground: Float[Array, "b t"]
+    video: Float[Array, "b c"]
+    ranked: Float[Array, "b t c"] | None = None
+
+
+@dataclass(frozen=True)
+class Localization:
+    """How a base's scores become segments. Every field goes by the name of an option of `casejax.run.config`.
+
+    Attributes:
+      class_threshold: least probability of a class that is localised; if none has it, the best is.
+      thresholds: of `InferenceScores.thresholded`.
+      nms: what becomes of overlapping proposals, "decay_once", "soft" or "hard".
+      nms_threshold: tIoU from which a proposal is suppressed.
+      nms_decay: scale of the decay of suppressed scores.
+      nms_plus_one: add one unit to lengths in the tIoU of suppression.
+      nms_unit: whether that is a second or a snippet.
+      test_sampling: "resampled" to `num_snippets`, or "whole", as many snippets as a test video has.
+      scale: samples a snippet is upsampled to before thresholds apply.
+      outer_ratio: width of the outside of a proposal to either side, outer_ratio * length ** outer_power.
+      outer_power: its power of the length.
+      score_weight: weight of the class probability in a proposal's score.
+      min_snippets: shorter proposals are dropped.
+      drop_lone_first: drop a threshold whose only active position is the first.
+    """
+
+    class_threshold: float
+    thresholds: tuple[float, ...]
+    nms: Literal["decay_once", "soft", "hard"]
+    nms_threshold: float = 0.4
+    nms_decay: float = 0.35
+    nms_plus_one: bool = True
+    nms_unit: Literal["seconds", "snippets"] = "snippets"
+    test_sampling: Literal["resampled", "whole"] = "whole"
+    scale: int = 1
+    outer_ratio: float = 0.25
+    outer_power: float = 1.0
+    score_weight: float = 0.2
+    min_snippets: int = 1
+    drop_lone_first: bool = False

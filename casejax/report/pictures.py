@@ -1,0 +1,324 @@
+"""Pictures of a video, of a training run and of the clusters; without matplotlib, an ImportError."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from casejax.records import Dataset, SegmentTable, SnippetScores
+from casejax.report import canvas
+from casejax.report import pictures as plots
+from casejax.report.canvas import (
+    _LEGEND,
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    SHADE,
+    VERMILLION,
+    WIDTH,
+    _figure,
+    _fold,
+    _style,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Real
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LANE = 0.36  # inches, height of one class's lane of segments
+CROWDED = 400  # with more snippets than these, the curves get a row each
+MAX_LANES = 8  # classes drawn as predictions
+SCORE_FRACTION = 0.2  # detections below this fraction of the video's best score are not drawn
+
+
+# Keys of `metrics.jsonl` with their names and colours, a panel each.
+LOSSES = {
+    "loss": ("total", INK),
+    "loss_video": ("video", BLUE),
+    "loss_attention": ("attention", ORANGE),
+    "loss_snippet": ("snippets", GREEN),
+    "loss_cluster": ("clusters", VERMILLION),
+}
+ENTROPIES = {
+    "entropy_snippet_labels": ("$H(Q^S)$", BLUE),
+    "entropy_cluster_labels": ("$H(Q^C)$", VERMILLION),
+    "entropy_mean_assignment": ("$H$ of mean assignment", GREEN),
+}
+ERRORS = {"snippet_column_error": ("$Q^S$", BLUE), "cluster_column_error": ("$Q^C$", VERMILLION)}
+_Lane = tuple[str, np.ndarray, np.ndarray]  # class name, (n, 2) seconds, (n,) scores
+_Curve = tuple[str, str, np.ndarray]  # name, colour, (T,) values
+
+
+def timeline(
+    *,
+    title: str,
+    duration: float,
+    ground_truth: Sequence[tuple[str, Real[np.ndarray, "_ 2"]]],
+    attention: Float[np.ndarray, " t"],
+    transformed: Float[np.ndarray, " t"] | None,
+    fused: Float[np.ndarray, " t"],
+    predictions: Sequence[tuple[str, Real[np.ndarray, "_ 2"], Float[np.ndarray, " _"]]],
+) -> Figure:
+    """One video over time: annotated segments, foreground probabilities and detections, as in CASE's Fig. 5.
+
+    Detections are thinned to stay readable: of each class the strongest that do not overlap, of the
+    video those with at least `SCORE_FRACTION` of its best score, in at most `MAX_LANES` classes. A
+    bar's opacity is its score relative to the best. Annotated time is shaded behind the curves, which
+    share one axis up to `CROWDED` snippets and get a row each beyond. The figure is 1200 pixels wide.
+    A duration that is not positive and curves of different lengths raise a `ValueError`.
+
+    Args:
+      title: heading, usually the video's name.
+      duration: length of the video, seconds; the T snippets cover it evenly.
+      ground_truth: (class name, (n, 2) seconds), one entry a class; may be empty.
+      attention: (T,) foreground probability P^A, in [0, 1].
+      transformed: (T,) P^T, from the cluster assignments; None for a model without clusters.
+      fused: (T,) P^M.
+      predictions: (class name, (m, 2) seconds, (m,) scores), one entry a class; may be empty.
+    """
+    curves = [("$P^A$ attention", ORANGE, np.asarray(attention)), ("$P^M$ fused", INK, np.asarray(fused))]
+    if transformed is not None:
+        curves.insert(1, ("$P^T$ clusters", BLUE, np.asarray(transformed)))
+    shapes = [values.shape for _, _, values in curves]
+    if not 0 < duration < np.inf:
+        raise ValueError(f"duration must be a positive number of seconds, got {duration}")
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
+        raise ValueError(f"the curves must share one shape (T,) with T >= 1, got {shapes}")
+    truth = [(name, np.asarray(s), np.ones(len(s))) for name, s in ground_truth if len(s)]
+    found, note = _strongest(predictions, annotated=[name for name, _, _ in truth])
+
+    rows = [curves] if shapes[0][0] <= CROWDED else [[curve] for curve in curves]
+    headings = ["Ground truth", "Foreground probability", *[""] * (len(rows) - 1), "Predictions"]
+    heights = [LANE * max(len(truth), 1), *[2.4 / len(rows)] * len(rows), LANE * max(len(found), 1)]
+    gaps = [0.42 if heading else 0.14 for heading in headings]
+    total = 0.45 + sum(gaps) + sum(heights) + 0.6
+    figure = _figure(total)
+    bold: dict[str, Any] = {"size": 14, "weight": "bold", "va": "center", "parse_math": False}
+    figure.text(0.25 / WIDTH, 1 - 0.3 / total, _fold(title, 80, 1), **bold)
+    texts = [figure.text(0, 0, _fold(name), size=10, parse_math=False) for name, _, _ in [*truth, *found]]
+    left = 0.5 + max([0.35, *(text.get_window_extent().width / figure.dpi for text in texts)])
+    for text in texts:  # they were there to be measured
+        text.remove()
+    panels: list[Axes] = []
+    for i, (heading, height) in enumerate(zip(headings, heights, strict=True)):
+        bottom = 0.6 + sum(heights[i + 1 :]) + sum(gaps[i + 1 :])
+        box = (left / WIDTH, bottom / total, 1 - (left + 0.3) / WIDTH, height / total)
+        panels.append(figure.add_axes(box, sharex=panels[0] if panels else None))
+        _style(panels[-1], heading)
+        panels[-1].tick_params(axis="x", labelbottom=heading == "Predictions")
+
+    _draw_lanes(panels[0], truth, GREEN, "none annotated")
+    for panel, row in zip(panels[1:-1], rows, strict=True):
+        _draw_curves(panel, row, duration, truth)
+    handles = [curve for panel in panels[1:-1] for curve in panel.patches]
+    panels[1].legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **_LEGEND)
+    _draw_lanes(panels[-1], found, VERMILLION, "none found")
+    panels[-1].set_title(note, loc="right", size=10, color=MUTED)
+    panels[-1].set(xlabel="seconds", xlim=(0, duration))
+    return figure
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """A training run: losses, entropies and marginal errors of the self-labels, as in CASE's Fig. 4.
+
+    A key that no line has is skipped, and so is a panel without any. From 100 lines on, running
+    means are drawn over the pale values.
+
+    Args:
+      metrics: the lines of `metrics.jsonl`, each with `step` and any of the keys of `LOSSES`,
+        `ENTROPIES` (nats) and `ERRORS`; `log_num_clusters`, nats, adds the bound of the entropies.
+    """
+    figure = _figure(4.3)
+    lines = [line for line in metrics if "step" in line]
+    keys = {key for line in lines for key in line}
+    groups = [("Losses", LOSSES, 5), ("Entropies, nats", ENTROPIES, 5), ("Marginal errors", ERRORS, 3)]
+    groups = [group for group in groups if keys & group[1].keys()]
+    if not groups:
+        figure.text(0.5, 0.5, "no metrics", size=12, color=MUTED, ha="center", va="center")
+        return figure
+    grid = figure.add_gridspec(1, len(groups), width_ratios=[weight for _, _, weight in groups])
+    grid.update(left=0.055, right=0.985, bottom=0.14, top=0.77, wspace=0.2)
+    for i, (heading, names, _) in enumerate(groups):
+        ax = figure.add_subplot(grid[0, i])
+        _style(ax, heading, pad=46)
+        ax.set_xlabel("step")
+        ax.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10], integer=True)
+        for key, (label, color) in names.items():
+            if key in keys:
+                _draw_series(ax, [line for line in lines if key in line], key, label, color)
+        bounds = [line["log_num_clusters"] for line in lines if "log_num_clusters" in line]
+        if names is ENTROPIES and bounds:
+            ax.axhline(bounds[0], color=MUTED, linestyle="--", linewidth=1.2, label=r"$\ln K$")
+        if names is ERRORS and np.isfinite(ax.dataLim.minposy):  # a log axis needs a positive value
+            ax.set_yscale("log", nonpositive="mask")
+        elif ax.dataLim.ymin >= 0:
+            ax.set_ylim(bottom=0)
+        columns = -(-len(ax.get_legend_handles_labels()[0]) // 2)
+        below_heading = 1 + 44 / 72 * figure.dpi / ax.bbox.height
+        ax.legend(loc="upper left", bbox_to_anchor=(0, below_heading), ncols=columns, **_LEGEND)
+    return figure
+
+
+def cluster_foreground(probabilities: Float[np.ndarray, "*s k"], stream_names: Sequence[str]) -> Figure:
+    """The clusters' foreground probabilities, highest first, one panel a stream.
+
+    Args:
+      probabilities: (S, K) or (K,) Q^C of foreground, in [0, 1].
+      stream_names: S names, such as ("rgb", "flow"); another number of them is a `ValueError`.
+    """
+    rows = np.atleast_2d(np.asarray(probabilities, np.float64))
+    if rows.ndim != 2 or len(rows) != len(stream_names) or rows.shape[1] == 0:
+        raise ValueError(f"need (S, K) and S names, got {np.shape(probabilities)} and {list(stream_names)}")
+    figure = _figure(3.6)
+    grid = figure.add_gridspec(1, len(rows), left=0.055, right=0.985, bottom=0.17, top=0.84, wspace=0.1)
+    count = rows.shape[1]
+    room = 11 / (0.09 * len(str(count - 1)) + 0.06)  # labels that fit across the picture
+    step = int(np.ceil(count * len(rows) / room))
+    for s, (row, name) in enumerate(zip(rows, stream_names, strict=True)):
+        order = np.argsort(-row, kind="stable")
+        ax = figure.add_subplot(grid[0, s])
+        _style(ax, name, pad=10)
+        above = f"{int((row > 0.5).sum())} of {count} above one half"
+        ax.set_title(above, loc="right", size=10, color=MUTED, pad=10)
+        ax.bar(np.arange(count), row[order], color=np.where(row[order] > 0.5, ORANGE, BLUE))
+        ax.axhline(0.5, color=INK, linestyle="--", linewidth=1)
+        ax.set(xlim=(-0.6, count - 0.4), ylim=(0, 1))
+        ax.grid(visible=False, axis="x")
+        ax.set_xticks(np.arange(count)[::step], [str(k) for k in order[::step]])
+        ax.set_xlabel("cluster" if step == 1 else f"cluster (one in {step} is named)")
+        ax.tick_params(axis="y", labelleft=s == 0)
+    figure.axes[0].set_ylabel("foreground probability")
+    return figure
+
+
+def _strongest(predictions: Sequence[_Lane], annotated: Sequence[str]) -> tuple[list[_Lane], str]:
+    """The detections worth showing, `annotated` classes first, and a note on what is shown."""
+    best = max((float(np.max(scores)) for _, _, scores in predictions if len(scores)), default=0.0)
+    lanes = []
+    for name, segments, scores in predictions:
+        kept: list[int] = []
+        for i in np.argsort(-np.asarray(scores), kind="stable"):
+            start, end = segments[i]
+            apart = all(end <= segments[j][0] or start >= segments[j][1] for j in kept)
+            if apart and (best <= 0 or scores[i] >= SCORE_FRACTION * best):
+                kept.append(int(i))
+        if kept:
+            lanes.append((name, np.asarray(segments)[kept], np.asarray(scores)[kept]))
+    lanes.sort(key=lambda lane: -lane[2][0])
+    lanes, hidden = lanes[:MAX_LANES], len(lanes[MAX_LANES:])
+    if not lanes:
+        return [], ""
+    order = {name: i for i, name in enumerate(annotated)}
+    lanes.sort(key=lambda lane: order.get(lane[0], len(order)))
+    note = f"opacity is the score, {min(scores[-1] for _, _, scores in lanes):.2f} to {best:.2f}"
+    return lanes, note + (f"; weaker classes left out: {hidden}" if hidden else "")
+
+
+def _draw_lanes(ax: Axes, lanes: Sequence[_Lane], color: str, empty: str) -> None:
+    """Segments as bars, a lane a class from the top, as opaque as their scores."""
+    from matplotlib.colors import to_rgb
+
+    best = max((scores[0] for _, _, scores in lanes), default=1.0)
+    for y, (_, segments, scores) in enumerate(lanes):
+        # Opacity over white, so that no grid line shines through; the edge keeps short segments visible.
+        opacity = np.clip(scores / best if best > 0 else scores * 0, SCORE_FRACTION, 1)
+        paint = 1 - opacity[:, None] * (1 - np.array(to_rgb(color)))
+        start, end = segments.T
+        ax.barh([y] * len(start), end - start, 0.62, start, color=paint, edgecolor=paint, linewidth=0.6)
+    ax.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
+    names = [_fold(name) for name, _, _ in lanes]
+    ax.set_yticks(range(len(lanes)), names, parse_math=False, linespacing=1.05)
+    ax.grid(visible=False, axis="y")
+    if not lanes:
+        ax.text(0.5, 0.5, empty, transform=ax.transAxes, color=MUTED, size=10, ha="center", va="center")
+
+
+def _draw_curves(ax: Axes, curves: list[_Curve], duration: float, truth: list[_Lane]) -> None:
+    """Probabilities as steps, a step a snippet, before shaded annotations; filled where crowded."""
+    for _, segments, _ in truth:
+        spans = [(start, end - start) for start, end in segments]
+        ax.broken_barh(spans, (0, 1), facecolor=SHADE, edgecolor=SHADE, linewidth=0.6, zorder=0.4)
+    for name, color, values in curves:
+        filled = len(values) > CROWDED
+        width = 0.6 if filled else 1.8 if color == INK else 1.3
+        edges = np.linspace(0, duration, len(values) + 1)
+        baseline = 0 if filled else None
+        ax.stairs(values, edges, baseline=baseline, fill=filled, label=name, color=color, linewidth=width)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+
+
+def _draw_series(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, label: str, color: str) -> None:
+    """One metric over steps; of many lines, the running mean over the pale values."""
+    steps = [line["step"] for line in lines]
+    values = np.array([line[key] for line in lines], np.float64)
+    values[~np.isfinite(values)] = np.nan
+    if len(values) >= 100:
+        ax.plot(steps, values, color=color, linewidth=0.8, alpha=0.25)
+        window = np.ones(len(values) // 40 * 2 + 1)
+        values = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    ax.plot(steps, values, color=color, linewidth=1.6, label=label, marker="o" if len(values) == 1 else None)
+
+
+def draw_pictures(
+    folder: Path,
+    dataset: Dataset,
+    scores: SnippetScores,
+    detections: SegmentTable,
+    cluster_labels: np.ndarray | None,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    timelines: int = 4,
+) -> list[Path]:
+    """Draw the curves of a run, its clusters, and the timelines of a few test videos.
+
+    Args:
+      folder: where the PNG files go.
+      dataset: for ground truth and names.
+      scores: of the test split, NumPy arrays with a leading axis of videos.
+      detections: of the test split.
+      cluster_labels: (S, K, 2) Q^C; None of a network without clusters.
+      metrics: the lines of metrics.jsonl.
+      timelines: videos to draw, spread evenly over the lengths.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ImportError: matplotlib is missing; the message says how to install it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"curves": plots.training_curves(metrics)}
+    if cluster_labels is not None:
+        streams = dataset.streams if len(cluster_labels) == len(dataset.streams) else ("all streams",)
+        figures["clusters"] = plots.cluster_foreground(cluster_labels[:, :, 0], streams)
+    lengths = dataset.test.features.lengths
+    by_length = np.argsort(lengths, kind="stable")
+    spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
+    for v in by_length[spread[:timelines]]:
+        video = dataset.test.videos[v]
+        figures[f"timeline_{video.id}"] = plots.timeline(
+            title=video.id,
+            duration=float(lengths[v] * dataset.snippet_seconds),
+            ground_truth=[
+                (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
+            ],
+            attention=np.asarray(scores.attention[v]),
+            transformed=None if scores.transformed is None else np.asarray(scores.transformed[v]),
+            fused=np.asarray(scores.foreground[v]),
+            predictions=[
+                (dataset.classes[c], found.segment, found.score)
+                for c in np.unique(detections.label[detections.video == v])
+                for found in [detections.take((detections.video == v) & (detections.label == c))]
+            ],
+        )
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        canvas.save(figure, path)
+    return paths

@@ -1,0 +1,143 @@
+"""What a run leaves for a person: result table, predictions, per-class AP, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from casejax.evaluate.bootstrap import Bootstrap
+from casejax.evaluate.classification import ClassificationMetrics
+from casejax.evaluate.detection import DetectionResult, Protocol
+from casejax.evaluate.results import results_dict
+from casejax.records import Dataset, SegmentTable
+from casejax.runtime.files import write_json, write_text
+
+
+def write_predictions(path: Path, detections: SegmentTable, dataset: Dataset) -> None:
+    """Detections on the test split in the ActivityNet results format."""
+    videos = [video.id for video in dataset.test.videos]
+    write_json(path, results_dict(detections, videos, dataset.classes))
+
+
+def write_average_precision(path: Path, result: DetectionResult) -> None:
+    """Per-class AP as CSV: a row a class, a column a tIoU, fractions; empty without ground truth."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    tious = [f"AP@{tiou:g}" for tiou in result.tious]
+    writer.writerow(["class", "ground_truth", "predictions", *tious, "mean"])
+    for c, name in enumerate(result.classes):
+        known = result.num_ground_truth[c] > 0
+        values = [f"{x:.6f}" for x in [*result.ap[c], result.ap[c].mean()]] if known else [""] * (len(tious) + 1)
+        writer.writerow([name, result.num_ground_truth[c], result.num_predictions[c], *values])
+    write_text(path, text.getvalue())
+
+
+def print_results(
+    console: Console,
+    rows: Mapping[str, tuple[DetectionResult, ClassificationMetrics]],
+    *,
+    protocol: Protocol,
+    num_videos: int,
+    num_instances: int,
+    selection: str,
+    intervals: Mapping[str, Bootstrap] | None = None,
+) -> None:
+    """Print the protocol line and one table row a model: mAP at each tIoU, averages, classification; %.
+
+    A model that `intervals` names gets two more rows, the ends of its intervals. Their thresholds are
+    those of the protocol.
+    """
+    intervals = intervals or {}
+    description = protocol.describe(num_videos, num_instances, selection=selection)
+    console.print(description, soft_wrap=True, highlight=False, markup=False)
+    table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    for tiou in protocol.tious:
+        table.add_column(f"{tiou:.1f}", justify="right")
+    for low, high in protocol.averages:
+        table.add_column(f"{low:.1f}:{high:.1f}", justify="right", style="bold")
+    table.add_column("cls acc", justify="right")
+    table.add_column("cls mAP", justify="right")
+    for name, (detection, classification) in rows.items():
+        values = [*detection.mean_ap, *(detection.average(low, high) for low, high in protocol.averages)]
+        table.add_row(name, *(f"{100 * value:.1f}" for value in [*values, *classification]))
+        if name in intervals:
+            for which, end in zip(("low", "high"), _interval_rows(intervals[name], protocol), strict=True):
+                label = f" {100 * intervals[name].level:g}% {which}"
+                table.add_row(label, *(f"{100 * value:.1f}" for value in end), style="dim")
+    console.print(table)
+    for text in dict.fromkeys(
+        f"{100 * b.level:g}% low and high: percentile interval from {b.num_resamples} resamples of the videos"
+        for b in intervals.values()
+    ):
+        console.print(text, highlight=False, markup=False)
+    result = list(rows.values())[-1][0]
+    for text, names in (
+        ("never predicted (AP 0)", result.without_predictions),
+        ("without ground truth (not in the mean)", result.without_ground_truth),
+    ):
+        if names:
+            console.print(f"classes {text}: {', '.join(names)}", highlight=False, markup=False)
+
+
+def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, protocol: Protocol) -> dict[str, Any]:
+    """Print the mAP of every seed with mean and standard deviation (n - 1; 0 for one seed); %.
+
+    Returns:
+      The averages of the protocol as plain values: for each its `seeds`, `mean` and `sd`, fractions.
+    """
+    table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    names = [f"{tiou:.1f}" for tiou in protocol.tious] + [f"{low:.1f}:{high:.1f}" for low, high in protocol.averages]
+    for name in names:
+        table.add_column(name, justify="right")
+    values = np.stack(
+        [[*r.mean_ap, *(r.average(low, high) for low, high in protocol.averages)] for r in results.values()]
+    )
+    mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    rows = {f"seed {seed}": row for seed, row in zip(results, values, strict=True)} | {"mean": mean, "sd": sd}
+    for label, row in rows.items():
+        table.add_row(label, *(f"{100 * value:.1f}" for value in row))
+    console.print(table)
+    return {
+        name: {"seeds": dict(zip(map(str, results), column, strict=True)), "mean": m, "sd": s}
+        for name, column, m, s in zip(names, values.T.tolist(), mean.tolist(), sd.tolist(), strict=True)
+    }
+
+
+def summary(
+    detection: DetectionResult,
+    classification: ClassificationMetrics,
+    protocol: Protocol,
+    interval: Bootstrap | None = None,
+) -> dict[str, Any]:
+    """The printed numbers as plain values, fractions; with `interval` also the ends of the mAP intervals."""
+    values: dict[str, Any] = {
+        "mAP": {f"{tiou:.2f}": float(value) for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)},
+        "average_mAP": {f"{low}:{high}": detection.average(low, high) for low, high in protocol.averages},
+        "classification_accuracy": classification.accuracy,
+        "classification_mAP": classification.mean_average_precision,
+    }
+    if interval is not None:
+        ends = interval.interval.T.tolist()
+        values["interval"] = {
+            "level": interval.level,
+            "resamples": interval.num_resamples,
+            "seed": interval.seed,
+            "mAP": {f"{tiou:.2f}": pair for tiou, pair in zip(interval.tious, ends, strict=True)},
+            "average_mAP": {
+                f"{low}:{high}": interval.average_interval(low, high).tolist() for low, high in protocol.averages
+            },
+        }
+    return values
+
+
+def _interval_rows(interval: Bootstrap, protocol: Protocol) -> np.ndarray:
+    """(2, columns) lower and upper ends in the order of the table's mAP columns."""
+    averages = [interval.average_interval(low, high) for low, high in protocol.averages]
+    return np.column_stack([*interval.interval.T, *averages])

@@ -1,0 +1,123 @@
+"""One run in several processes: joining it, agreeing within it, and ending when one of them is lost."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import subprocess
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from casejax.errors import OptionError, PeerLostError
+
+OBITUARY = (
+    "error: process {index} of {count} ended without finishing, as all do when one of them is lost; the lines above "
+    "say which. Start all of them again with --resume, and the run goes on from its last checkpoint"
+)
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Join the processes of a run, if the flags ask for it; call before anything uses a device.
+
+    Raises:
+      OptionError: flags that contradict each other, or no cluster, or no answer from the others.
+    """
+    explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    given = [value is not None for value in explicit]
+    if any(given) and not all(given):
+        raise OptionError(
+            "--coordinator, --num-processes and --process-id go together; give all three, or --distributed"
+        )
+    if not any(given) and not arguments.distributed:
+        return
+    if all(given) and not 0 <= arguments.process_id < arguments.num_processes:
+        raise OptionError(
+            f"--process-id {arguments.process_id} is not one of {arguments.num_processes} processes; they count from 0"
+        )
+    try:
+        jax.distributed.initialize(
+            *explicit,
+            initialization_timeout=5 * arguments.peer_timeout,
+            heartbeat_timeout_seconds=arguments.peer_timeout,
+            shutdown_timeout_seconds=arguments.peer_timeout,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"the processes of the run did not come together ({str(error).splitlines()[0][:200]}); start all of them, "
+            "and where no cluster is found, pass --coordinator HOST:PORT --num-processes N --process-id I"
+        ) from error
+    if jax.process_count() > 1:
+        _leave_an_obituary()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes, evaluates and prints."""
+    return jax.process_index() == 0
+
+
+def own_part(data_parts: int) -> tuple[int, int]:
+    """Which part of the training videos this process has to read, and of how many.
+
+    Where the batches are dealt from parts, and every process can serve whole parts, it reads these alone.
+
+    Raises:
+      OptionError: parts that the processes cannot share evenly.
+    """
+    count = jax.process_count()
+    if data_parts == 1 or count == 1:
+        return 0, 1
+    if data_parts % count:
+        raise OptionError(
+            f"--data-parts {data_parts} cannot be shared evenly by {count} processes; choose a multiple of it, or 1"
+        )
+    return jax.process_index(), count
+
+
+def largest(value: int) -> int:
+    """The greatest of the processes' values; every process must call it."""
+    return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
+
+
+def total(value: int) -> int:
+    """The sum of the processes' values; every process must call it."""
+    return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int64(value)).sum())
+
+
+def from_first(value: float) -> float:
+    """The first process's value; every process must call it."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def wait_for_all(name: str) -> None:
+    """Return once every process has called this with the same name, which must be new."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def raise_peer_lost(error: Exception) -> NoReturn:
+    """Turn a failure of the runtime into a `PeerLostError` where there are other processes; else raise it again."""
+    if jax.process_count() == 1:
+        raise error
+    raise PeerLostError(
+        f"process {jax.process_index()} of {jax.process_count()} could not go on "
+        f"({str(error).splitlines()[0][:300]}); if another process is gone, start all of them again with --resume"
+    ) from error
+
+
+def _leave_an_obituary() -> None:
+    """Have a shell say why, should this process end abruptly.
+
+    When a peer is lost the runtime aborts the process from a thread of its own, which no Python code survives.
+    """
+    message = OBITUARY.format(index=jax.process_index(), count=jax.process_count())
+    read, write = os.pipe()
+    command = ["sh", "-c", 'read ended || printf "%s\\n" "$0" >&2', message]
+    subprocess.Popen(command, stdin=read, stdout=subprocess.DEVNULL, start_new_session=True)
+    os.close(read)
+    atexit.register(os.write, write, b"ended\n")

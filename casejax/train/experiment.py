@@ -1,0 +1,184 @@
+"""One whole run: train, score the test split, localise, evaluate, report; and the same over several seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from casejax.errors import OptionError
+from casejax.evaluate.bootstrap import Bootstrap
+from casejax.evaluate.classification import ClassificationMetrics
+from casejax.evaluate.detection import CASE, DetectionResult
+from casejax.inference.evaluate import _report, default_console, evaluate_scores
+from casejax.inference.scoring import make_test_scorer
+from casejax.methods.case.variants import describe_variant
+from casejax.records import Dataset, SegmentTable, SnippetScores
+from casejax.report import pictures
+from casejax.report import tables as report
+from casejax.run.config import Config
+from casejax.run.state import TrainState, initial_state
+from casejax.runtime import distributed, files
+from casejax.runtime import mesh as placement
+from casejax.train.loop import Trained, train
+from casejax.train.selection import Selection, hold_out
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with; mAP and accuracies are fractions."""
+
+    detection: DetectionResult
+    classification: ClassificationMetrics
+    interval: Bootstrap
+    untrained: DetectionResult
+    detections: SegmentTable
+    scores: SnippetScores
+    train_seconds: float
+
+
+def run(
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    devices: int | None = None,
+    console: Console | None = None,
+) -> RunResult | None:
+    """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
+
+    `out` then holds `checkpoints/`, `config.json`, `metrics.jsonl`, `predictions.json`,
+    `average_precision.csv`, `results.json` and `pictures/`, and `selected/` where a step was selected.
+
+    Args:
+      dataset: as a reader of `casejax.data` returns it.
+      config: all options.
+      out: folder of the run.
+      resume: go on from the newest checkpoint in `out`.
+      devices: shard the batch over this many devices; default all.
+      console: where results are printed; default standard output.
+
+    Returns:
+      The results; None in all but the first of several processes, which alone evaluates and writes.
+
+    Raises:
+      OptionError: an option that needs all features of a process that has read only a part of them.
+      As `casejax.train.loop.train`.
+    """
+    console = console or default_console()
+    _check_features(dataset, config)
+    trained, selection = _train_selected(dataset, config, out, resume=resume, devices=devices)
+    params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
+    if not distributed.is_first():
+        return None
+    files.write_json(out / "config.json", config.as_dict())
+
+    score = make_test_scorer(trained.graphdef, dataset, config)
+    untrained = evaluate_scores(
+        score(trained.initial.params, trained.initial.cluster_labels).scores, dataset, config.inference
+    )
+    scored = score(params, labels)
+    result = _report(
+        console,
+        dataset,
+        config,
+        scored,
+        out,
+        step=int(trained.state.step),
+        selection=selection,
+        untrained=untrained[1:],
+    )
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    try:
+        pictures.draw_pictures(out / "pictures", dataset, scored.scores, result[0], scored.cluster_labels, metrics)
+    except ImportError as error:
+        console.print(f"no pictures: {error}", markup=False)
+    console.print(f"trained in {trained.seconds:.1f} s; everything is in {out}", highlight=False, markup=False)
+    detections, detection, classification, interval = result
+    return RunResult(detection, classification, interval, untrained[1], detections, scored.scores, trained.seconds)
+
+
+def run_seeds(
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    resume: bool = False,
+    devices: int | None = None,
+    console: Console | None = None,
+) -> dict[int, RunResult]:
+    """`run` once for every seed, in `out/seed-N`; then mean and standard deviation over them.
+
+    Args:
+      dataset: as for `run`.
+      config: all options; its seed is not used.
+      out: folder of the runs and of `seeds.json`.
+      seeds: at least one, each once.
+      resume: go on; seeds that are finished are evaluated again, not trained.
+      devices: as for `run`.
+      console: as for `run`.
+
+    Raises:
+      ValueError: no seed, or one twice.
+      As `run`.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must name at least one seed, each once, got {list(seeds)}")
+    console = console or default_console()
+    results = {}
+    for seed in seeds:
+        console.print(f"seed {seed}", highlight=False)
+        folder = out / f"seed-{seed}"
+        result = run(dataset, config.changed(seed=seed), folder, resume=resume, devices=devices, console=console)
+        if result is not None:
+            results[seed] = result
+    if not results:
+        return results
+    summary = report.print_seeds(console, {seed: r.detection for seed, r in results.items()}, protocol=CASE)
+    files.write_json(out / "seeds.json", {"variant": describe_variant(config), **summary})
+    return results
+
+
+def _check_features(dataset: Dataset, config: Config) -> None:
+    """Refuse options that need the whole train split in a process that has read a part of it."""
+    if (dataset.train.features.lengths > 0).all():
+        return
+    for name, value, needs in (
+        ("select", config.train.select, "train-holdout"),
+        ("test_cluster_labels", config.inference.test_cluster_labels, "train"),
+        ("pseudo_labels", config.method.pseudo_labels, True),
+    ):
+        if value == needs:
+            raise OptionError(
+                f"--{name.replace('_', '-')} {value} needs all training features in one process; leave out "
+                "--data-parts, so that each process reads them all"
+            )
+
+
+def _train_selected(
+    dataset: Dataset, config: Config, out: Path, *, resume: bool, devices: int | None
+) -> tuple[Trained, str]:
+    """Train with the selection that the options name; also say how the step was selected."""
+    kind, every = config.train.select, config.train.select_every
+    if kind == "last":
+        return train(dataset, config, out, resume=resume, devices=devices), "last step"
+    config.check()
+    judged = dataset
+    if kind == "train-holdout":
+        dataset, judged = hold_out(dataset, config.train.holdout, config.train.seed)
+    graphdef, _ = initial_state(config, dataset.dims, len(dataset.classes))
+    score = make_test_scorer(graphdef, replace(judged, train=dataset.train), config)
+
+    def judge(state: TrainState) -> float:
+        scored = score(state.params, jax.device_get(state.cluster_labels))
+        return evaluate_scores(scored.scores, judged, config.inference)[1].average(0.1, 0.7)
+
+    trained = train(dataset, config, out, resume=resume, devices=devices, selection=Selection(judge, every))
+    judges = "the TEST videos" if kind == "test-oracle" else f"{len(judged.test.videos)} held-out training videos"
+    return trained, f"{kind}, step {int(trained.state.step)}, best of every {every} by mAP 0.1:0.7 on {judges}"

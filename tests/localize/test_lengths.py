@@ -1,0 +1,225 @@
+"""Localisation of videos of their own lengths, ranked by scores other than those that are thresholded."""
+
+import inspect
+from functools import partial
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from casejax import localize
+from casejax.localize import FusedTable, Survivors, hard_nms
+
+LENGTHS = np.array([9, 1, 13, 2, 7])
+THRESHOLDS = (0.2, 0.5, 0.7)
+OF_BASES = {
+    "thresholds": THRESHOLDS,
+    "scale": 1,
+    "outer_ratio": 0.4,
+    "outer_power": 0.9,
+    "min_snippets": 2,
+    "nms_in_snippets": True,
+    "drop_lone_first": False,
+}
+
+
+def keep_all(segment, score, group):
+    return Survivors(np.arange(len(score)), score)
+
+
+def fuse_neighbours(segment, score, group):
+    """In the place of a fusion: every two rows of a group make one."""
+    rows = [i for i in range(len(score) - 1) if group[i] == group[i + 1]]
+    middle = np.array([(segment[i] + segment[i + 1]) / 2 for i in rows]).reshape(-1, 2)
+    return FusedTable(middle, np.array([score[i] for i in rows], float), group[np.array(rows, int)])
+
+
+@pytest.fixture
+def padded(rng):
+    """Scores, video scores, durations and ranking scores of five videos, noise behind the end of each."""
+    scores, ranked = rng.uniform(size=(2, 5, 13, 3)).astype(np.float32)
+    scores[3] = 0.6  # active throughout
+    return scores, rng.dirichlet(np.ones(3), 5), 0.64 * LENGTHS.astype(float), ranked
+
+
+def loop_contrast(curve, first, last, *, ratio, power, scale):
+    """Mean inside less mean outside, sample by sample; widths grow with a power of the length in snippets."""
+    snippets = (last - first + 1) / scale
+    width = ratio * snippets**power * scale
+    inside = [curve[i] for i in range(first, last + 1)]
+    around = list(range(max(0, int(first - width)), first))
+    around += range(last + 1, min(len(curve) - 1, int(last + width)) + 1)
+    return np.mean(inside) - (np.mean([curve[i] for i in around]) if around else 0)
+
+
+def loop_localize(arrays, *, scale, ratio, power, least):
+    """(video, class, start, end, score) of the proposals of every video, cropped; no suppression, no lone first."""
+    rows = []
+    for v, length in enumerate(LENGTHS.tolist()):
+        scores, video_scores, durations, ranked = (x[v] for x in arrays)
+        for c in np.flatnonzero(localize.select_classes(video_scores[None])[0]):
+            curve, other = (localize.upsample(x[:length, c], scale=scale) for x in (scores, ranked))
+            seconds = durations / len(curve)
+            for threshold in THRESHOLDS:
+                first = None
+                for i in range(len(curve) + 1):
+                    active = i < len(curve) and curve[i] >= threshold
+                    if active and first is None:
+                        first = i
+                    if first is not None and not active:
+                        if least == 1 or (i - first) / scale >= least:
+                            score = loop_contrast(other, first, i - 1, ratio=ratio, power=power, scale=scale)
+                            rows.append((v, c, first * seconds, i * seconds, score + 0.2 * video_scores[c]))
+                        first = None
+    return rows
+
+
+@pytest.mark.parametrize(("scale", "power", "least"), [(1, 1.0, 1), (1, 0.9, 2), (4, 0.5, 1), (4, 2.0, 3)])
+def test_options_equal_a_loop(padded, scale, power, least):
+    scores, video_scores, durations, ranked = padded
+    got = localize.localize(
+        scores,
+        video_scores,
+        durations,
+        ranked=ranked,
+        lengths=LENGTHS,
+        thresholds=THRESHOLDS,
+        scale=scale,
+        outer_ratio=0.4,
+        outer_power=power,
+        min_snippets=least,
+        nms=keep_all,
+        drop_lone_first=False,
+    )
+    want = loop_localize(padded, scale=scale, ratio=0.4, power=power, least=least)
+    assert len(want) > 10
+    assert {row[0] for row in want} == {v for v, length in enumerate(LENGTHS) if length >= least}
+    video, label, start, end, score = map(np.array, zip(*want, strict=True))
+    assert_array_equal(got.video, video)
+    assert_array_equal(got.label, label)
+    assert_allclose(got.segment, np.stack([start, end], axis=1), atol=1e-12)
+    assert_allclose(got.score, score, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, OF_BASES, {"fuse": fuse_neighbours}], ids=["case", "bases", "fused"])
+@pytest.mark.parametrize("has_ranked", [False, True])
+def test_a_padded_video_is_localised_as_if_it_were_alone(padded, options, has_ranked):
+    scores, video_scores, durations, ranked = padded
+    whole = partial(localize.localize, **options)
+    got = whole(scores, video_scores, durations, ranked=ranked if has_ranked else None, lengths=LENGTHS)
+    rows = 0
+    for v, length in enumerate(LENGTHS):
+        one = slice(v, v + 1)
+        own = {"ranked": ranked[one, :length]} if has_ranked else {}
+        alone = whole(scores[one, :length], video_scores[one], durations[one], **own)
+        part = got.take(got.video == v)
+        for name in ("label", "segment", "score"):
+            assert_array_equal(getattr(part, name), getattr(alone, name), err_msg=f"{name} of video {v}")
+        assert (part.segment <= durations[v] * (1 + 1e-12)).all()
+        rows += len(part.score)
+    assert rows == len(got.score) > 5
+    assert_array_equal(got.video, np.sort(got.video))
+
+
+def test_padding_is_not_looked_at(padded):
+    scores, video_scores, durations, ranked = padded
+    behind = np.arange(13)[None, :, None] >= LENGTHS[:, None, None]
+    for options in ({}, OF_BASES):
+        tables = [
+            localize.localize(
+                np.where(behind, value, scores),
+                video_scores,
+                durations,
+                ranked=np.where(behind, -value, ranked),
+                lengths=LENGTHS,
+                **options,
+            )
+            for value in (np.float32(0), np.float32(50))
+        ]
+        for a, b in zip(*tables, strict=True):
+            assert_array_equal(a, b)
+
+
+def test_videos_of_full_length_are_those_without_lengths(padded):
+    scores, video_scores, durations, ranked = padded
+    for options in ({}, OF_BASES):
+        tables = [
+            localize.localize(scores, video_scores, durations, ranked=ranked, lengths=lengths, **options)
+            for lengths in (None, np.full(5, 13))
+        ]
+        for a, b in zip(*tables, strict=True):
+            assert_array_equal(a, b)
+
+
+def test_ranking_scores_change_scores_and_no_segment(padded):
+    scores, video_scores, durations, ranked = padded
+    run = partial(localize.localize, scores, video_scores, durations, nms=keep_all, scale=3)
+    plain, same, other = run(), run(ranked=scores.copy()), run(ranked=ranked)
+    for a, b in zip(plain, same, strict=True):
+        assert_array_equal(a, b)
+    for name in ("video", "label", "segment"):
+        assert_array_equal(getattr(plain, name), getattr(other, name))
+    assert (np.abs(plain.score - other.score) > 1e-3).mean() > 0.9
+
+
+def test_suppression_gets_seconds_or_snippets(padded):
+    scores, video_scores, durations, _ = padded
+    seen = []
+
+    def recording(segment, score, group):
+        seen.append(segment)
+        return hard_nms(segment, score, group, plus_one=True)
+
+    tables = [
+        localize.localize(scores, video_scores, durations, scale=4, nms=recording, nms_in_snippets=snippets)
+        for snippets in (False, True)
+    ]
+    in_seconds, in_snippets = seen
+    assert in_seconds.shape == in_snippets.shape
+    assert len(in_snippets) > 20
+    assert_array_equal(4 * in_snippets, np.round(4 * in_snippets))  # samples, four to a snippet
+    assert in_snippets.max() <= 13
+    ratio = in_seconds[:, 1] / in_snippets[:, 1]
+    assert_allclose(np.unique(np.round(ratio, 9)), np.unique(np.round(durations / 13, 9)), rtol=1e-6)
+    assert len(tables[0].score) != len(tables[1].score)  # one second added is not one snippet added
+    assert (tables[1].segment[:, 1] <= durations[tables[1].video] + 1e-9).all()  # seconds come back all the same
+
+
+def test_a_margin_of_power_one_is_the_plain_margin(rng):
+    curves = rng.uniform(size=(4, 60))
+    first = rng.integers(0, 60, 100)
+    table = rng.integers(0, 4, 100), first, rng.integers(first, 60)
+    plain = localize.outer_inner_contrast(curves, *table, outer_ratio=0.3, scale=5)
+    assert_array_equal(plain, localize.outer_inner_contrast(curves, *table, outer_ratio=0.3))
+    for power in (0.9, 0.5, 1.5):
+        got = localize.outer_inner_contrast(curves, *table, outer_ratio=0.3, outer_power=power, scale=5)
+        want = [loop_contrast(curves[c], f, e, ratio=0.3, power=power, scale=5) for c, f, e in zip(*table, strict=True)]
+        assert_allclose(got, want, atol=1e-12)
+        assert np.abs(got - plain).max() > 0.05
+
+
+def test_no_video_has_no_detection():
+    got = localize.localize(np.zeros((0, 7, 2)), np.zeros((0, 2)), np.zeros(0), lengths=np.zeros(0, int))
+    assert [column.shape for column in got] == [(0,), (0,), (0, 2), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lengths": np.array([9, 1, 14, 0, 7])}, "^length of video 2 is 14 snippets, expected 1 to 13"),
+        ({"lengths": np.array([9, 1, 13, 0, 7])}, "^length of video 3 is 0 snippets, expected 1 to 13"),
+        ({"lengths": np.array([9, 1])}, r"^lengths must have shape \(5,\), .* got \(2,\)"),
+        ({"ranked": np.zeros((5, 12, 3))}, r"^ranked must have the shape of scores, \(5, 13, 3\), got \(5, 12, 3\)"),
+    ],
+)
+def test_lengths_and_ranking_scores_that_do_not_fit_are_refused(padded, changed, message):
+    unchecked = inspect.unwrap(localize.localize)  # past the shape checks that only tests have
+    with pytest.raises(ValueError, match=message):
+        unchecked(*padded[:3], **changed)
+
+
+def test_a_ranking_score_that_is_no_number_is_refused_by_video(padded):
+    scores, video_scores, durations, ranked = padded
+    ranked[4, 2, 1] = np.nan
+    with pytest.raises(ValueError, match=r"^ranked of video 4 hold NaN"):
+        localize.localize(scores, video_scores, durations, ranked=ranked, lengths=LENGTHS)

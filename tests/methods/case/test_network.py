@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from casejax.methods.case.network import CaseNet, project_prototypes
+
+
+def count(model):
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_parameter_count_is_that_of_table_1():
+    model = nnx.eval_shape(lambda: CaseNet((1024, 1024), 20, 16, rngs=nnx.Rngs(0)))
+    assert count(model) == 2_137_130
+    without_clusters = 2_120_746
+    assert count(model) - without_clusters == 2 * 512 * 16
+
+
+@pytest.mark.parametrize("dims", [(6,), (6, 4), (3, 3, 5)])
+def test_any_number_of_streams_of_any_width(rng, dims):
+    model = CaseNet(dims, 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    out = model([jnp.asarray(rng.normal(size=(2, 5, d)), jnp.float32) for d in dims])
+    shapes = jax.tree.map(jnp.shape, out)
+    assert shapes.cas == ((2, 5, 3),) * len(dims)
+    assert shapes.attention == ((2, 5),) * len(dims)
+    assert shapes.embedding == ((2, 5, 8),) * len(dims)
+    assert shapes.cluster_logits == ((2, 5, 4),) * len(dims)
+
+
+def test_forward_is_the_written_out_network(rng):
+    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(1))
+    x = rng.normal(size=(2, 5, 6)).astype(np.float32)
+    out, stream = model([jnp.asarray(x)]), model.streams[0]
+
+    def dense(layer, x):
+        return x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+
+    embedding = np.maximum(dense(stream.embedding_encoder, x), 0)
+    cas = dense(stream.classifier, np.maximum(dense(stream.class_encoder, x), 0))
+    attention = 1 / (1 + np.exp(-dense(stream.attention, embedding)[..., 0]))
+    directions = np.asarray(stream.clusters.directions[...])
+    cosine = (
+        embedding @ directions.T / np.linalg.norm(embedding, axis=2, keepdims=True) / np.linalg.norm(directions, axis=1)
+    )
+    for got, want in zip(
+        (out.cas, out.attention, out.embedding, out.cluster_logits),
+        (cas, attention, embedding, 10 * cosine),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_inert(rng):
+    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    x = jnp.asarray(rng.normal(size=(1, 7, 6)), jnp.float32)
+    mask = jnp.arange(7)[None] < 5
+    spoiled = jnp.where(mask[:, :, None], x, jnp.nan)
+    cropped, padded = model([x[:, :5]]), model([spoiled], mask)
+    for got, want in zip(jax.tree.leaves(padded), jax.tree.leaves(cropped), strict=True):
+        np.testing.assert_allclose(got[:, :5], want, rtol=1e-5, atol=1e-6)
+        assert bool(jnp.isfinite(got).all())
+
+
+def test_repeated_snippets_may_be_given_once(rng):
+    model = CaseNet((6, 4), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    distinct = [jnp.asarray(rng.normal(size=(7, d)), jnp.float32) for d in (6, 4)]
+    rows = jnp.asarray([[0, 0, 1, 2, 2], [3, 4, 4, 4, 6]])  # row 5 stands nowhere
+    got, want = model(distinct, rows=rows), model([x[rows] for x in distinct])
+    assert got.embedding[0].shape == (7, 8)
+    got = got._replace(embedding=tuple(e[rows] for e in got.embedding), rows=None)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_go_with_rows_is_refused():
+    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    rows = jnp.zeros((2, 5), jnp.int32)
+    with pytest.raises(ValueError, match=r"\(2, 5, 6\)"):
+        model([jnp.ones((2, 5, 6))], rows=rows)
+    with pytest.raises(ValueError, match=r"\(7, 6\)"):
+        model([jnp.ones((7, 6))])
+    with pytest.raises(ValueError, match="exclude each other"):
+        model([jnp.ones((7, 6))], jnp.ones((2, 5), bool), rows)
+
+
+def test_projection_touches_only_cluster_directions():
+    _, params = nnx.split(CaseNet((6, 4), 3, 4, hidden=8, rngs=nnx.Rngs(0)), nnx.Param)
+    projected = project_prototypes(params)
+    for (path, before), after in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(projected), strict=True
+    ):
+        if "directions" in jax.tree_util.keystr(path):
+            np.testing.assert_allclose(jnp.linalg.norm(after, axis=1), 1, rtol=1e-6)
+            assert float(jnp.abs(before - after).max()) > 0.1
+        else:
+            np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("projected", [True, False])
+def test_gradient_of_the_norm(rng, projected):
+    """Differentiated, directions get no radial gradient; projected, they do, as in the published program."""
+    model = CaseNet((6,), 3, 4, hidden=8, projected=projected, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model, nnx.Param)
+    x = [jnp.asarray(rng.normal(size=(2, 5, 6)), jnp.float32)]
+    gradient = jax.grad(lambda p: (nnx.merge(graphdef, p)(x).cluster_logits[0] ** 2).sum())(params)
+    directions = params["streams"][0]["clusters"]["directions"][...]
+    radial = (gradient["streams"][0]["clusters"]["directions"][...] * directions).sum(axis=1)
+    assert (float(jnp.abs(radial).max()) > 1e-2) == projected
+
+
+def test_bfloat16_encoders_stay_close_to_float32(rng):
+    x = [jnp.asarray(rng.random((2, 50, 64)), jnp.float32)]
+    full, half = (
+        CaseNet((64,), 3, 4, hidden=32, encoder_dtype=dtype, rngs=nnx.Rngs(0))(x) for dtype in (None, jnp.bfloat16)
+    )
+    for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(half), strict=True):
+        assert b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, atol=0.15)
+    assert float(jnp.abs(full.embedding[0] - half.embedding[0]).max()) > 0
+
+
+def test_unusable_arguments_are_refused():
+    with pytest.raises(ValueError, match="counts of at least 1, got dims=\\(6,\\), num_classes=0"):
+        CaseNet((6,), 0, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="at least one stream"):
+        CaseNet((), 3, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="has 1 streams, got 2 feature arrays"):
+        CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))([jnp.zeros((1, 2, 6))] * 2)

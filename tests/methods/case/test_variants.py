@@ -1,0 +1,55 @@
+"""The three variants by name, and the document that says where the published program leaves the paper."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from casejax.errors import OptionError
+from casejax.methods.case.variants import CORRECTED, OFFICIAL, PAPER, VARIANTS, describe_variant, variant
+from casejax.run.config import Config
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "variants.md"
+
+
+def test_names():
+    assert list(VARIANTS) == ["official", "paper", "corrected"]
+    assert all(variant(name).variant == name for name in VARIANTS)
+    assert Config() == OFFICIAL
+    with pytest.raises(OptionError, match="one of official, paper, corrected, got 'best'"):
+        variant("best")
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=list(VARIANTS))
+def test_every_variant_is_usable_and_survives_json(config):
+    config.check()
+    assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+    assert describe_variant(config) == config.variant
+
+
+def test_options_set_apart_are_named():
+    config = PAPER.changed(prior_std=0.25, num_snippets=50, nms="soft", epochs=7)
+    assert describe_variant(config) == "paper with num_snippets=50, prior_std=0.25, nms=soft"
+
+
+def test_the_document_lists_every_place_with_its_options():
+    """A row for each of the 37 places, whose options exist and have the stated value in every variant."""
+    rows = re.findall(r"^\| (\d+) \|(.*)\|$", DOCUMENT.read_text(), re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 38))
+    named = set()
+    for number, rest in rows:
+        *_, option, official, paper, corrected = (cell.strip() for cell in rest.split("|"))
+        for name in re.findall(r"`(\w+)`", option):
+            named.add(name)
+            for config, cell in ((OFFICIAL, official), (PAPER, paper), (CORRECTED, corrected)):
+                values = dict(re.findall(r"`(\w+)=([^`]*)`", cell))
+                assert _shown(config.flat()[name]) == values.get(name), f"row {number}, {config.variant}, {name}"
+    changed = {
+        name for config in (PAPER, CORRECTED) for name, value in config.flat().items() if value != OFFICIAL.flat()[name]
+    }
+    assert changed <= named
+
+
+def _shown(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,125 @@
+"""Runs side by side are the runs alone; Q^C of a whole split is what one great batch gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from casejax import errors
+from casejax.data.sampling import uniform_snippets
+from casejax.data.synthetic import make_world
+from casejax.methods.case.objective import case_objective
+from casejax.methods.case.whole_split import make_whole_set_labels
+from casejax.run.config import Config
+from casejax.run.state import initial_state
+from casejax.train import loop
+from casejax.train.ensemble import NUMERIC, train_ensemble, training_part
+
+CONFIG = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+CONFIG = CONFIG.changed(log_every=3, rank="true", prior_std=0.3)
+CONFIGS = [
+    CONFIG.changed(seed=1, cas_weight=0.8, learning_rate=3e-3, warmup_epochs=2.0, snippet_weight=0.5),
+    CONFIG,
+    CONFIG.changed(transformed_weight=0.1),
+    CONFIG.changed(seed=2, warmup_epochs=1.0, snippet_weight=0.0),
+    CONFIG.changed(num_clusters=3),
+]
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """Some of the runs one by one."""
+    out = tmp_path_factory.mktemp("alone")
+    return {i: loop.train(world, CONFIGS[i], out / str(i), devices=1).state for i in (0, 1)}
+
+
+@pytest.mark.parametrize(("side_by_side", "num_runs"), [(1, 5), (2, 4)])
+def test_every_run_is_the_run_alone(world, alone, side_by_side, num_runs):
+    """Three runs of one shape, one that differs from them in inference alone, and one of another shape."""
+    configs, seen, found = CONFIGS[:num_runs], [], {}
+    for served, member in train_ensemble(
+        world, configs, side_by_side=side_by_side, on_progress=lambda *x: seen.append(x)
+    ):
+        found |= dict.fromkeys(served, member)
+    steps = 4 * (num_runs - 1)
+    assert seen[-1] == (steps, steps)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert sorted(found) == list(range(num_runs))
+    assert found[1] is found[2]  # equal but for inference
+    if num_runs == 5:
+        other = found[4].state
+        assert other.cluster_labels.shape == (2, 3, 2)
+        assert int(other.step) == 4
+        assert found[4].metrics[-1]["loss_video"] != found[1].metrics[-1]["loss_video"]
+    for index in alone:
+        state, member = alone[index], found[index]
+        assert [line["step"] for line in member.metrics] == [3, 4]
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(member.state.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+        np.testing.assert_allclose(state.cluster_labels, member.state.cluster_labels, atol=1e-3)
+        assert int(member.state.step) == 4
+
+
+def test_numbers_are_all_that_shares_a_program():
+    """Every numeric option is a value of the configuration; no integer and no flag is among them."""
+    options = CONFIG.flat()
+    assert all(isinstance(options[name], float) for name in NUMERIC)
+    assert training_part(CONFIG.changed(nms="soft", variant="paper")) == training_part(CONFIG)
+    assert training_part(CONFIG.changed(hidden=9)) != training_part(CONFIG)
+
+
+def test_unusable_ensembles_are_refused(world):
+    with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
+        next(train_ensemble(world, [CONFIG], side_by_side=0))
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        next(train_ensemble(world, [CONFIG, CONFIG.changed(epochs=0)]))
+    with pytest.raises(errors.DivergedError, match="with seed 3 and learning rate 1e"):
+        # as many as above, so that the program is there already
+        list(train_ensemble(world, [CONFIG, CONFIG.changed(seed=2), CONFIG.changed(seed=3, learning_rate=1e30)]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"co_label_clusters": False, "co_label_selection": False, "fuse": "probabilities"},
+        {"cluster_marginal": "attention", "prior": False},
+    ],
+    ids=str,
+)
+def test_whole_split_is_one_great_batch(world, options):
+    """In batches of 5, the last one not full, against the objective on all videos at once."""
+    config = CONFIG.changed(prototype_features="unit", **options)
+    split = world.train
+    graphdef, state = initial_state(config, world.dims, len(world.classes))
+    rows = split.features.starts[:, None] + np.asarray(uniform_snippets(jnp.asarray(split.features.lengths), 32))
+    features = tuple(jnp.asarray(stream[rows]) for stream in split.features.streams)
+    labels = jnp.asarray(split.multi_hot(world.classes))
+    before = jnp.asarray(np.random.default_rng(0).dirichlet([1, 1], (2, 4)), jnp.float32)
+    if config.method.co_label_clusters:
+        before = before.at[1].set(before[0])
+
+    @jax.jit
+    def at_once(params):
+        return case_objective(nnx.merge(graphdef, params)(features), labels, before, config.method)[1].cluster_labels
+
+    got = make_whole_set_labels(graphdef, split, world.classes, config.method, batch_size=5)(state.params, before)
+    np.testing.assert_allclose(got, at_once(state.params), rtol=1e-4, atol=1e-5)
+
+
+def test_momentum_keeps_a_share_of_the_step_before(world):
+    found = {}
+    configs = [CONFIG.changed(cluster_momentum=m, epochs=1, log_every=1) for m in (0.0, 0.75, 1.0)]
+    for served, member in train_ensemble(world, configs):
+        found |= dict.fromkeys(served, member)
+    start = initial_state(CONFIG, world.dims, len(world.classes))[1].cluster_labels
+    np.testing.assert_array_equal(found[2].state.cluster_labels, start)
+    first = [found[i].metrics[0]["cluster_foreground_mean"] for i in range(3)]
+    np.testing.assert_allclose(first[1], 0.25 * first[0] + 0.75 * first[2], rtol=1e-5)
+    assert first[0] != first[2]
