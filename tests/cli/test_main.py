@@ -16,7 +16,7 @@ from casejax.data.layouts.published import write_dataset
 from casejax.data.pickles.torch_files import read_torch
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import CASE
-from casejax.report import tables as report
+from casejax.report import pictures
 from casejax.report.tables import print_seeds
 from casejax.run.config import Config
 from casejax.train.experiment import run, run_seeds
@@ -37,7 +37,7 @@ def folder(world, kept_steps, tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")
     write_dataset(world, root / "data")
     with (root / "printed").open("w") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "draw_pictures", lambda *_: None)
+        patch.setattr(pictures, "draw_pictures", lambda *_: None)
         run(world, SMALL, root / "run", devices=1, console=Console(file=file, width=100))
     return root
 
@@ -115,7 +115,7 @@ def test_lists_that_are_no_seeds(text):
 
 
 def test_seeds_run_one_after_the_other(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
     with (tmp_path / "printed").open("w") as file:
         console = Console(file=file, width=100)
         results = run_seeds(world, SMALL.changed(epochs=1), tmp_path / "out", [3, 1], devices=1, console=console)

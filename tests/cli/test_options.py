@@ -13,7 +13,7 @@ from casejax.cli.options import add_run_options
 KEEP = """
 import sys, jax
 from pathlib import Path
-from casejax.train.options import use_compilation_cache
+from casejax.cli.options import use_compilation_cache
 before = jax.config.jax_compilation_cache_dir
 use_compilation_cache(None)
 assert jax.config.jax_compilation_cache_dir == before

@@ -132,4 +132,4 @@ def test_parts_of_a_sum_are_short(num_rows):
 
 def test_ten_million_ones():
     ones = jnp.ones((10_000_000, 1))
-    np.testing.assert_allclose(ot_kernels._sum_rows(jnp.full(10_000_000, 1.1), ones), 1.1e7, rtol=1e-6)
+    np.testing.assert_allclose(kernels._sum_rows(jnp.full(10_000_000, 1.1), ones), 1.1e7, rtol=1e-6)

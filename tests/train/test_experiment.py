@@ -15,7 +15,7 @@ from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import evaluate_detections
 from casejax.evaluate.results import parse_results
 from casejax.methods.case.variants import CORRECTED, OFFICIAL
-from casejax.report import tables as report
+from casejax.report import pictures
 from casejax.run.config import Config
 from casejax.train.experiment import run
 
@@ -96,7 +96,7 @@ def test_everything_is_left_in_the_folder(finished, world):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(report, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_pictures")

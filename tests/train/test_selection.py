@@ -9,7 +9,7 @@ from rich.console import Console
 
 from casejax.data.synthetic import make_world
 from casejax.errors import DataError
-from casejax.report import tables as report
+from casejax.report import pictures
 from casejax.run.config import Config
 from casejax.run.folder import restore_run
 from casejax.runtime.checkpoint import Checkpoints
@@ -104,7 +104,7 @@ def test_a_resumed_run_remembers_its_best(world, tmp_path):
 
 @pytest.mark.parametrize("select", ["train-holdout", "test-oracle"])  # the last step is that of test_run.py
 def test_every_selection_is_named_with_its_result(world, tmp_path, monkeypatch, select):
-    monkeypatch.setattr(report, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
     printed = tmp_path / "printed"
     with printed.open("w") as file:
         run(world, CONFIG.changed(select=select), tmp_path / "out", devices=1, console=Console(file=file, width=100))
