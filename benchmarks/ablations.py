@@ -85,7 +85,7 @@ class Runs:
 def evaluate(member: Member, dataset: Dataset, config: Config) -> dict[str, Any]:
     """Figures of one run on the test split, with the curves of its training."""
     scored = make_test_scorer(member.graphdef, dataset, config)(member.state.params, member.state.cluster_labels)
-    _, detection, classification = evaluate_scores(scored.scores, dataset, config.inference)
+    _, detection, classification = evaluate_scores(scored.scores, dataset, config.localization)
     figures = report.summary(detection, classification, CASE)
     return figures | {"config": config.as_dict(), "metrics": list(member.metrics)}
 
@@ -112,12 +112,12 @@ def train_missing(
             seconds = time.perf_counter() - began
             status.update(f"{done} of {total} steps, {seconds:.0f} s, {seconds / done * (total - done):.0f} s to go")
 
-        together = [config for config in missing if not config.method.pseudo_labels]
+        together = [config for config in missing if not config.settings.head.pseudo_labels]
         for served, member in train_ensemble(dataset, together, side_by_side=side_by_side, on_progress=show):
             for index in served:
                 runs.put(together[index], evaluate(member, dataset, together[index]))
     for config in missing:
-        if config.method.pseudo_labels:
+        if config.settings.head.pseudo_labels:
             runs.put(config, evaluate(train_alone(config, dataset, runs), dataset, config))
     console.print(f"{len(missing)} runs in {time.perf_counter() - began:.0f} s", highlight=False)
 
@@ -211,7 +211,7 @@ def main() -> int:
         parser.error("name at least one --table or --figure")
 
     def start_of(row: Row) -> Config:
-        start = row.start(variant(arguments.variant))
+        start = row.start(Config.of("case", arguments.variant))
         return config_from(arguments, start if arguments.data else start.changed(**SYNTHETIC))
 
     def command() -> None:

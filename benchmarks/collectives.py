@@ -49,7 +49,7 @@ def compiled_step(config: Config, dims: tuple[int, ...], num_classes: int, devic
     mesh = placement.make_mesh(devices, model_devices)
     graphdef, state = initial_state(config, dims, num_classes)
     state = placement.place(state, placement.state_shardings(state, mesh))
-    lengths = np.full(2 * config.train.batch_size, 10, np.int32)
+    lengths = np.full(2 * config.schedule.batch_size, 10, np.int32)
     host = (
         tuple(np.zeros((int(lengths.sum()), dim), np.float32) for dim in dims),
         np.cumsum(lengths, dtype=np.int32) - lengths,
@@ -77,12 +77,12 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="official")
     parser.add_argument("--list", action="store_true", help="print every collective of the last mesh")
     arguments = parser.parse_args()
-    config, dims, num_classes = variant(arguments.variant), (1024, 1024), 20
-    snippets = config.train.batch_size * config.method.num_snippets
+    config, dims, num_classes = Config.of("case", arguments.variant), (1024, 1024), 20
+    snippets = config.schedule.batch_size * config.schedule.num_snippets
     parameters = jax.tree.leaves(initial_state(config, dims, num_classes)[1].params)
     print(machine())
     size = 4 * sum(p.size for p in parameters)
-    print(f"parameters {size:,} bytes; N = {snippets:,}; N x D {4 * snippets * config.network.hidden:,} bytes")
+    print(f"parameters {size:,} bytes; N = {snippets:,}; N x D {4 * snippets * config.settings.base.hidden:,} bytes")
     rows, found = [], []
     for devices, model_devices in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2)):
         found = collectives(compiled_step(config, dims, num_classes, devices, model_devices))

@@ -43,15 +43,15 @@ class Cost:
 
 
 def cost(config: Config, dims: tuple[int, ...], num_classes: int, chips: int) -> Cost:
-    """Count what `config.train.batch_size` videos over so many chips take, bfloat16 features and encoders."""
-    snippets = config.train.batch_size * config.method.num_snippets
-    own, hidden, clusters = snippets / chips, config.network.hidden, config.network.num_clusters
+    """Count what `config.schedule.batch_size` videos over so many chips take, bfloat16 features and encoders."""
+    snippets = config.schedule.batch_size * config.schedule.num_snippets
+    own, hidden, clusters = snippets / chips, config.settings.base.hidden, config.settings.head.num_clusters
     parameters = sum(p.size for p in jax.tree.leaves(initial_state(config, dims, num_classes)[1].params))
     features = own * sum(dims) * 2
     # Activations of both branches: written and read forward, for their gradient and for the weights'; float32.
     activations = own * 2 * len(dims) * hidden * 4 * 6
     # Plans of K columns: read or written about twice an iteration of Sinkhorn.
-    plans = own * clusters * 4 * 2 * (config.method.sinkhorn_iters + 2)
+    plans = own * clusters * 4 * 2 * (config.settings.head.sinkhorn_iters + 2)
     return Cost(
         flops=2 * 2 * 2 * own * sum(dims) * hidden,
         memory=4 * features + activations + plans + 4 * 7 * parameters,
@@ -70,13 +70,13 @@ def main() -> None:
     parser.add_argument("--collectives", type=int, default=17, help="of a step, as benchmarks/collectives.py counts")
     arguments = parser.parse_args()
     config, num_classes, videos, counts = (
-        Config().changed(num_snippets=50, num_clusters=64),
+        Config.of("case").changed(num_snippets=50, num_clusters=64),
         200,
         10_024,
         (8, 32, 64, 256),
     )
     if arguments.thumos:
-        config, num_classes, videos, counts = Config(), 20, 200, (1,)
+        config, num_classes, videos, counts = Config.of("case"), 20, 200, (1,)
     rows = []
     for name, chip in CHIPS.items():
         for count in counts:

@@ -45,7 +45,7 @@ def make_split(rng: np.random.Generator, videos: int, dim: int, dtype: str) -> P
 
 def parity(rng: np.random.Generator, config: Config, dim: int) -> list[tuple[str, float, float]]:
     """(what, greatest difference, its bound) between the device and the CPU."""
-    split = make_split(rng, 2 * config.train.batch_size, dim, "float32")
+    split = make_split(rng, 2 * config.schedule.batch_size, dim, "float32")
     results = []
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         with jax.default_device(device), jax.default_matmul_precision("highest"):
@@ -61,7 +61,7 @@ def parity(rng: np.random.Generator, config: Config, dim: int) -> list[tuple[str
         ("three steps: loss, relative", float(abs(loss - cpu_loss) / abs(cpu_loss)), 1e-4),
         ("three steps: Q^C", float(np.abs(labels - cpu_labels).max()), 1e-3),
         # Adam's first steps are of the learning rate's size whatever the gradient's: a sign may flip near 0
-        ("three steps: parameters, in learning rates", moved / config.train.learning_rate, 6.0),
+        ("three steps: parameters, in learning rates", moved / config.schedule.learning_rate, 6.0),
     ]
     for reach in (20.0, 1e3):
         scores = rng.uniform(-reach, reach, (4000, 16)).astype(np.float32)
@@ -148,14 +148,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     arguments = parser.parse_args()
-    rng, config = np.random.default_rng(0), Config()
+    rng, config = np.random.default_rng(0), Config.of("case")
     dim, videos, steps, size, rows = 1024, 200, 50, 8192, (12_000, 200_000, 10_000_000)
     if arguments.quick:
         config = config.changed(num_snippets=50, batch_size=4, hidden=32)
         dim, videos, steps, size, rows = 16, 8, 2, 256, (1_000, 12_000)
     print(machine())
 
-    found = parity(rng, config.changed(num_snippets=min(100, config.method.num_snippets)), dim)
+    found = parity(rng, config.changed(num_snippets=min(100, config.schedule.num_snippets)), dim)
     print_table(("parity with the CPU", "found", "bound"), [(what, f"{a:.1e}", f"{b:.0e}") for what, a, b in found])
     if any(not value <= bound for _, value, bound in found):
         print("the device and the CPU disagree; no rates")
@@ -166,8 +166,8 @@ def main() -> int:
         ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in ceiling.items() if name != "copy")
         + f"; copy {ceiling['copy'] / 1e9:.4g} GB/s"
     )
-    snippets = config.train.batch_size * config.method.num_snippets
-    flops = 8 * 2 * snippets * dim * config.network.hidden  # four encoders, forward and the gradient of their weights
+    snippets = config.schedule.batch_size * config.schedule.num_snippets
+    flops = 8 * 2 * snippets * dim * config.settings.base.hidden  # four encoders, forward and the gradient of their weights
     rows_of = []
     for name, seconds in training(rng, config, dim, videos, steps).items():
         share = flops / seconds / ceiling["bfloat16" if name.startswith("bfloat16") else "default"]

@@ -229,7 +229,7 @@ class Inference(NamedTuple):
 
 def make_inference(rng: np.random.Generator) -> Inference:
     """A network with random parameters, and features of THUMOS14's lengths."""
-    config = Config()
+    config = Config.of("case")
     lengths = np.clip(330 * np.exp(0.5 * rng.standard_normal(NUM_VIDEOS)), 30, 2000).astype(np.int64)
     streams = tuple(rng.random((int(lengths.sum()), DIM), np.float32) for _ in range(2))
     graphdef, state = initial_state(config, (DIM, DIM), NUM_CLASSES)
@@ -239,7 +239,7 @@ def make_inference(rng: np.random.Generator) -> Inference:
     first, second = (seconds(partial(score, batch)) for _ in range(2))
     run = partial(score_videos, score, Features.end_to_end(streams, lengths), num_snippets=NUM_SNIPPETS)
     x = jnp.asarray(rng.random((16 * NUM_SNIPPETS, DIM), np.float32))
-    w = jnp.asarray(rng.random((DIM, config.network.hidden), np.float32))
+    w = jnp.asarray(rng.random((DIM, config.settings.base.hidden), np.float32))
     product = jax.jit(jnp.matmul)
     places = 16 * NUM_SNIPPETS
     batches = [np.minimum(part, NUM_SNIPPETS) for part in np.array_split(np.sort(lengths), range(16, NUM_VIDEOS, 16))]
@@ -365,7 +365,7 @@ def print_end_to_end(
         "evaluate": evaluate_seconds,
         "bootstrap": times["bootstrap"],
     }
-    gflop = 2 * 16 * NUM_SNIPPETS * DIM * Config().network.hidden / 1e9
+    gflop = 2 * 16 * NUM_SNIPPETS * DIM * Config.of("case").network.hidden / 1e9
     bound = inference.products * times["product"]
     print(
         f"end to end; inference, compiled in {inference.compile_seconds:.1f} s, is bound by arithmetic: its encoder "

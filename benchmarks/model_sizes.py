@@ -39,7 +39,7 @@ MODELS = {
 
 def sizes(base: str, *, case: bool = False) -> tuple[int, float]:
     """Parameters and multiply-accumulates of a base, with the clustering head on it or without."""
-    config = with_base(Config(), base, case=case)
+    config = with_base(Config.of("case"), base, case=case)
     recipe = recipe_of(config)
     graphdefs = []
 

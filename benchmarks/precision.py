@@ -68,8 +68,8 @@ def train(world: Dataset, config: Config, seeds: range) -> Curves:
     train_steps = make_train_steps(graphdef, config, mesh)
     score = make_test_scorer(graphdef, world, config)
     split = pack(world.train, world.classes, mesh)
-    dispatches = config.train.epochs * (len(world.train.videos) // config.train.batch_size) // config.train.log_every
-    count = jnp.int32(config.train.log_every)
+    dispatches = config.schedule.epochs * (len(world.train.videos) // config.schedule.batch_size) // config.training.log_every
+    count = jnp.int32(config.training.log_every)
     curves, mean_ap, times = [], [], []
     for seed in seeds:
         _, state = initial_state(config.changed(seed=seed), world.dims, len(world.classes))
@@ -83,9 +83,9 @@ def train(world: Dataset, config: Config, seeds: range) -> Curves:
         check_float32(state, metrics)
         curves.append(lines)
         found = score(state.params, state.cluster_labels)
-        mean_ap.append(evaluate_scores(found.scores, world, config.inference)[1].average(0.1, 0.7))
+        mean_ap.append(evaluate_scores(found.scores, world, config.localization)[1].average(0.1, 0.7))
     terms = {name: np.array([[line[name] for line in lines] for lines in curves]) for name in TERMS}
-    return Curves(terms, np.array(mean_ap), 1e3 * float(np.median(times)) / config.train.log_every)
+    return Curves(terms, np.array(mean_ap), 1e3 * float(np.median(times)) / config.training.log_every)
 
 
 def check_float32(*trees: object) -> None:
@@ -133,7 +133,7 @@ def main() -> None:
     full, half = (runs[name] for name in DTYPES)
     assert (full.terms["loss"] != half.terms["loss"]).any(), "both types computed the same"
 
-    num_steps = full.terms["loss"].shape[1] * config.train.log_every
+    num_steps = full.terms["loss"].shape[1] * config.training.log_every
     print(machine("flax", "optax"))
     print(
         f"{arguments.seeds} seeds, {num_steps} steps of 16 x {arguments.num_snippets} x 2 streams of "

@@ -72,19 +72,19 @@ def peak() -> int:
 def measure(data: Path, packed: Path, kind: str, dtype: str) -> dict[str, float]:
     """One epoch in this process."""
     dataset = read_dataset(data, packed=packed, packed_dtype=dtype)
-    config = Config().changed(feed="stream" if kind == "read" else kind, epochs=2)
+    config = Config.of("case").changed(feed="stream" if kind == "read" else kind, epochs=2)
     place = mesh.make_mesh(1)
     steps = num_steps_per_epoch(len(dataset.train.videos), config)
-    batch = config.train.batch_size * config.method.num_snippets * sum(dataset.dims)
+    batch = config.schedule.batch_size * config.schedule.num_snippets * sum(dataset.dims)
     batch *= dataset.train.features.streams[0].dtype.itemsize
     if kind == "read":
         read = feed.make_reader(dataset.train, dataset.classes, config, place)
-        jax.block_until_ready(feed.to_devices(read(0), config.train.batch_size, place))
+        jax.block_until_ready(feed.to_devices(read(0), config.schedule.batch_size, place))
         with feed.prefetched(read, steps, 2 * steps) as batches:
             before = reset_peak()
             since = time.perf_counter()
             for own in batches:
-                jax.block_until_ready(feed.to_devices(own, config.train.batch_size, place))
+                jax.block_until_ready(feed.to_devices(own, config.schedule.batch_size, place))
             seconds = time.perf_counter() - since
     else:
         graphdef, state = initial_state(config, dataset.dims, len(CLASSES))

@@ -150,7 +150,7 @@ def torch_step(split: PackedSplit, state: TrainState, config: Config, *, linear:
 
     def run() -> None:
         chosen = rng.choice(NUM_VIDEOS, train.batch_size, replace=False)
-        features, labels = torch_case.sample_batch(videos, split.labels, chosen, config.method.num_snippets, rng)
+        features, labels = torch_case.sample_batch(videos, split.labels, chosen, config.schedule.num_snippets, rng)
         torch_case.train_step(model, optimizer, features, labels)
 
     return run
@@ -223,8 +223,8 @@ def parts(packed: PackedSplit, state: TrainState, config: Config, graphdef: Any,
 
 def benchmark(dim: int, *, num_steps: int, repeats: int) -> None:
     """Print the tables of one feature dimension."""
-    config, rng = Config(), np.random.default_rng(0)
-    train, num_snippets, hidden = config.train, config.method.num_snippets, config.network.hidden
+    config, rng = Config.of("case"), np.random.default_rng(0)
+    train, num_snippets, hidden = config.train, config.schedule.num_snippets, config.settings.base.hidden
     split, mesh = make_split(dim, rng), make_mesh(1)
     packed = jax.device_put(split, replicated(mesh))
     graphdef, state = initial_state(config, (dim, dim), NUM_CLASSES)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 SNIPPET_SECONDS = 16 / 25
 """Seconds one snippet covers: 16 frames at 25 frames a second, the convention of public I3D features."""
+THRESHOLDS = tuple(np.arange(0.1, 1, 0.1).tolist())
+"""Activation thresholds of the published program of CASE."""
 
 
 class SegmentTable(NamedTuple):
@@ -153,11 +155,6 @@ class Dataset:
         return tuple(stream.shape[1] for stream in self.train.features.streams)
 
 
-def option(default: T, help: str) -> T:
-    """A dataclass field with its default and the sentence that explains it."""
-    return field(default=default, metadata={"help": help})
-
-
 def videos_of_part(num_videos: int, part: int, parts: int) -> range:
     """The videos of one of several contiguous parts of a split, whose sizes differ by one at most.
 
@@ -189,57 +186,121 @@ class Batch(NamedTuple):
 
 
 class SnippetScores(NamedTuple):
-    """What clustering-assisted inference says of B videos of T snippets.
+    """What a method says of B videos of T snippets.
 
     Attributes:
-      fused: (B, T, C) calibrated T-CAS with P^M in the place of P^A; this is what is localised.
-      attention: (B, T) P^A.
-      transformed: (B, T) P^T; None of a network without clusters.
-      foreground: (B, T) P^M; P^A of a network without clusters.
-      video: (B, C) class probabilities of the video.
-      ranked: (B, T, C) what ranks proposals, where it is not `fused`.
+      fused: (B, T, C) in which stretches above a threshold are proposals; of CASE the calibrated T-CAS.
+      video: (B, C) class probabilities of the video, which select its classes.
+      ranked: (B, T, C) of which the contrast of inside and outside ranks a proposal; None: `fused`.
+      attention: (B, T) P^A; without attention, what stands for it in pictures.
+      transformed: (B, T) P^T, the foreground probability through the clusters; None without clusters.
+      foreground: (B, T) P^M, which `fused` is made with; P^A without clusters.
     """
 
     fused: Float[Array, "b t c"]
-    attention: Float[Array, "b t"]
-    transformed: Float[Array, "b t"] | None
-    foreground: Float[Array, "b t"]
     video: Float[Array, "b c"]
     ranked: Float[Array, "b t c"] | None = None
+    attention: Float[Array, "b t"] | None = None
+    transformed: Float[Array, "b t"] | None = None
+    foreground: Float[Array, "b t"] | None = None
+
+
+def option(
+    default: T,
+    help: str = "",
+    *,
+    within: str = "",
+    flag: bool = True,
+    inference: bool = False,
+    when: Callable[[Any], bool] | None = None,
+) -> T:
+    """A dataclass field that somebody can set.
+
+    Args:
+      default: its value unless set.
+      help: the sentence that explains it.
+      within: the interval that a number must lie in, such as "[0, 1)"; default any.
+      flag: whether it is a flag of the command line.
+      inference: whether it is one of inference, which a trained network can change.
+      when: of the options of its class, whether this one has any effect; default always.
+    """
+    metadata = {"help": help, "within": within, "flag": flag, "inference": inference, "when": when}
+    return field(default=default, metadata=metadata)
+
+
+def _suppresses(options: Localization) -> bool:
+    return options.proposals == "thresholds" and options.fusion == "none"
+
+
+def _by_threshold(options: Localization) -> bool:
+    return options.proposals == "thresholds"
 
 
 @dataclass(frozen=True)
 class Localization:
-    """How a base's scores become segments. Every field goes by the name of an option of `casejax.run.config`.
+    """How scores become segments. The defaults are those of the published program of CASE."""
 
-    Attributes:
-      class_threshold: least probability of a class that is localised; if none has it, the best is.
-      thresholds: of `InferenceScores.thresholded`.
-      nms: what becomes of overlapping proposals, "decay_once", "soft" or "hard".
-      nms_threshold: tIoU from which a proposal is suppressed.
-      nms_decay: scale of the decay of suppressed scores.
-      nms_plus_one: add one unit to lengths in the tIoU of suppression.
-      nms_unit: whether that is a second or a snippet.
-      test_sampling: "resampled" to `num_snippets`, or "whole", as many snippets as a test video has.
-      scale: samples a snippet is upsampled to before thresholds apply.
-      outer_ratio: width of the outside of a proposal to either side, outer_ratio * length ** outer_power.
-      outer_power: its power of the length.
-      score_weight: weight of the class probability in a proposal's score.
-      min_snippets: shorter proposals are dropped.
-      drop_lone_first: drop a threshold whose only active position is the first.
-    """
-
-    class_threshold: float
-    thresholds: tuple[float, ...]
-    nms: Literal["decay_once", "soft", "hard"]
-    nms_threshold: float = 0.4
-    nms_decay: float = 0.35
-    nms_plus_one: bool = True
-    nms_unit: Literal["seconds", "snippets"] = "snippets"
-    test_sampling: Literal["resampled", "whole"] = "whole"
-    scale: int = 1
-    outer_ratio: float = 0.25
-    outer_power: float = 1.0
-    score_weight: float = 0.2
-    min_snippets: int = 1
-    drop_lone_first: bool = False
+    test_num_snippets: int | None = option(
+        None,
+        "snippets T sampled in inference; default num_snippets",
+        within="[1, inf)",
+        flag=False,
+        when=lambda o: o.test_sampling == "resampled",
+    )
+    test_sampling: Literal["resampled", "whole"] = option(
+        "resampled", "test videos are resampled to T snippets, or keep as many as they have"
+    )
+    proposals: Literal["thresholds", "positive"] = option(
+        "thresholds",
+        "stretches above each threshold; or those of positive scores, ranked by their greatest and the class's "
+        "confidence, without suppression (A2CL-PT)",
+    )
+    class_threshold: float = option(
+        0.25, "video score from which a class is localised; if none has it, the best is", within="[0, 1]"
+    )
+    thresholds: tuple[float, ...] = option(
+        THRESHOLDS, "activation thresholds, comma-separated", when=_by_threshold
+    )
+    scale: int = option(
+        24, "upsampling of the T-CAS before thresholds are applied", within="[1, inf)", when=_by_threshold
+    )
+    outer_ratio: float = option(
+        0.15,
+        "width of the outer margins of a proposal, as a share of its length",
+        within="[0, inf)",
+        when=_by_threshold,
+    )
+    outer_power: float = option(
+        1.0, "power of the length in that width", within="[0, inf)", when=_by_threshold
+    )
+    score_weight: float = option(0.2, "weight of the video score in a proposal's score", when=_by_threshold)
+    nms: Literal["decay_once", "soft", "hard"] = option("decay_once", "non-maximum suppression", when=_suppresses)
+    nms_threshold: float = option(
+        0.4,
+        "tIoU from which a proposal is suppressed",
+        within="(0, inf)",
+        when=lambda o: _suppresses(o) and o.nms != "soft",
+    )
+    nms_decay: float = option(
+        0.35,
+        "scale of the decay exp(-tIoU^2 / decay) of suppressed scores",
+        within="(0, inf)",
+        when=lambda o: _suppresses(o) and o.nms != "hard",
+    )
+    nms_plus_one: bool = option(
+        True, "add one unit to lengths in the tIoU of NMS, as published", when=_suppresses
+    )
+    nms_unit: Literal["seconds", "snippets"] = option("seconds", "that unit", when=_suppresses)
+    min_snippets: int = option(1, "shorter proposals are dropped", within="[1, inf)")
+    fusion: Literal["none", "gaussian", "uniform", "exponential", "student_t"] = option(
+        "none", "replace overlapping proposals by one, with this template, instead of NMS", when=_by_threshold
+    )
+    extrapolate: bool = option(
+        True,
+        "continue the last slope beyond the last snippet, as published; off: hold it",
+        flag=False,
+        when=_by_threshold,
+    )
+    drop_lone_first: bool = option(
+        True, "drop a threshold whose only active position is the first, as published", when=_by_threshold
+    )

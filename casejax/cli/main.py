@@ -1,91 +1,102 @@
-"""The `casejax` command: networks in and out of the published format, and their evaluation."""
+"""The `casejax` command: train a method, evaluate a run, and carry networks in and out of the published format."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from casejax.cli.options import add_options, given_options, run_command
-from casejax.data.annotations import read_lines
-from casejax.data.layouts.published import read_dataset
+from casejax.cli import train
+from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
+from casejax.data.layouts import LAYOUTS, read_lines
 from casejax.inference.evaluate import evaluate_run
-from casejax.methods.case.variants import VARIANTS, variant
-from casejax.run import folder
+from casejax.methods import VARIANTS
+from casejax.run.config import Config
+from casejax.run.conversion import convert, export_published
 from casejax.run.folder import restore_run
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Run one command; returns its exit status (0, or 2 for input that cannot be used)."""
-    parser = argparse.ArgumentParser(prog="casejax", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_convert, _add_export, _add_eval):
-        add(commands)
-    parsed = parser.parse_args(arguments)
-    return run_command(lambda: parsed.command(parsed))
+    words = list(sys.argv[1:] if words is None else words)
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words[1:])
+    parser = Parser(prog="casejax", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS, help="what to do; COMMAND --help says more")
+    parser.add_help()
+    parser.parse_args(words)
+    return 2
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_convert(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = _add(commands, "convert", _convert, "a model of the published program to a run folder of ours")
+def _convert(words: list[str]) -> int:
+    parser = Parser(prog="casejax convert", description="a model of the published program to a run folder of ours")
     parser.add_argument("model", type=Path, help="best_model.pkl: a PyTorch state dict; no pickle is executed")
     parser.add_argument("cluster_labels", type=Path, metavar="cls_gt.npy", help="the Q^C saved with it")
     parser.add_argument("out", type=Path, help="folder to write, for eval and export")
     parser.add_argument("--classes", type=Path, help="class names in the order of the model, one a line")
     parser.add_argument("--variant", default="official", choices=VARIANTS, help="options of inference")
+    parser.add_help()
+    parsed = parser.parse_args(words)
+
+    def command() -> None:
+        classes = None if parsed.classes is None else read_lines(parsed.classes)
+        config = Config.of("case", parsed.variant)
+        model = convert(parsed.model, parsed.cluster_labels, parsed.out, classes=classes, config=config)
+        dims, hidden, num_classes, num_clusters = model.sizes
+        _say(f"{parsed.out}: streams {dims}, width {hidden}, {num_classes} classes, {num_clusters} clusters")
+
+    return run_command(command)
 
 
-def _convert(parsed: argparse.Namespace) -> None:
-    classes = None if parsed.classes is None else read_lines(parsed.classes)
-    model = folder.convert(
-        parsed.model, parsed.cluster_labels, parsed.out, classes=classes, config=variant(parsed.variant)
-    )
-    dims, hidden, num_classes, num_clusters = model.sizes
-    _say(f"{parsed.out}: streams {dims}, width {hidden}, {num_classes} classes, {num_clusters} clusters")
-
-
-def _add_export(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = _add(commands, "export", _export, "a run of ours to the files of the published program")
+def _export(words: list[str]) -> int:
+    parser = Parser(prog="casejax export", description="a run of ours to the files of the published program")
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("model", type=Path, help="state dict to write, for torch.load(..., weights_only=True)")
     parser.add_argument("cluster_labels", type=Path, metavar="cls_gt.npy", help="Q^C to write")
+    parser.add_help()
+    parsed = parser.parse_args(words)
+
+    def command() -> None:
+        export_published(parsed.run, parsed.model, parsed.cluster_labels)
+        _say(f"{parsed.model} and {parsed.cluster_labels} written")
+
+    return run_command(command)
 
 
-def _export(parsed: argparse.Namespace) -> None:
-    folder.export_published(parsed.run, parsed.model, parsed.cluster_labels)
-    _say(f"{parsed.model} and {parsed.cluster_labels} written")
-
-
-def _add_eval(commands: Commands) -> None:  # type: ignore[valid-type]
-    parser = _add(commands, "eval", _eval, "detection mAP of a run, or of a converted model, on a test split")
+def _eval(words: list[str]) -> int:
+    description = "detection mAP of a run, or of a converted model, on a test split"
+    parser = Parser(everything=asks_for_all(words), prog="casejax eval", description=description)
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--data", type=Path, required=True, help="folder in the published layout")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--layout", choices=LAYOUTS, default="published", help="of that folder (published)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: RUN/eval)")
-    add_options(parser, groups=("inference",))
+    parser.add_help()
+    if asks_for_all(words) or {"-h", "--help"} & set(words):
+        add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
+        parser.parse_args(words)
 
+    def command() -> None:
+        first, _ = parser.parse_known_args(words)
+        restored = restore_run(first.run)
+        add_options(parser, restored.config, only=lambda each: each.of_inference)
+        parsed = parse(parser, words, restored.config)
+        config = configured(restored.config, given_options(parsed, restored.config))
+        dataset = LAYOUTS[parsed.layout].read(parsed.data, streams=tuple(restored.meta["data"]["streams"]))
+        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval")
 
-def _eval(parsed: argparse.Namespace) -> None:
-    restored = restore_run(parsed.run)
-    dataset = read_dataset(parsed.data, streams=tuple(restored.meta["data"]["streams"]))
-    evaluate_run(restored, dataset, parsed.out or parsed.run / "eval", options=given_options(parsed))
-
-
-def _add(
-    commands: Commands,  # type: ignore[valid-type]
-    name: str,
-    command: Callable[[argparse.Namespace], None],
-    help: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=help, description=help)  # type: ignore[attr-defined]
-    parser.set_defaults(command=command)
-    return parser
+    return run_command(command)
 
 
 def _say(text: str) -> None:
     print(text)  # noqa: T201
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train.main,
+    "eval": _eval,
+    "convert": _convert,
+    "export": _export,
+}
 
 
 if __name__ == "__main__":

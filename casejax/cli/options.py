@@ -1,68 +1,114 @@
-"""Every option of a configuration as a command-line flag, and the way a command fails."""
+"""Flags from the options of a configuration, and the way a command fails."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Container
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import jax
 
 from casejax.data import store
 from casejax.errors import CheckpointError, DataError, DivergedError, Interrupted, OptionError, PeerLostError
-from casejax.run.base_options import with_base
-from casejax.run.config import Config
+from casejax.run.config import Config, Option
+
+HEADINGS = {
+    "settings": "settings of {}",
+    "head": "clustering head",
+    "schedule": "schedule",
+    "localization": "localization",
+    "training": "run",
+}
 
 
-def add_options(parser: argparse.ArgumentParser, *, groups: Container[str] | None = None) -> None:
-    """Add one flag for every option of `Config`, grouped as there; `config_from` reads them.
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and whose help is short unless all of it is asked for.
+
+    Args:
+      everything: whether `--help-all` was given.
+      **keywords: as for `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, everything: bool = False, **keywords: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords
+        )
+        self.everything = everything
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line on standard error."""
+        self.exit(2, f"error: {message}; --help says more\n")
+
+    def add_help(self) -> None:
+        """Add the two flags of help, at the end of the common ones."""
+        self.add_argument("-h", "--help", action="help", help="show the common options and exit")
+        self.add_argument("--help-all", action="help", help="show every option of the method and exit")
+
+
+def asks_for_all(words: Iterable[str]) -> bool:
+    """Whether all of the help is asked for."""
+    return "--help-all" in words
+
+
+def add_options(
+    parser: Parser,
+    config: Config,
+    *,
+    common: Sequence[str] = (),
+    only: Callable[[Option], bool] = lambda each: True,
+) -> None:
+    """Add a flag for every option of a configuration that is one; `given_options` reads them.
 
     Args:
       parser: gains the flags.
-      groups: names of the groups to add; default all.
+      config: whose options, with the values that the help names as defaults.
+      common: those that the short help names.
+      only: which of them.
     """
-    for name, group_values in Config().groups().items():
-        if groups is not None and name not in groups:
+    groups: dict[str, Any] = {}
+    for each in config.options():
+        if not each.meta("flag") or not each.meta("help") or not only(each):
             continue
-        group = parser.add_argument_group(name, type(group_values).__doc__)
-        hints = get_type_hints(type(group_values))
-        for field in fields(group_values):
-            default = getattr(group_values, field.name)
-            shown = ", ".join(f"{x:.4g}" if isinstance(x, float) else f"{x}" for x in _listed(default))
-            # SUPPRESS leaves the attribute out unless the flag was given, so a base can differ.
-            keywords: dict[str, Any] = {
-                "dest": field.name,
-                "default": argparse.SUPPRESS,
-                "help": f"{field.metadata['help']} (official: {shown})".replace("%", "%%"),
-            }
-            hint = hints[field.name]
-            if hint is bool:
-                keywords["action"] = argparse.BooleanOptionalAction
-            elif get_origin(hint) is Literal:
-                keywords["choices"] = get_args(hint)
-            else:
-                keywords["type"] = _parser_of(hint)
-                keywords["metavar"] = "X"
-            group.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
+        if each.group not in groups:
+            groups[each.group] = parser.add_argument_group(HEADINGS[each.group].format(config.method.name))
+        shown = ", ".join(f"{x:.4g}" if isinstance(x, float) else f"{x}" for x in _listed(each.value))
+        told = parser.everything or each.name in common
+        keywords: dict[str, Any] = {
+            "dest": each.name,
+            "default": argparse.SUPPRESS,
+            "help": f"{each.meta('help')} ({shown})".replace("%", "%%") if told else argparse.SUPPRESS,
+        }
+        if each.hint is bool:
+            keywords["action"] = argparse.BooleanOptionalAction
+        elif get_origin(each.hint) is Literal:
+            keywords["choices"] = get_args(each.hint)
+        else:
+            keywords["type"] = _parser_of(each.hint)
+            keywords["metavar"] = "X"
+        groups[each.group].add_argument(f"--{each.name.replace('_', '-')}", **keywords)
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where and how a run runs, and change nothing of what it computes."""
+def add_run_options(parser: Parser) -> None:
+    """Add the flags that say where a run runs, and change nothing of what it computes."""
     group = parser.add_argument_group("where it runs")
-    group.add_argument("--devices", type=int, help="shard the batch over this many devices (default: all)")
-    group.add_argument("--packed", type=Path, metavar="DIR", help="pack the features there once, then map them")
-    group.add_argument(
-        "--packed-dtype", choices=store.DTYPES, default="float32", help="type of packed features (float32)"
-    )
-    group.add_argument(
-        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs there for later runs"
-    )
+
+    def add(name: str, help: str, **keywords: Any) -> None:
+        group.add_argument(name, help=help if parser.everything else argparse.SUPPRESS, **keywords)
+
+    add("--packed", "pack the features there once, then map them", type=Path, metavar="DIR")
+    add("--packed-dtype", "type of packed features (float32)", choices=store.DTYPES, default="float32")
+    add("--compilation-cache", "keep compiled programs there for later runs", type=Path, metavar="DIR")
+    add("--distributed", "run on all processes of the cluster that JAX finds", action="store_true")
+    add("--coordinator", "HOST:PORT of process 0, where no cluster is found", metavar="HOST:PORT")
+    add("--num-processes", "with --coordinator: processes in all", type=int, metavar="N")
+    add("--process-id", "with --coordinator: which of them this is", type=int, metavar="I")
+    add("--peer-timeout", "seconds until a silent process counts as lost (60)", type=int, default=60, metavar="S")
 
 
 def use_compilation_cache(folder: Path | None) -> None:
@@ -72,25 +118,43 @@ def use_compilation_cache(folder: Path | None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def config_from(arguments: argparse.Namespace, base: Config) -> Config:
-    """`base` with the options that were given on the command line."""
-    config = base.changed(**given_options(arguments))
-    config.check()
-    return config
+def parse(parser: Parser, words: list[str], config: Config) -> argparse.Namespace:
+    """The parsed words of a command line.
+
+    Raises:
+      OptionError: a flag that the method of `config` does not have; the message lists those it has.
+    """
+    arguments, unknown = parser.parse_known_args(words)
+    flags = [word for word in unknown if word.startswith("-")]
+    if flags:
+        raise OptionError(config.refusal([flag.split("=")[0] for flag in flags]))
+    if unknown:
+        parser.error(f"{unknown[0]!r} belongs to no option")
+    return arguments
 
 
-def started_from(arguments: argparse.Namespace, start: Config) -> Config:
-    """`start` with the settings of the base that the command line names, if it names one."""
-    base, case = getattr(arguments, "base", None), getattr(arguments, "case", None)
-    if base is None and case is False:
-        base = "baseline"  # CASE without its head
-    return start if base in (None, "case") else with_base(start, base, case=bool(case))
-
-
-def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `Config` that were given on the command line, by name."""
-    names = Config().flat()
+def given_options(arguments: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """The options of a configuration that were given on the command line, by name."""
+    names = config.flat()
     return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def configured(config: Config, given: Mapping[str, Any]) -> Config:
+    """A configuration with given options, checked.
+
+    Raises:
+      OptionError: a value that no run can use, or an option without any effect beside the others.
+    """
+    changed = config.changed(**given)
+    changed.check()
+    idle = [each for each in changed.options() if each.name in given and not each.acts]
+    if idle:
+        beside = ", ".join(f"{each.name}={each.value}" for each in changed.options() if each.owner is idle[0].owner and _decides(each))
+        raise OptionError(
+            f"--{idle[0].name.replace('_', '-')} {idle[0].value} has no effect beside {beside}; leave it out, or change "
+            "what it depends on"
+        )
+    return changed
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -110,12 +174,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def run_command(command: Callable[[], object], hint: str = "") -> int:
+def run_command(command: Callable[[], object], again: Iterable[str] = ()) -> int:
     """Run a command; turn its errors into one line on standard error and an exit status.
 
     Args:
       command: what to run.
-      hint: the command line that resumes it, where one can.
+      again: the words that resume it, where it can be.
 
     Returns:
       0; 2 for input or options that cannot be used; 1 for a run that diverged or lost a process; 128 + the
@@ -125,15 +189,25 @@ def run_command(command: Callable[[], object], hint: str = "") -> int:
         command()
     except Interrupted as stopped:
         name = signal.Signals(stopped.signum).name
-        print(f"{name}: saved at step {stopped.step}; go on with: {hint}", file=sys.stderr)  # noqa: T201
+        say(f"{name}: saved at step {stopped.step}; go on with: {shlex.join(again)}")
         return 128 + stopped.signum
     except (DivergedError, PeerLostError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        say(f"error: {error}")
         return 1
     except (DataError, CheckpointError, OptionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        say(f"error: {error}")
         return 2
     return 0
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def _decides(each: Option) -> bool:
+    """Whether other options of its group may depend on it."""
+    return each.hint is bool or get_origin(each.hint) is Literal
 
 
 def _parser_of(hint: Any) -> Callable[[str], Any]:
@@ -162,19 +236,3 @@ _numbers.__name__ = "list of numbers"
 
 def _listed(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `join` takes."""
-    group = parser.add_argument_group("several processes", "start the same command once on every host")
-    group.add_argument(
-        "--distributed",
-        action="store_true",
-        help="find the other processes from SLURM, Open MPI, Kubernetes or Cloud TPU, whichever started this one",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where nothing is found")
-    group.add_argument("--num-processes", type=int, metavar="N", help="processes in all, with --coordinator")
-    group.add_argument("--process-id", type=int, metavar="I", help="which of them this one is, from 0")
-    group.add_argument(
-        "--peer-timeout", type=int, default=60, metavar="S", help="seconds after which a silent process is lost (60)"
-    )

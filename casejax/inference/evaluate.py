@@ -1,4 +1,4 @@
-"""."""
+"""From a trained network to what a run reports: detections, mAP with its protocol and interval, files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -19,15 +19,11 @@ from casejax.evaluate.classification import ClassificationMetrics, classificatio
 from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.inference.segments import localize_scores
-from casejax.methods.case.variants import describe_variant
-from casejax.records import Dataset, SegmentTable, SnippetScores
+from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.report import tables as report
-from casejax.run.config import Config, InferenceConfig
+from casejax.run.config import Config
 from casejax.run.folder import Restored
 from casejax.runtime import distributed, files
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate_run(
@@ -60,14 +56,14 @@ def evaluate_run(
                 "the same classes and features (classes.txt fixes the classes' order; convert takes --classes)"
             )
     scored = make_test_scorer(graphdef, dataset, config)(state.params, state.cluster_labels)
-    selection = f"{config.train.select}, step {int(state.step)} of {folder}"
-    _, detection, *_ = _report(
+    selection = f"{config.training.select}, step {int(state.step)} of {folder}"
+    _, detection, *_ = report_scores(
         console or default_console(), dataset, config, scored, out, step=int(state.step), selection=selection
     )
     return detection
 
 
-def _report(
+def report_scores(
     console: Console,
     dataset: Dataset,
     config: Config,
@@ -79,14 +75,14 @@ def _report(
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
 ) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics, Bootstrap]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
-    detections, detection, classification = evaluate_scores(scored.scores, dataset, config.inference)
+    detections, detection, classification = evaluate_scores(scored.scores, dataset, config.localization)
     interval = bootstrap_detections(
         detections, dataset.test.ground_truth(dataset.classes), dataset.classes, num_videos=len(dataset.test.videos)
     )
     protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
     counts = {"num_videos": len(dataset.test.videos), "num_instances": int(detection.num_ground_truth.sum())}
-    variant = describe_variant(config)
-    warning = WARNINGS.get(config.train.select)
+    variant = config.describe()
+    warning = WARNINGS.get(config.training.select)
 
     console.print(f"variant {variant}", soft_wrap=True, highlight=False, markup=False)
     rows = {} if untrained is None else {"untrained": untrained}
@@ -121,15 +117,15 @@ def default_console() -> Console:
 
 
 def evaluate_scores(
-    scores: SnippetScores, dataset: Dataset, config: InferenceConfig
+    scores: SnippetScores, dataset: Dataset, options: Localization
 ) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics]:
     """Localise and evaluate the test split."""
     lengths = dataset.test.features.lengths
-    own = lengths if config.test_sampling == "whole" else None
-    detections = localize_scores(scores, lengths * dataset.snippet_seconds, config, lengths=own)
+    own = lengths if options.test_sampling == "whole" else None
+    detections = localize_scores(scores, lengths * dataset.snippet_seconds, options, lengths=own)
     truth = dataset.test.ground_truth(dataset.classes)
     video_scores = np.asarray(scores.video)
-    selected = localize.select_classes(video_scores, threshold=config.class_threshold)
+    selected = localize.select_classes(video_scores, threshold=options.class_threshold)
     return (
         detections,
         evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +12,13 @@ import numpy as np
 from flax import nnx
 
 from casejax.data.sampling import gather_on_host, uniform_snippets
-from casejax.methods.case.whole_split import make_whole_set_labels
-from casejax.methods.recipes import recipe_of
+from casejax.methods import Method
+from casejax.methods.case.whole_split import make_whole_split_labels
 from casejax.records import Dataset, Features, SnippetScores
-from casejax.run.base_options import check_whole_set
 from casejax.run.config import Config
-from casejax.run.state import may_be_compact
 
 Scorer = Callable[..., SnippetScores]
+"""(params, Q^C, features, rows=None, mask=None) to snippet scores, compiled."""
 
 
 def score_videos(
@@ -105,24 +104,50 @@ class Scored(NamedTuple):
     cluster_labels: np.ndarray | None
 
 
+def make_scorer(graphdef: nnx.GraphDef[Any], config: Config) -> Scorer:
+    """The inference of a method, compiled; the same network and options compile once, whoever asks."""
+    return _scorer(graphdef, config.method, config.settings)
+
+
+@lru_cache(maxsize=32)
+def _scorer(graphdef: nnx.GraphDef[Any], method: Method, settings: Any) -> Scorer:
+    @jax.jit
+    def score(
+        params: Any,
+        cluster_labels: Any,
+        features: tuple[jax.Array, ...],
+        rows: jax.Array | None = None,
+        mask: jax.Array | None = None,
+    ) -> SnippetScores:
+        places = {} if rows is None else {"rows": rows}
+        outputs = nnx.merge(graphdef, params)(features, mask=mask, **places)
+        return method.score(outputs, cluster_labels, settings=settings, mask=mask)
+
+    return score
+
+
 def make_test_scorer(graphdef: nnx.GraphDef[Any], dataset: Dataset, config: Config) -> Callable[[Any, Any], Scored]:
-    """Clustering-assisted inference on every test video, as a function of (params, Q^C)."""
-    method, inference = config.method, config.inference
-    scorer = recipe_of(config).scorer(graphdef, config)
-    whole_set = None
-    if inference.test_cluster_labels == "train":
-        check_whole_set(config)
-        whole_set = make_whole_set_labels(graphdef, dataset.train, dataset.classes, method)
+    """Inference on every test video, as a function of (params, Q^C)."""
+    options, num_snippets = config.localization, config.schedule.num_snippets
+    scorer = make_scorer(graphdef, config)
+    whole_split = None
+    if config.flat().get("test_cluster_labels") == "train":
+        whole_split = make_whole_split_labels(
+            graphdef, dataset.train, dataset.classes, settings=config.settings, num_snippets=num_snippets
+        )
 
     def score(params: Any, cluster_labels: Any) -> Scored:
-        labels = cluster_labels if whole_set is None else whole_set(params, cluster_labels)
+        labels = cluster_labels if whole_split is None else whole_split(params, cluster_labels)
         bound = partial(scorer, params, labels)
-        if inference.test_sampling == "whole":
+        if options.test_sampling == "whole":
             found = score_whole_videos(bound, dataset.test.features)
         else:
-            num_snippets = inference.test_num_snippets or method.num_snippets
-            compact = may_be_compact(config)
-            found = score_videos(bound, dataset.test.features, num_snippets=num_snippets, compact=compact)
+            found = score_videos(
+                bound,
+                dataset.test.features,
+                num_snippets=options.test_num_snippets or num_snippets,
+                compact=config.may_be_compact,
+            )
         return Scored(found, jax.device_get(labels) if isinstance(labels, jax.Array | np.ndarray) else None)
 
     return score

@@ -10,12 +10,11 @@ import numpy as np
 
 from casejax import localize
 from casejax.localize import localize_tcam
-from casejax.records import SegmentTable, SnippetScores
-from casejax.run.config import InferenceConfig
+from casejax.records import Localization, SegmentTable, SnippetScores
 
 
 def localize_scores(
-    scores: SnippetScores, durations: Any, config: InferenceConfig, *, lengths: np.ndarray | None = None
+    scores: SnippetScores, durations: Any, config: Localization, *, lengths: np.ndarray | None = None
 ) -> SegmentTable:
     """Segments in seconds from snippet scores, by the options of inference.
 
@@ -59,7 +58,7 @@ def localize_scores(
 
 
 def _positive(
-    scores: SnippetScores, durations: np.ndarray, config: InferenceConfig, lengths: np.ndarray | None
+    scores: SnippetScores, durations: np.ndarray, config: Localization, lengths: np.ndarray | None
 ) -> SegmentTable:
     """Stretches of positive scores; suppression and fusion have no part in it."""
     curves = np.asarray(scores.fused)
@@ -73,7 +72,7 @@ def _positive(
     return found._replace(segment=found.segment * (durations / counts)[found.video][:, None])
 
 
-def _fusion(config: InferenceConfig) -> Callable[..., localize.FusedTable] | None:
+def _fusion(config: Localization) -> Callable[..., localize.FusedTable] | None:
     """What replaces suppression, if anything does."""
     template = {
         "none": None,
@@ -87,7 +86,4 @@ def _fusion(config: InferenceConfig) -> Callable[..., localize.FusedTable] | Non
     return partial(
         localize.fuse_table,
         template=template,
-        temperature=config.fusion_temperature,
-        overlap={"candidate": localize.candidate_overlap, "iou": localize.iou}[config.fusion_overlap],
-        threshold=config.fusion_threshold,
     )

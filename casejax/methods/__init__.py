@@ -1,19 +1,63 @@
-"""Base models that the clustering head of CASE attaches to, each in one file: network, losses, scores, settings."""
+"""The methods: each a network, a loss and an inference with the settings they were published with, in one file or folder.
 
-from casejax.methods import acmnet, aicl, asl, baseline, basnet, co2net, cola, delu, rskp, wtalc
-from casejax.methods.contract import Base as Base
+`METHODS` is the list. The clustering head of CASE goes on any of them that has attention: `find("co2net+case")`.
+"""
 
-BASES: dict[str, Base] = {
-    "baseline": baseline.BASE,
-    "asl": asl.BASE,
-    "aicl": aicl.BASE,
-    "co2net": co2net.BASE,
-    "delu": delu.BASE,
-    "rskp": rskp.BASE,
-    "zhou": rskp.ZHOU_BASE,
-    "wtalc": wtalc.BASE,
-    "basnet": basnet.BASE,
-    "cola": cola.BASE,
-    "acmnet": acmnet.BASE,
+from casejax.errors import OptionError
+from casejax.methods import a2cl_pt, acmnet, aicl, asl, basnet, co2net, cola, delu, rskp, wtalc
+from casejax.methods.case import BASELINE, CASE, VARIANTS, with_head
+from casejax.methods.contract import Foreground, Loss, Method, Outputs, Schedule, Step
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        CASE,
+        BASELINE,
+        asl.METHOD,
+        aicl.METHOD,
+        co2net.METHOD,
+        delu.METHOD,
+        rskp.METHOD,
+        rskp.ZHOU,
+        wtalc.METHOD,
+        basnet.METHOD,
+        cola.METHOD,
+        acmnet.METHOD,
+        a2cl_pt.METHOD,
+    )
 }
-"""By the names of `--base`."""
+"""By name, as published for THUMOS14."""
+
+
+def find(name: str) -> Method:
+    """The method of a name; with `+case` at its end, the clustering head of CASE is put on it.
+
+    Raises:
+      OptionError: no method of that name, or one that the head cannot be put on.
+    """
+    base, plus, head = name.partition("+")
+    if base not in METHODS or (plus and head != "case"):
+        raise OptionError(
+            f"method {name!r}: there is none of that name; choose one of {', '.join(METHODS)}, or put the clustering "
+            "head on one with attention, such as co2net+case"
+        )
+    if not plus or METHODS[base] is CASE:
+        return METHODS[base]
+    if not METHODS[base].has_attention:
+        able = ", ".join(f"{name}+case" for name, method in METHODS.items() if method.has_attention)
+        raise OptionError(f"method {name}: the clustering head refers to attention, {base} has none; choose one of {able}")
+    return with_head(METHODS[base])
+
+
+__all__ = [
+    "METHODS",
+    "find",
+    "with_head",
+    "VARIANTS",
+    "Method",
+    "Schedule",
+    "Outputs",
+    "Step",
+    "Loss",
+    "Foreground",
+]

@@ -1,273 +1,312 @@
-"""Every option of a run, in frozen dataclasses. The fields' comments are the command line's help."""
+"""What a run is: a method with its settings, how it trains and localises, and where it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-import jax
-
-from casejax.errors import OptionError
-from casejax.localize import THRESHOLDS
-from casejax.records import option
-
-T = TypeVar("T")
-Number = float | jax.Array
-"""A float; inside a compiled step of an ensemble, a traced value."""
-BaseName = Literal[
-    "case",
-    "baseline",
-    "asl",
-    "aicl",
-    "co2net",
-    "delu",
-    "rskp",
-    "zhou",
-    "wtalc",
-    "basnet",
-    "cola",
-    "acmnet",
-    "a2cl_pt",
-]
-"""Networks and losses: "case" and the names of `casejax.methods.BASES`."""
+from casejax.errors import DataError, OptionError
+from casejax.methods import Method, find
+from casejax.methods.contract import Number, Schedule
+from casejax.records import Dataset, Localization, option
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """The network: that of CASE (Table 9), or a base, with or without CASE's clustering head."""
+class Training:
+    """Seed, devices, checkpoints and the choice of a step."""
 
-    base: BaseName = option(
-        "case", "CASE in one program, or the base whose network and losses are used; --case puts the head on it"
+    seed: int = option(0, "seed of parameters, order and sampling")
+    log_every: int = option(
+        12, "steps a line of metrics.jsonl; that many run in one dispatch", within="[1, inf)"
     )
-    case: bool = option(False, "attach the clustering head of CASE, its losses and its inference to the base")
-    base_options: str = option("", "numbers of the base's own settings to change, such as margin=0.3,pair_weight=0.5")
-    num_clusters: int = option(16, "latent clusters K; 16 for THUMOS14, 64 for ActivityNet")
-    hidden: int = option(512, "width of the embedding encoders")
-    encoder_dtype: Literal["float32", "bfloat16"] = option("float32", "type the encoders compute in")
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """The method: labels and losses. The defaults are those of the published program."""
-
-    num_snippets: int = option(750, "snippets T sampled from every video; 750 for THUMOS14, 50 for ActivityNet")
-    sampling: Literal["random", "stratified", "uniform", "crop"] = option(
-        "random",
-        "how training picks the T snippets: one from each cell with its end, without it, or its first; or a stretch, "
-        "padded where a video is shorter",
+    checkpoint_every: int = option(120, "steps between checkpoints, rounded up to a log step", within="[1, inf)")
+    select: Literal["last", "train-holdout", "test-oracle"] = option(
+        "last", "the model to evaluate: the last step's, or the best by mAP on held-out training videos or on test"
     )
-    similar_pairs: int = option(0, "pairs of videos that share a class, at the head of every batch")
-    top_k_divisor: int = option(8, "snippets a selected one (k = T // divisor); 8 for THUMOS14, 2 for ActivityNet")
-    foreground_divisor: int | None = option(None, "the same for the foreground labels Q^A; default top_k_divisor")
-    cas_weight: Number = option(1 / 3, "omega, weight of P^V in the T-CAS that selects snippets; paper: 0.25")
-    warmup_epochs: Number = option(0.0, "epochs over which omega falls from 1 to its value; 0 as published")
-    pooling: Literal["logits", "probabilities"] = option("logits", "what is averaged over the top k for a video")
-    gce_exponent: float = option(0.7, "gamma of the generalized cross-entropy (Eq. 2); 0 is plain cross-entropy")
-    co_label_selection: bool = option(True, "select snippets from both streams together (Eq. 21)")
-    co_label_clusters: bool = option(True, "share Q^S and Q^C between the streams (Eqs. 17-20)")
-    fuse: Literal["logits", "probabilities"] = option("logits", "what co-labelling averages over the streams")
-    transport: bool = option(True, "label by optimal transport; off: the model's own predictions (Table 5)")
-    hard_labels: bool = option(False, "one-hot instead of soft Q^S (Table 5)")
-    epsilon: Number = option(1 / 20, "entropic strength on cosines; the paper prints its inverse, 20")
-    sinkhorn_iters: int = option(3, "Sinkhorn iterations")
-    sinkhorn_tolerance: float | None = option(None, "iterate to this marginal error instead of a fixed count")
-    prior: bool = option(True, "tie Q^S to Q^C by the Gaussian rank prior (Eq. 12); off: entropy only (Eq. 10)")
-    rank: Literal["argsort", "true", "attention"] = option(
-        "argsort", "what Eq. 11 ranks by: the published permutation, the true rank, or P^A itself"
+    select_every: int = option(
+        50, "steps between the candidates of a selection", within="[1, inf)", when=lambda o: o.select != "last"
     )
-    prior_std: Number = option(10.0, "sigma of Eq. 11; 0.1 to 0.5 acts, 10 is all but flat")
-    initial_foreground: float | None = option(None, "Q^C before the first step; default 1/K as published")
-    cluster_marginal: Literal["foreground", "attention", "equal"] = option(
-        "foreground", "column marginal of Q^C: mean Q^A (Eq. 13), mean P^A, or equipartition (Eq. 9)"
+    holdout: float = option(
+        0.2,
+        "share of the training videos that --select train-holdout sets aside",
+        within="(0, 1)",
+        when=lambda o: o.select == "train-holdout",
     )
-    cluster_momentum: Number = option(0.0, "share of the step before in Q^C, a running mean; 0: the last batch alone")
-    prototype_features: Literal["raw", "unit"] = option("raw", "embeddings averaged into prototypes (Eq. 4)")
-    prototype_gradient: bool = option(True, "L_C reaches the encoder through the prototypes; off: it trains nothing")
-    cluster_gradient: bool = option(True, "L_S reaches the encoder; off: it trains the cluster head alone")
-    projected: bool = option(True, "project cluster directions before each step; off: differentiate the norm")
-    head_temperature: float = option(10.0, "factor on the cosines of the cluster head")
-    cluster_temperature: Number = option(10.0, "rho, factor on the cosines of Eq. 5")
-    attention_weight: Number = option(1.0, "weight of the attention loss (Eq. 14)")
-    snippet_weight: Number = option(1.0, "lambda_S, weight of the snippet clustering loss (Eq. 14)")
-    cluster_weight: Number = option(0.3, "lambda_C, weight of the cluster classification loss (Eq. 14)")
-    sum_streams: bool = option(True, "sum the streams' losses, the video loss apart, which is averaged")
-    pseudo_labels: bool = option(
-        False,
-        "train on labels from fused proposals as well, from the epochs of Zhou et al. on; needs a background class",
+    data_parts: int = option(
+        1, "contiguous parts of the training videos that fill an equal share of every batch", within="[1, inf)"
     )
-
-
-@dataclass(frozen=True)
-class InferenceConfig:
-    """From scores to segments. The defaults are those of the published program."""
-
-    test_num_snippets: int | None = option(None, "snippets T sampled in inference; default num_snippets")
-    test_sampling: Literal["resampled", "whole"] = option(
-        "resampled", "test videos are resampled to T snippets, or keep as many as they have"
+    model_devices: int = option(
+        1, "devices that share one copy of the network, split over its hidden dimension", within="[1, inf)"
     )
-    test_cas_weight: float = option(1 / 5, "omega in inference; paper: 0.25")
-    transformed_weight: float = option(0.5, "share of P^T in P^M; 0 leaves clustering out of inference")
-    test_cluster_labels: Literal["last", "train"] = option(
-        "last", "Q^C in inference: the state's, from the last step, or one computed on the whole train split"
-    )
-    proposals: Literal["thresholds", "positive"] = option(
-        "thresholds",
-        "stretches above each threshold; or those of positive scores, ranked by their greatest and the class's "
-        "confidence, without suppression (A2CL-PT)",
-    )
-    class_threshold: float = option(0.25, "video score from which a class is localised")
-    thresholds: tuple[float, ...] = option(THRESHOLDS, "activation thresholds, comma-separated")
-    scale: int = option(24, "upsampling of the T-CAS before thresholds are applied")
-    outer_ratio: float = option(0.15, "width of the outer margins of a proposal, as a share of its length")
-    outer_power: float = option(1.0, "power of the length in that width")
-    score_weight: float = option(0.2, "weight of the video score in a proposal's score")
-    nms: Literal["decay_once", "soft", "hard"] = option("decay_once", "non-maximum suppression")
-    nms_threshold: float = option(0.4, "tIoU from which a proposal is suppressed")
-    nms_decay: float = option(0.35, "scale of the decay exp(-tIoU^2 / decay) of suppressed scores")
-    nms_plus_one: bool = option(True, "add one unit to lengths in the tIoU of NMS, as published")
-    nms_unit: Literal["seconds", "snippets"] = option("seconds", "that unit")
-    min_snippets: int = option(1, "shorter proposals are dropped")
-    fusion: Literal["none", "gaussian", "uniform", "exponential", "student_t"] = option(
-        "none", "replace overlapping proposals by one, with this template, instead of NMS"
-    )
-    fusion_temperature: float = option(0.2, "temperature of the scores that weigh the proposals of a fused one")
-    fusion_overlap: Literal["candidate", "iou"] = option(
-        "candidate", "what decides who is fused: the share of a proposal that a better one covers, or tIoU"
-    )
-    fusion_threshold: float = option(0.25, "overlap above which proposals are fused")
-    extrapolate: bool = option(True, "continue the last slope beyond the last snippet, as published; off: hold it")
-    drop_lone_first: bool = option(True, "drop a threshold whose only active position is the first, as published")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The run: optimisation, placement, output."""
-
-    epochs: int = option(300, "passes over the training videos")
-    batch_size: int = option(16, "videos a step, over all devices")
-    data_parts: int = option(1, "contiguous parts of the training videos that fill an equal share of every batch")
-    model_devices: int = option(1, "devices that share one copy of the network, split over its hidden dimension")
     feed: Literal["auto", "device", "stream"] = option(
         "auto",
         "features stay on the device and are sampled there, or are streamed a batch at a time; auto: if they fit",
     )
-    learning_rate: Number = option(1e-4, "step size of Adam")
-    weight_decay: Number = option(5e-4, "L2 penalty added to the gradient before Adam, on all parameters")
-    second_moment: float = option(0.999, "beta_2 of Adam")
-    decoupled_decay: bool = option(False, "decay the parameters themselves, as AdamW does")
-    seed: int = option(0, "seed of parameters, order and sampling")
-    log_every: int = option(12, "steps a line of metrics.jsonl; that many run in one dispatch")
-    checkpoint_every: int = option(120, "steps between checkpoints, rounded up to a log step")
-    select: Literal["last", "train-holdout", "test-oracle"] = option(
-        "last", "the model to evaluate: the last step's, or the best by mAP on held-out training videos or on test"
-    )
-    select_every: int = option(50, "steps between the candidates of a selection")
-    holdout: float = option(0.2, "share of the training videos that --select train-holdout sets aside")
+
+
+class Option(NamedTuple):
+    """One option of a configuration.
+
+    Attributes:
+      name: unique in the configuration.
+      value: what it is set to.
+      group: the heading it stands under: "settings", "head", "schedule", "localization" or "training".
+      hint: its type.
+      owner: the dataclass it is a field of.
+      field: that field.
+    """
+
+    name: str
+    value: Any
+    group: str
+    hint: Any
+    owner: Any
+    field: Field[Any]
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has any effect, given the others of its group."""
+        when = self.field.metadata.get("when")
+        return when is None or bool(when(self.owner))
+
+    @property
+    def of_inference(self) -> bool:
+        """Whether a trained network can change it."""
+        return self.group == "localization" or bool(self.meta("inference"))
+
+    def meta(self, name: str) -> Any:
+        """What `records.option` was told of it."""
+        return self.field.metadata.get(name)
 
 
 @dataclass(frozen=True)
 class Config:
     """All that decides the outcome of a run, given its data.
 
-    `variant` names the set of options this one started from (`casejax.methods.case.variants`).
+    Attributes:
+      method: what is trained.
+      variant: the name of the set of options this one started from, of the method's variants.
+      settings: the method's own.
+      schedule: how long, how fast and on what it trains.
+      localization: how its scores become segments.
+      training: seed, devices, checkpoints and the choice of a step.
     """
 
-    variant: str = "official"
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    method: Method
+    variant: str
+    settings: Any
+    schedule: Schedule
+    localization: Localization
+    training: Training = Training()
 
-    def as_dict(self) -> dict[str, Any]:
-        """Nested plain values, for JSON."""
-        return asdict(self)
+    @classmethod
+    def of(cls, name: str = "case", variant: str = "official", **values: Any) -> Config:
+        """The published configuration of a method, with the options of a variant and others changed.
+
+        Args:
+          name: of the method; with `+case`, the clustering head of CASE is put on it.
+          variant: one of the method's; "official" is the published program.
+          **values: options to change, by name.
+
+        Raises:
+          OptionError: a method, variant or option that does not exist.
+        """
+        method = find(name)
+        if variant != "official" and variant not in method.variants:
+            has = ", ".join(method.variants) or "none"
+            raise OptionError(f"variant {variant}: method {method.name} has no such variant; it has {has}")
+        start = cls(method, variant, method.settings, method.schedule, method.localization)
+        return start.changed(**method.variants.get(variant, {})).changed(**values)
+
+    def options(self) -> Iterator[Option]:
+        """Every option, the method's own first."""
+        for group, owner in self.groups():
+            hints = get_type_hints(type(owner))
+            for own in fields(owner):
+                yield Option(own.name, getattr(owner, own.name), group, hints[own.name], owner, own)
+
+    def groups(self) -> list[tuple[str, Any]]:
+        """The dataclasses of options with their headings; of a method with the clustering head, settings are two."""
+        own = [("settings", self.settings)]
+        if any(is_dataclass(value) for value in vars(self.settings).values()):
+            own = [("settings", self.settings.base), ("head", self.settings.head)]
+        return [
+            *own,
+            ("schedule", self.schedule),
+            ("localization", self.localization),
+            ("training", self.training),
+        ]
 
     def flat(self) -> dict[str, Any]:
-        """Every option under its own name; the names are unique over the groups."""
-        return {name: value for group in self.groups().values() for name, value in vars(group).items()}
+        """Every option under its own name; names are unique over the groups."""
+        return {each.name: each.value for each in self.options()}
 
-    def groups(self) -> dict[str, Any]:
-        """The dataclasses of options, by name."""
-        return {part.name: getattr(self, part.name) for part in fields(self) if part.name != "variant"}
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: method, variant, and by group the options that have an effect."""
+        out: dict[str, Any] = {"method": self.method.name, "variant": self.variant}
+        for group, _ in self.groups():
+            out[group] = {}
+        for each in self.options():
+            if each.acts:
+                out[each.group][each.name] = each.value
+        return out
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Inverse of `as_dict`.
+        """Inverse of `as_dict`; options without an effect are as published.
 
         Raises:
-          ValueError: a group or an option that does not exist.
+          OptionError: a method or an option that does not exist.
         """
-        groups = cls().groups()
-        unknown = [name for name in values if name not in groups and name != "variant"]
-        unknown += [
-            f"{name}.{own}" for name, group in groups.items() for own in values.get(name, {}) if own not in vars(group)
-        ]
-        if unknown:
-            raise ValueError(f"unknown options {unknown}: the file is of another version of casejax")
-        parts = {name: replace(group, **_with_tuples(values.get(name, {}))) for name, group in groups.items()}
-        return cls(values.get("variant", "official"), **parts)
+        start = cls.of(str(values.get("method")))
+        own = {
+            name: _with_tuples(value)
+            for group, options in values.items()
+            if isinstance(options, Mapping)
+            for name, value in options.items()
+        }
+        return replace(start.changed(**own), variant=values.get("variant", "official"))
 
     def changed(self, **values: Any) -> Config:
-        """A copy with single options replaced, named without their group."""
-        variant = values.pop("variant", self.variant)
-        parts = {}
-        for name, group in self.groups().items():
-            own = {f.name: values.pop(f.name) for f in fields(group) if f.name in values}
-            parts[name] = replace(group, **own)
-        if values:
-            raise ValueError(f"unknown options: {sorted(values)}")
-        return Config(variant, **parts)
+        """A copy with single options replaced, named without their group.
+
+        Raises:
+          OptionError: an option that this method does not have; the message lists those it has.
+        """
+        known = {each.name for each in self.options()}
+        if unknown := sorted(values.keys() - known):
+            raise OptionError(f"{self.refusal(unknown)}")
+        parts = {
+            name: _replaced(getattr(self, name), values)
+            for name in ("settings", "schedule", "localization", "training")
+        }
+        return replace(self, **parts)
+
+    def refusal(self, unknown: list[str]) -> str:
+        """What to say of options that there are not."""
+        own = ", ".join(each.name for each in self.options() if each.group in ("settings", "head"))
+        return (
+            f"method {self.method.name} has no option {', '.join(unknown)}; its own are {own}; all methods have those of "
+            "schedule, localization and training (--help-all lists them)"
+        )
 
     def check(self) -> None:
-        """Refuse values that no run can use.
+        """Refuse values that no run can use, and options that do not go together.
 
         Raises:
           OptionError: naming the option, its value and what is allowed.
         """
-        counts = "num_clusters hidden num_snippets top_k_divisor sinkhorn_iters scale epochs batch_size log_every"
-        positive = "epsilon prior_std head_temperature cluster_temperature learning_rate nms_threshold nms_decay"
-        shares = "cas_weight cluster_momentum gce_exponent test_cas_weight transformed_weight class_threshold"
-        flat = self.flat()
-        for name in (
-            *counts.split(),
-            "data_parts",
-            "model_devices",
-            "checkpoint_every",
-            "select_every",
-            "min_snippets",
-        ):
-            if flat[name] < 1:
-                raise OptionError(f"{name} must be at least 1, got {flat[name]}")
-        for name in ("foreground_divisor", "test_num_snippets"):
-            if flat[name] is not None and flat[name] < 1:
-                raise OptionError(f"{name} must be at least 1 or None, got {flat[name]}")
-        for name in (*positive.split(), "fusion_temperature"):
-            if not flat[name] > 0:
-                raise OptionError(f"{name} must be positive, got {flat[name]}")
-        for name in (*shares.split(), "fusion_threshold"):
-            if not 0 <= flat[name] <= 1:
-                raise OptionError(f"{name} must lie in [0, 1], got {flat[name]}")
-        if flat["base_options"] and flat["base"] == "case":
-            raise OptionError(
-                f"base_options {flat['base_options']!r} are for a --base; the options of CASE are flags of their own"
-            )
-        if not flat["thresholds"]:
+        for each in self.options():
+            values = each.value if isinstance(each.value, tuple) else (each.value,)
+            within = each.meta("within")
+            if each.value is not None and within and not all(_lies(value, within) for value in values):
+                raise OptionError(f"{each.name} must lie in {within}, got {each.value}")
+            if get_origin(each.hint) is Literal and each.value not in get_args(each.hint):
+                raise OptionError(f"{each.name} must be one of {get_args(each.hint)}, got {each.value!r}")
+        if not self.localization.thresholds:
             raise OptionError("thresholds must name at least one threshold, got none")
-        if not 0 <= 2 * flat["similar_pairs"] <= flat["batch_size"]:
+        schedule, training, method = self.schedule, self.training, self.method
+        if 2 * schedule.similar_pairs > schedule.batch_size:
             raise OptionError(
-                f"similar_pairs must fit a batch of {flat['batch_size']} videos, got {flat['similar_pairs']}"
+                f"similar_pairs must fit a batch of {schedule.batch_size} videos, got {schedule.similar_pairs}"
             )
-        if not 0 <= flat["second_moment"] < 1:
-            raise OptionError(f"second_moment must lie in [0, 1), got {flat['second_moment']}")
-        if not 0 < flat["holdout"] < 1:
-            raise OptionError(f"holdout must lie between 0 and 1, got {flat['holdout']}")
-        weights = "attention_weight snippet_weight cluster_weight weight_decay"
-        for name in (*weights.split(), "warmup_epochs", "outer_ratio", "outer_power"):
-            if not flat[name] >= 0:
-                raise OptionError(f"{name} must not be negative, got {flat[name]}")
+        if schedule.similar_pairs and training.data_parts > 1:
+            raise OptionError(
+                f"similar_pairs {schedule.similar_pairs} draws from all training videos; leave out --data-parts "
+                f"{training.data_parts}, or pass 0 pairs"
+            )
+        if training.model_devices > 1 and not method.split:
+            raise OptionError(
+                f"model_devices {training.model_devices}: the network of {method.name} cannot be split; leave it out"
+            )
+        flat = self.flat()
+        if flat.get("test_cluster_labels") == "train" and not method.per_snippet:
+            raise OptionError(
+                f"test_cluster_labels train: the network of {method.name} sees more than one snippet; leave it out"
+            )
+        if flat.get("pseudo_labels") and self.localization.test_sampling != "whole":
+            raise OptionError(
+                f"pseudo_labels needs an inference on whole videos, got test_sampling {self.localization.test_sampling}"
+            )
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Refuse data that the options cannot be used with.
+
+        Raises:
+          OptionError: an option that this data set does not go with.
+          DataError: too few videos.
+        """
+        self.method.check(self.settings, dataset)
+        labels = dataset.train.multi_hot(dataset.classes)
+        if self.schedule.similar_pairs and not (labels.sum(axis=0) >= 2).any():
+            raise DataError(
+                f"{dataset.source}: no class has two training videos for --similar-pairs "
+                f"{self.schedule.similar_pairs}; pass 0"
+            )
+        num_videos, batch_size, parts = len(labels), self.schedule.batch_size, self.training.data_parts
+        if num_videos // parts < batch_size // parts:
+            raise DataError(
+                f"{dataset.source}: {num_videos} training videos do not fill one batch of {batch_size}; "
+                f"use --batch-size {num_videos} or less, or more videos"
+            )
+        if (dataset.train.features.lengths > 0).all():
+            return
+        # This process has read a part of the features.
+        flat = self.flat()
+        for name, needs in (("select", "train-holdout"), ("test_cluster_labels", "train"), ("pseudo_labels", True)):
+            if flat.get(name) == needs:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} {needs} needs all training features in one process; leave out "
+                    "--data-parts, so that each process reads them all"
+                )
+
+    def describe(self) -> str:
+        """The method and its variant by name, with the options of method and inference that were set apart from it."""
+        start = Config.of(self.method.name, self.variant).flat()
+        changes = [
+            f"{each.name}={each.value:.4g}" if isinstance(each.value, float) else f"{each.name}={each.value}"
+            for each in self.options()
+            if each.group != "training" and each.name not in _SPEED and each.value != start[each.name] and each.acts
+        ]
+        name = f"{self.method.name}, {self.variant}" if self.method.variants else self.method.name
+        return name + (f" with {', '.join(changes)}" if changes else "")
+
+    @property
+    def may_be_compact(self) -> bool:
+        """Whether snippets that short videos repeat can be computed once."""
+        return self.method.per_snippet and self.schedule.sampling != "crop"
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """The options that a compiled step takes as values; runs that differ in others need a compilation each."""
+        return tuple(each.name for each in self.options() if each.hint == Number)
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON gave them, lists as the tuples they were."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+_SPEED = ("batch_size", "epochs", "learning_rate", "weight_decay", "second_moment", "encoder_dtype", "hidden")
+
+
+def _replaced(group: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass of options, or of such dataclasses, with those of its fields that are named replaced."""
+    own: dict[str, Any] = {}
+    for each in fields(group):
+        value = getattr(group, each.name)
+        if is_dataclass(value):
+            own[each.name] = _replaced(value, values)
+        elif each.name in values:
+            own[each.name] = values[each.name]
+    return replace(group, **own)
+
+
+def _lies(value: Any, within: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"."""
+    low, high = (float(end) for end in within[1:-1].split(","))
+    if isinstance(value, str) or not math.isfinite(value):
+        return False
+    return (value >= low if within[0] == "[" else value > low) and (value <= high if within[-1] == "]" else value < high)
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value as JSON gave it, lists as the tuples they were."""
+    return tuple(_with_tuples(part) for part in value) if isinstance(value, list) else value

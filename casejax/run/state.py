@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.labels.pseudo_labels import LabelHistory
-from casejax.methods.case.recipe import make_optimizer as make_optimizer
-from casejax.methods.recipes import recipe_of
+from casejax.labels import LabelHistory
 from casejax.run.config import Config
 
 
@@ -19,11 +17,11 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32 scalar, steps done.
-      params: the network's parameters, as `nnx.split` gives them, and what else the optimizer changes.
+      params: all that the optimizer changes, as `nnx.split` gives it.
       opt_state: the optimizer's.
       cluster_labels: (S, K, 2) Q^C of each stream at the last step; part of the trained model. () without clusters.
       key: the run's PRNG key, never changed: step n derives what it needs from (key, n).
-      memory: what a base keeps from step to step.
+      memory: what a method keeps from step to step.
       labels: `LabelHistory` of (V, longest, C + 1), snippet labels of all training videos; () where there are none.
     """
 
@@ -47,20 +45,18 @@ def initial_state(
       num_classes: action classes C.
       videos: training videos, and the snippets of the longest; needed for `pseudo_labels` alone.
     """
-    recipe = recipe_of(config)
-    begun = recipe.start(config, dims, num_classes)
+    method, settings, schedule = config.method, config.settings, config.schedule
+    rngs = nnx.Rngs(params=config.training.seed)
+    network = method.network(dims, num_classes, settings=settings, rngs=rngs)
+    graphdef, params = nnx.split(network, nnx.Param)
+    optimizer = method.optimizer(params, schedule.learning_rate, settings=settings, schedule=schedule)
     state = TrainState(
         step=jnp.int32(0),
-        params=begun.params,
-        opt_state=recipe.optimizer(config, config.train.learning_rate, begun.params).init(begun.params),
-        cluster_labels=begun.cluster_labels,
-        key=jax.random.key(config.train.seed),
-        memory=begun.memory,
-        labels=LabelHistory.empty((*videos, num_classes + 1)) if config.method.pseudo_labels else (),
+        params=params,
+        opt_state=optimizer.init(params),
+        cluster_labels=method.first_cluster_labels(settings, network),
+        key=jax.random.key(config.training.seed),
+        memory=method.first_memory(settings, network, num_classes),
+        labels=LabelHistory.empty((*videos, num_classes + 1)) if config.flat().get("pseudo_labels") else (),
     )
-    return begun.graphdef, state
-
-
-def may_be_compact(config: Config) -> bool:
-    """Whether snippets that short videos repeat can be computed once."""
-    return recipe_of(config).repeats_once and config.method.sampling != "crop"
+    return graphdef, state

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,17 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from casejax.errors import OptionError
 
-if TYPE_CHECKING:
-    from casejax.run.state import TrainState
-
-HIDDEN = {
-    "class_encoder": {"kernel": P(None, "model"), "bias": P("model")},
-    "embedding_encoder": {"kernel": P(None, "model"), "bias": P("model")},
-    "classifier": {"kernel": P("model", None)},
-    "attention": {"kernel": P("model", None)},
-    "clusters": {"directions": P(None, "model")},
-}
-"""Where each parameter of a layer has the hidden dimension: it is split over the axis `model` there."""
 
 
 def make_mesh(num_devices: int | None = None, model_devices: int = 1) -> Mesh:
@@ -67,15 +57,21 @@ def over_videos(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data"))
 
 
-def state_shardings(state: TrainState, mesh: Mesh) -> Any:
-    """The sharding of every leaf of a training state: all replicated, but for the hidden dimension."""
+def state_shardings(state: Any, mesh: Mesh, split: Mapping[str, Mapping[str, tuple[str | None, ...]]]) -> Any:
+    """The sharding of every leaf of a training state: all replicated, but for what is split over the axis `model`.
+
+    Args:
+      state: any tree.
+      mesh: devices.
+      split: by names of a layer and of a parameter on the way to a leaf, the mesh axis of each of its axes.
+    """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = [getattr(entry, "key", None) for entry in path]
-        for layer, parameters in HIDDEN.items():
-            for parameter, spec in parameters.items():
+        for layer, parameters in split.items():
+            for parameter, axes in parameters.items():
                 if layer in names and parameter in names:
-                    return NamedSharding(mesh, spec)
+                    return NamedSharding(mesh, P(*axes))
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding, state)

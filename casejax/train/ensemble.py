@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,27 +20,11 @@ from flax import nnx
 from casejax.data.sampling import PackedSplit
 from casejax.errors import DivergedError, OptionError
 from casejax.records import Dataset
-from casejax.run.config import Config, InferenceConfig
+from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import mesh as placement
 from casejax.train.feed import pack
 from casejax.train.step import Metrics, num_steps_per_epoch, one_step, steps
-
-NUMERIC = (
-    "cas_weight",
-    "warmup_epochs",
-    "epsilon",
-    "prior_std",
-    "cluster_momentum",
-    "cluster_temperature",
-    "attention_weight",
-    "snippet_weight",
-    "cluster_weight",
-    "learning_rate",
-    "weight_decay",
-)
-"""Options a compiled step of CASE takes as values; runs that differ in others need a compilation each."""
-
 
 @dataclass(frozen=True)
 class Member:
@@ -57,14 +41,11 @@ class Member:
     metrics: tuple[dict[str, float], ...]
 
 
-def numeric_options(config: Config) -> tuple[str, ...]:
-    """The options that the compiled step of a configuration takes as values; bases have omega in their networks."""
-    return tuple(name for name in NUMERIC if config.network.base == "case" or name != "cas_weight")
-
-
 def training_part(config: Config) -> Config:
     """The options that training depends on: two runs equal in them are one run."""
-    return config.changed(**vars(InferenceConfig()), variant="official")
+    published = Config.of(config.method.name)
+    inference = {each.name: each.value for each in published.options() if each.of_inference}
+    return replace(config.changed(**inference), variant="official")
 
 
 def train_ensemble(
@@ -98,7 +79,7 @@ def train_ensemble(
     served: dict[Config, list[int]] = {}
     for index, config in enumerate(configs):
         config.check()
-        if config.method.pseudo_labels:
+        if config.flat().get("pseudo_labels"):
             raise OptionError("pseudo_labels are made between steps, which an ensemble does not stop for; use run()")
         served.setdefault(training_part(config), []).append(index)
     groups: dict[Config, list[Config]] = {}
@@ -132,7 +113,7 @@ def _train_group(
     graphdefs, states = zip(*[initial_state(c, dataset.dims, len(dataset.classes)) for c in group], strict=True)
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     state = jax.device_put(state, placement.replicated(mesh))  # as it comes back, so that one compilation serves
-    numbers = {name: np.asarray([c.flat()[name] for c in group], np.float32) for name in numeric_options(shape)}
+    numbers = {name: np.asarray([c.flat()[name] for c in group], np.float32) for name in shape.numeric}
 
     @partial(jax.jit, donate_argnums=0)
     def advance(
@@ -147,7 +128,7 @@ def _train_group(
     step, last = 0, _num_steps(shape, dataset)
     history: list[list[dict[str, float]]] = [[] for _ in group]
     while step < last:
-        count = min(shape.train.log_every, last - step)
+        count = min(shape.training.log_every, last - step)
         state, metrics = advance(state, numbers, split, jnp.int32(count))
         step += count
         host = jax.device_get(metrics)
@@ -155,8 +136,8 @@ def _train_group(
             line = {name: float(value[m]) for name, value in host.items()}
             if not math.isfinite(line["loss"]):
                 raise DivergedError(
-                    f"the loss is {line['loss']} by step {step} with seed {config.train.seed} and learning rate "
-                    f"{config.train.learning_rate}; lower --learning-rate"
+                    f"the loss is {line['loss']} by step {step} with seed {config.training.seed} and learning rate "
+                    f"{config.schedule.learning_rate}; lower --learning-rate"
                 )
             history[m].append({"step": step, **line})
         progress(count * len(group))
@@ -169,8 +150,8 @@ def _train_group(
 
 def _shape_of(config: Config) -> Config:
     """What decides the compiled program: the configuration without numbers, seed and name."""
-    return config.changed(**{name: 0.0 for name in numeric_options(config)}, seed=0, variant="official")
+    return replace(config.changed(**dict.fromkeys(config.numeric, 0.0), seed=0), variant="official")
 
 
 def _num_steps(config: Config, dataset: Dataset) -> int:
-    return config.train.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
+    return config.schedule.epochs * num_steps_per_epoch(len(dataset.train.videos), config)

@@ -10,13 +10,11 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from casejax.errors import OptionError
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import CASE, DetectionResult
-from casejax.inference.evaluate import _report, default_console, evaluate_scores
+from casejax.inference.evaluate import report_scores, default_console, evaluate_scores
 from casejax.inference.scoring import make_test_scorer
-from casejax.methods.case.variants import describe_variant
 from casejax.records import Dataset, SegmentTable, SnippetScores
 from casejax.report import pictures
 from casejax.report import tables as report
@@ -71,7 +69,6 @@ def run(
       As `casejax.train.loop.train`.
     """
     console = console or default_console()
-    _check_features(dataset, config)
     trained, selection = _train_selected(dataset, config, out, resume=resume, devices=devices)
     params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
     if not distributed.is_first():
@@ -80,10 +77,10 @@ def run(
 
     score = make_test_scorer(trained.graphdef, dataset, config)
     untrained = evaluate_scores(
-        score(trained.initial.params, trained.initial.cluster_labels).scores, dataset, config.inference
+        score(trained.initial.params, trained.initial.cluster_labels).scores, dataset, config.localization
     )
     scored = score(params, labels)
-    result = _report(
+    result = report_scores(
         console,
         dataset,
         config,
@@ -141,43 +138,27 @@ def run_seeds(
     if not results:
         return results
     summary = report.print_seeds(console, {seed: r.detection for seed, r in results.items()}, protocol=CASE)
-    files.write_json(out / "seeds.json", {"variant": describe_variant(config), **summary})
+    files.write_json(out / "seeds.json", {"variant": config.describe(), **summary})
     return results
-
-
-def _check_features(dataset: Dataset, config: Config) -> None:
-    """Refuse options that need the whole train split in a process that has read a part of it."""
-    if (dataset.train.features.lengths > 0).all():
-        return
-    for name, value, needs in (
-        ("select", config.train.select, "train-holdout"),
-        ("test_cluster_labels", config.inference.test_cluster_labels, "train"),
-        ("pseudo_labels", config.method.pseudo_labels, True),
-    ):
-        if value == needs:
-            raise OptionError(
-                f"--{name.replace('_', '-')} {value} needs all training features in one process; leave out "
-                "--data-parts, so that each process reads them all"
-            )
 
 
 def _train_selected(
     dataset: Dataset, config: Config, out: Path, *, resume: bool, devices: int | None
 ) -> tuple[Trained, str]:
     """Train with the selection that the options name; also say how the step was selected."""
-    kind, every = config.train.select, config.train.select_every
+    kind, every = config.training.select, config.training.select_every
     if kind == "last":
         return train(dataset, config, out, resume=resume, devices=devices), "last step"
     config.check()
     judged = dataset
     if kind == "train-holdout":
-        dataset, judged = hold_out(dataset, config.train.holdout, config.train.seed)
+        dataset, judged = hold_out(dataset, config.training.holdout, config.training.seed)
     graphdef, _ = initial_state(config, dataset.dims, len(dataset.classes))
     score = make_test_scorer(graphdef, replace(judged, train=dataset.train), config)
 
     def judge(state: TrainState) -> float:
         scored = score(state.params, jax.device_get(state.cluster_labels))
-        return evaluate_scores(scored.scores, judged, config.inference)[1].average(0.1, 0.7)
+        return evaluate_scores(scored.scores, judged, config.localization)[1].average(0.1, 0.7)
 
     trained = train(dataset, config, out, resume=resume, devices=devices, selection=Selection(judge, every))
     judges = "the TEST videos" if kind == "test-oracle" else f"{len(judged.test.videos)} held-out training videos"

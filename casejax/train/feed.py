@@ -22,7 +22,7 @@ from casejax.data.sampling import PackedSplit
 from casejax.errors import DataError, OptionError
 from casejax.records import Batch, Split
 from casejax.run.config import Config
-from casejax.run.state import TrainState, may_be_compact
+from casejax.run.state import TrainState
 from casejax.runtime import distributed
 from casejax.runtime import mesh as placement
 from casejax.train.step import Metrics, draw, make_batch_step, make_train_steps, num_steps_per_epoch
@@ -42,7 +42,7 @@ def make_advance(
       OptionError: features that this process has only a part of are to stay on the device, or Grain, which
         streams, is missing.
     """
-    kind = config.train.feed
+    kind = config.training.feed
     partial_split = bool((split.features.lengths == 0).any())
     if kind == "device" and partial_split:
         raise OptionError("--feed device needs all features in every process; leave out --feed, or --data-parts")
@@ -70,8 +70,8 @@ def _on_device(
     packed = pack(split, classes, mesh)
     store.release(split.features)
     compact = (
-        sampling.all_compact(split.features.lengths, config.train.batch_size, config.method.num_snippets)
-        if may_be_compact(config)
+        sampling.all_compact(split.features.lengths, config.schedule.batch_size, config.schedule.num_snippets)
+        if config.may_be_compact
         else False
     )
     train_steps = make_train_steps(graphdef, config, mesh, compact=compact)
@@ -93,12 +93,12 @@ def _streamed(
         def advance(state: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
             nonlocal batches
             if batches is None:
-                batches = stack.enter_context(prefetched(read, step, config.train.epochs * per_epoch))
-            batch = to_devices(next(batches), config.train.batch_size, mesh)
+                batches = stack.enter_context(prefetched(read, step, config.schedule.epochs * per_epoch))
+            batch = to_devices(next(batches), config.schedule.batch_size, mesh)
             state, sums = batch_step(state, batch)
             for _ in range(count - 1):
                 # The next batch travels while a step runs; then that step is waited for, so that no more pile up.
-                batch = to_devices(next(batches), config.train.batch_size, mesh)
+                batch = to_devices(next(batches), config.schedule.batch_size, mesh)
                 jax.block_until_ready(sums)
                 state, metrics = batch_step(state, batch)
                 sums = add(sums, metrics)
@@ -110,10 +110,10 @@ def _streamed(
 def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Mesh) -> Callable[[int], Batch]:
     """A function of a step to this process's share of its batch, the videos of its devices, as NumPy arrays."""
     features, labels = split.features, split.multi_hot(classes)
-    slots = own_slots(mesh, config.train.batch_size)
+    slots = own_slots(mesh, config.schedule.batch_size)
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu):
-        key = jax.random.key(config.train.seed)
+        key = jax.random.key(config.training.seed)
         # Lengths of videos that other processes have are not known here, nor needed.
         lengths = jnp.asarray(np.maximum(features.lengths, 1), jnp.int32)
         sample = jax.jit(partial(draw, config=config))
@@ -128,15 +128,15 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
                 f"step {step} needs {absent[0]}, whose features this process has not read; its devices' share of a "
                 "batch must be that of its parts: leave out --data-parts, or --model-devices"
             )
-        compact = mesh.size == 1 and may_be_compact(config)
+        compact = mesh.size == 1 and config.may_be_compact
         streams: Any
         rows: Any
         streams, rows = sampling.gather_on_host(features, videos, snippets, compact=compact)
         store.release(features)
         mask = None
-        if config.method.sampling == "crop":
+        if config.schedule.sampling == "crop":
             mask = np.arange(snippets.shape[1])[None] < features.lengths[videos][:, None]
-        places = (videos, snippets) if config.method.pseudo_labels else (None, None)
+        places = (videos, snippets) if config.flat().get("pseudo_labels") else (None, None)
         return Batch(streams, labels[videos], rows, mask, *places)
 
     return read

@@ -16,14 +16,10 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from casejax.errors import DataError, DivergedError, Interrupted, OptionError
-from casejax.methods import BASES
-from casejax.methods.a2cl_pt import method as a2cl_pt
-from casejax.methods.case import method as bases
+from casejax.errors import DivergedError, Interrupted
 from casejax.records import Dataset
-from casejax.run.base_options import check_head, check_whole_set
 from casejax.run.config import Config
-from casejax.run.folder import _check_folder, _extent, _keep_lines_up_to, describe
+from casejax.run.folder import check_folder, describe, extent, keep_lines_up_to
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed
 from casejax.runtime import mesh as placement
@@ -59,7 +55,7 @@ def train(
     selection: Selection | None = None,
     console: Console | None = None,
 ) -> Trained:
-    """Train CASE on the train split and keep checkpoints and metrics in `out`.
+    """Train a method on the train split and keep checkpoints and metrics in `out`.
 
     Args:
       dataset: only features and video-level labels of its train split are used.
@@ -78,21 +74,20 @@ def train(
       PeerLostError: another process of the run is gone.
     """
     config.check()
+    config.check_data(dataset)
     console = console or Console(stderr=True, quiet=not distributed.is_first())
-    num_videos, batch_size, parts = len(dataset.train.videos), config.train.batch_size, config.train.data_parts
-    mesh = placement.make_mesh(devices, config.train.model_devices)
-    _check_method(dataset, config)
-    placement.check_placement(mesh, batch_size=batch_size, hidden=config.network.hidden, data_parts=parts)
-    if num_videos // parts < batch_size // parts:
-        raise DataError(
-            f"{dataset.source}: {num_videos} training videos do not fill one batch of {batch_size}; "
-            f"use --batch-size {num_videos} or less, or more videos"
-        )
+    mesh = placement.make_mesh(devices, config.training.model_devices)
+    placement.check_placement(
+        mesh,
+        batch_size=config.schedule.batch_size,
+        hidden=config.flat()["hidden"],
+        data_parts=config.training.data_parts,
+    )
     out.mkdir(parents=True, exist_ok=True)
     try:
         with Checkpoints(out / "checkpoints") as checkpoints:
             meta = describe(config, dataset)
-            _check_folder(checkpoints, meta, resume=resume)
+            check_folder(checkpoints, config, meta, resume=resume)
             if selection is None:
                 return _fit(dataset, config, out, mesh, checkpoints, meta, console)
             with Checkpoints(out / "selected", keep=1) as best:
@@ -113,20 +108,22 @@ def _fit(
     candidates: _Candidates | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step."""
-    total = config.train.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
-    snippets_a_step = config.train.batch_size * config.method.num_snippets
-    graphdef, state = initial_state(config, dataset.dims, len(dataset.classes), videos=_extent(dataset))
+    total = config.schedule.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
+    snippets_a_step = config.schedule.batch_size * config.schedule.num_snippets
+    graphdef, state = initial_state(config, dataset.dims, len(dataset.classes), videos=extent(dataset))
     initial = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
-    state = placement.place(state, placement.state_shardings(state, mesh))
+    state = placement.place(state, placement.state_shardings(state, mesh, config.method.split))
     if checkpoints.latest is not None:
         state = checkpoints.restore(state)
         console.print(f"resuming at step {int(state.step)} of {total}")
     step = saved = int(state.step)
     metrics_file = out / "metrics.jsonl"
     if distributed.is_first():
-        _keep_lines_up_to(metrics_file, step)
+        keep_lines_up_to(metrics_file, step)
 
-    labeller = PseudoLabels(dataset, graphdef, config, mesh) if config.method.pseudo_labels else None
+    clusters = config.flat().get("num_clusters")
+    bounds = {} if clusters is None else {"log_num_clusters": math.log(clusters)}  # of the entropies, in pictures
+    labeller = PseudoLabels(dataset, graphdef, config, mesh) if config.flat().get("pseudo_labels") else None
     began = time.perf_counter()
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
@@ -136,7 +133,7 @@ def _fit(
     ):
         task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and not (signum := distributed.largest(stop.signum or 0)):
-            count = min(config.train.log_every - step % config.train.log_every, total - step)
+            count = min(config.training.log_every - step % config.training.log_every, total - step)
             if candidates is not None:
                 count = min(count, candidates.every - step % candidates.every)
             if labeller is not None:
@@ -153,12 +150,12 @@ def _fit(
                 )
             rate = count * snippets_a_step / (time.perf_counter() - since)
             line = {"step": step, **metrics, "snippets_per_second": round(rate, 1)}
-            log.write(json.dumps(line | {"log_num_clusters": math.log(config.network.num_clusters)}) + "\n")
+            log.write(json.dumps(line | bounds) + "\n")
             log.flush()
             bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
             if candidates is not None and (step % candidates.every == 0 or step == total):
                 candidates.consider(state)
-            if step - saved >= config.train.checkpoint_every:
+            if step - saved >= config.training.checkpoint_every:
                 checkpoints.save(state, meta)
                 saved = step
         if step > saved or checkpoints.latest is None:
@@ -171,39 +168,6 @@ def _fit(
     return Trained(graphdef, candidates.best.restore(state), initial, seconds, candidates.score)
 
 
-def _check_method(dataset: Dataset, config: Config) -> None:
-    """Refuse options that do not go together, and data that a method cannot be trained on."""
-    network, method = config.network, config.method
-    if network.base != "case" and config.train.model_devices > 1:
-        raise OptionError(f"--model-devices splits the network of CASE alone; leave it out with --base {network.base}")
-    check_whole_set(config)
-    if network.base in BASES:
-        bases.settings_of(config)
-    if network.case:
-        check_head(network.base)
-    if method.pseudo_labels and (
-        network.base not in BASES or not BASES[network.base].has_background or config.inference.test_sampling != "whole"
-    ):
-        able = ", ".join(name for name, base in BASES.items() if base.has_background)
-        raise OptionError(
-            f"--pseudo-labels needs a base with a background class whose inference sees whole videos, {able}; got "
-            f"--base {network.base} and --test-sampling {config.inference.test_sampling}"
-        )
-    if network.base == "a2cl_pt":
-        places = a2cl_pt.settings_of(config).max_labels
-        most = int(dataset.train.multi_hot(dataset.classes).sum(axis=1).max())
-        if most > places:
-            raise OptionError(
-                f"a training video has {most} labels, above max_labels; pass --base-options max_labels={most}"
-            )
-    if method.similar_pairs and config.train.data_parts > 1:
-        raise OptionError("--similar-pairs draws from all training videos; leave out --data-parts, or pass 0 pairs")
-    if method.similar_pairs and not (dataset.train.multi_hot(dataset.classes).sum(axis=0) >= 2).any():
-        raise DataError(
-            f"{dataset.source}: no class has two training videos for --similar-pairs {method.similar_pairs}; pass 0"
-        )
-
-
 class _Candidates:
     """The best state so far by a judge, kept in a checkpoint of its own."""
 
@@ -213,7 +177,7 @@ class _Candidates:
         self.score = -math.inf if best.latest is None else float(best.meta()["score"])
 
     def consider(self, state: TrainState) -> None:
-        """Keep this state if it beats those before; of equals the earlier stays."""
+        """Keep this state if its score is above all before it."""
         params, cluster_labels = placement.local((state.params, state.cluster_labels))
         judged = state._replace(params=params, cluster_labels=cluster_labels)
         score = distributed.from_first(self._judge(judged) if distributed.is_first() else 0.0)

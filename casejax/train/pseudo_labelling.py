@@ -16,13 +16,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from casejax import localize
-from casejax.inference.scoring import score_whole_videos
+from casejax.inference.scoring import make_scorer, score_whole_videos
 from casejax.labels import pseudo_labels
 from casejax.labels.pseudo_labels import LABEL_EPOCHS
 from casejax.localize import fuse_instances
-from casejax.methods.recipes import recipe_of
-from casejax.records import Dataset, SnippetScores
-from casejax.run.config import Config, InferenceConfig
+from casejax.records import Dataset, Localization, SnippetScores
+from casejax.run.config import Config
 from casejax.run.state import TrainState
 from casejax.runtime import mesh as placement
 from casejax.train.step import num_steps_per_epoch
@@ -36,13 +35,13 @@ class PseudoLabels:
 
     def __init__(self, dataset: Dataset, graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh) -> None:
         split = dataset.train
-        total = config.train.epochs * num_steps_per_epoch(len(split.videos), config)
+        total = config.schedule.epochs * num_steps_per_epoch(len(split.videos), config)
         temperatures = pseudo_labels.PUBLISHED_TEMPERATURES
         self.steps = [round(total * epoch / LABEL_EPOCHS) for epoch in temperatures]
         self._temperatures = list(temperatures.values())
         self._features, self._labels = split.features, split.multi_hot(dataset.classes)
-        self._scorer = recipe_of(config).scorer(graphdef, config)
-        self._config, self._mesh = config.inference, mesh
+        self._scorer = make_scorer(graphdef, config)
+        self._config, self._mesh = config, mesh
 
     def until_next(self, step: int) -> int | None:
         """Steps from here to the next labelling; None if there is none."""
@@ -57,9 +56,13 @@ class PseudoLabels:
         params, cluster_labels = placement.local((state.params, state.cluster_labels))
         scores = score_whole_videos(partial(self._scorer, params, cluster_labels), self._features)
         labels = label_videos(
-            scores, self._features.lengths, self._labels, self._config, temperature=self._temperatures[due - 1]
+            scores,
+            self._features.lengths,
+            self._labels,
+            self._config.localization,
+            temperature=self._temperatures[due - 1]
         )
-        shardings = placement.state_shardings(state, self._mesh)
+        shardings = placement.state_shardings(state, self._mesh, self._config.method.split)
         history = jax.jit(lambda history, new: history.push(new), out_shardings=shardings.labels)(state.labels, labels)
         return state._replace(
             labels=history._replace(made=placement.place(np.int32(due), shardings.labels.made)),
@@ -71,7 +74,7 @@ def label_videos(
     scores: SnippetScores,
     lengths: np.ndarray,
     labels: np.ndarray,
-    config: InferenceConfig,
+    options: Localization,
     *,
     temperature: float,
 ) -> np.ndarray:
@@ -81,7 +84,7 @@ def label_videos(
       scores: of the videos, padded to the longest, T.
       lengths: (V,) their snippets.
       labels: (V, C) zeros and ones.
-      config: thresholds, margins and overlaps of the proposals.
+      options: thresholds and margins of the proposals.
       temperature: of the weights by which a group of proposals is fused, on their mean scores.
 
     Returns:
@@ -95,11 +98,11 @@ def label_videos(
     means, real = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for row, (v, c) in enumerate(zip(video, label, strict=True)):
         curve, score = (x[v : v + 1, : lengths[v], c].astype(np.float64) for x in (thresholded, ranked))
-        runs = localize.propose(curve, thresholds=config.thresholds, drop_lone_first=config.drop_lone_first)
-        kept = np.flatnonzero(runs.last + 1 - runs.first >= config.min_snippets)
+        runs = localize.propose(curve, thresholds=options.thresholds, drop_lone_first=options.drop_lone_first)
+        kept = np.flatnonzero(runs.last + 1 - runs.first >= options.min_snippets)
         owner, first, last = np.zeros(len(kept), np.int64), runs.first[kept], runs.last[kept]
         contrast = localize.outer_inner_contrast(
-            score, owner, first, last, outer_ratio=config.outer_ratio, outer_power=config.outer_power
+            score, owner, first, last, outer_ratio=options.outer_ratio, outer_power=options.outer_power
         )
         sums = np.concatenate([[0], np.cumsum(score)])
         best = np.argsort(-contrast, kind="stable")[:MAX_PROPOSALS]
@@ -115,7 +118,6 @@ def label_videos(
         real,
         lengths[video],
         temperature,
-        config.fusion_threshold,
         num_snippets=thresholded.shape[1],
     )
     out = np.zeros((len(labels), thresholded.shape[1], labels.shape[1] + 1), np.float32)
@@ -131,7 +133,6 @@ def _label(
     real: jax.Array,
     lengths: jax.Array,
     temperature: Any,
-    threshold: Any,
     *,
     num_snippets: int,
 ) -> jax.Array:
@@ -145,7 +146,6 @@ def _label(
             logits=mean,
             mask=mask,
             temperature=temperature,
-            threshold=threshold,
             max_groups=MAX_INSTANCES,
         )
         found = pseudo_labels.snippet_labels(

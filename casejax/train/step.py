@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
-from casejax.methods.case.recipe import Now
-from casejax.methods.recipes import recipe_of
+from casejax.labels import LabelHistory, label_target, label_weight
+from casejax.labels.pseudo_labels import LABEL_EPOCHS
+from casejax.methods import Step
 from casejax.records import Batch
 from casejax.run.config import Config
-from casejax.run.state import TrainState, may_be_compact
+from casejax.run.state import TrainState
 from casejax.runtime import mesh as placement
 
 Metrics = dict[str, jax.Array]
@@ -31,16 +32,17 @@ def draw(
     key: jax.Array, step: jax.Array, lengths: jax.Array, labels: jax.Array | None = None, *, config: Config
 ) -> tuple[jax.Array, jax.Array]:
     """The videos (B,) of a step and their snippets (B, T), by the options of a configuration."""
+    schedule = config.schedule
     return sampling.draw(
         key,
         step,
         lengths,
-        num_snippets=config.method.num_snippets,
-        batch_size=config.train.batch_size,
-        kind=config.method.sampling,
-        data_parts=config.train.data_parts,
+        num_snippets=schedule.num_snippets,
+        batch_size=schedule.batch_size,
+        kind=schedule.sampling,
+        data_parts=config.training.data_parts,
         labels=labels,
-        similar_pairs=config.method.similar_pairs,
+        similar_pairs=schedule.similar_pairs,
     )
 
 
@@ -54,25 +56,52 @@ def update(
     """
     if batch.rows is None:
         batch = jax.lax.with_sharding_constraint(batch, placement.over_videos(mesh))
-    recipe = recipe_of(config)
+    method, settings, schedule = config.method, config.settings, config.schedule
+    total = schedule.epochs * steps_per_epoch
     key = jax.random.fold_in(jax.random.fold_in(state.key, _OF_LOSS), state.step)
-    now = Now(state.step, steps_per_epoch, config.train.epochs * steps_per_epoch, key)
-    params = recipe.prepare(state.params, config)
+    rows = {} if batch.rows is None else {"rows": batch.rows}
+    step = Step(
+        done=state.step,
+        steps_per_epoch=steps_per_epoch,
+        total=total,
+        key=key,
+        pairs=schedule.similar_pairs,
+        cluster_labels=state.cluster_labels,
+        memory=state.memory,
+        snippet_labels=_snippet_labels(state, batch, total),
+    )
+    params = method.prepare(state.params, settings)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        return recipe.loss(graphdef, params, state, batch, now, config)
+        network = nnx.merge(graphdef, params)
+        outputs = network(batch.streams, key, mask=batch.mask, **rows)
+        loss = method.loss(outputs, batch.labels, step._replace(network=network), settings=settings, mask=batch.mask)
+        memory = method.remember(state.memory, outputs, batch.labels)
+        return loss.value, jax.lax.stop_gradient((loss.cluster_labels, memory, {"loss": loss.value} | loss.terms))
 
-    (_, kept), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    optimizer = recipe.optimizer(config, config.train.learning_rate * recipe.rate(config, now), params)
+    (_, (cluster_labels, memory, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    rate = schedule.learning_rate * method.rate(settings, step)
+    optimizer = method.optimizer(params, rate, settings=settings, schedule=schedule)
     updates, opt_state = optimizer.update(grads, state.opt_state, params)
     new = state._replace(
         step=state.step + 1,
         params=optax.apply_updates(params, updates),
         opt_state=opt_state,
-        cluster_labels=kept.cluster_labels,
-        memory=kept.memory,
+        cluster_labels=cluster_labels,
+        memory=memory,
     )
-    return new, kept.metrics
+    return new, metrics
+
+
+def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | None:
+    """The labels of a batch from fused proposals, already weighted; None where there are none."""
+    if not isinstance(state.labels, LabelHistory) or batch.videos is None or batch.snippets is None:
+        return None
+    labels, places = state.labels, (batch.videos[:, None], batch.snippets)
+    own = LabelHistory(labels.newest[places], labels.previous[places], labels.made)
+    # Published epochs are whole.
+    epoch = jnp.floor(state.step / total * LABEL_EPOCHS).astype(jnp.int32)
+    return label_weight(epoch) * label_target(own, epoch)
 
 
 def one_step(
@@ -96,9 +125,9 @@ def one_step(
 
     def on(num_rows: int | None, state: TrainState) -> tuple[TrainState, Metrics]:
         batch = sampling.gather(split, videos, snippets, num_rows=num_rows)
-        if config.method.sampling == "crop":
+        if config.schedule.sampling == "crop":
             batch = batch._replace(mask=sampling.real_places(split.lengths[videos], snippets.shape[1]))
-        if config.method.pseudo_labels:
+        if isinstance(state.labels, LabelHistory):
             batch = batch._replace(videos=videos, snippets=snippets)
         return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
 
@@ -110,11 +139,11 @@ def one_step(
 
 def num_steps_per_epoch(num_videos: int, config: Config) -> int:
     """Full batches in one pass over the training videos."""
-    return sampling.steps_per_epoch(num_videos, config.train.batch_size, config.train.data_parts)
+    return sampling.steps_per_epoch(num_videos, config.schedule.batch_size, config.training.data_parts)
 
 
-def _placed(state: TrainState, metrics: Metrics, mesh: Mesh) -> tuple[TrainState, Metrics]:
-    state = jax.lax.with_sharding_constraint(state, placement.state_shardings(state, mesh))
+def _placed(state: TrainState, metrics: Metrics, config: Config, mesh: Mesh) -> tuple[TrainState, Metrics]:
+    state = jax.lax.with_sharding_constraint(state, placement.state_shardings(state, mesh, config.method.split))
     return state, jax.lax.with_sharding_constraint(metrics, placement.replicated(mesh))
 
 
@@ -152,13 +181,13 @@ def make_train_steps(
       those steps. `n` is traced: one compilation serves every n.
     """
     # On several devices, the rows of a batch would have to be shared out anew.
-    if mesh.size > 1 or not may_be_compact(config):
+    if mesh.size > 1 or not config.may_be_compact:
         compact = False
     # The jit of its own lets asking for shapes and looping share a trace.
     one = jax.jit(partial(one_step, graphdef=graphdef, config=config, mesh=mesh, compact=compact))
 
     def run(state: TrainState, split: PackedSplit, num_steps: jax.Array) -> tuple[TrainState, Metrics]:
-        return _placed(*steps(state, split, num_steps, one=one), mesh)
+        return _placed(*steps(state, split, num_steps, one=one), config, mesh)
 
     return jax.jit(run, donate_argnums=0)
 
@@ -173,6 +202,6 @@ def make_batch_step(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh, ste
     @partial(jax.jit, donate_argnums=0)
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         one = update(state, batch, steps_per_epoch=steps_per_epoch, graphdef=graphdef, config=config, mesh=mesh)
-        return _placed(*one, mesh)
+        return _placed(*one, config, mesh)
 
     return run

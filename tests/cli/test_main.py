@@ -21,7 +21,7 @@ from casejax.report.tables import print_seeds
 from casejax.run.config import Config
 from casejax.train.experiment import run, run_seeds
 
-SMALL = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+SMALL = Config.of("case").changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
 SMALL = SMALL.changed(rank="true", prior_std=0.3)
 pytestmark = pytest.mark.usefixtures("kept_steps")
 
@@ -156,7 +156,7 @@ def test_every_row_is_a_configuration(ablations):
     for table in [*ablations.TABLES, "variants", "factors"]:
         heading, rows = ablations.rows_for(table)
         assert heading
-        configs = [row.start(Config()).changed(**row.options) for row in rows]
+        configs = [row.start(Config.of("case")).changed(**row.options) for row in rows]
         for config in configs:
             config.check()
         assert len({repr(config.changed(variant="official")) for config in configs}) == len(rows), table

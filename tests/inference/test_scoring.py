@@ -19,7 +19,7 @@ from casejax.run.state import initial_state
 def test_a_video_scores_as_if_it_were_alone(rng, num_snippets):
     lengths = np.array([3, 60, 9, 41, 2, 7, 33, 5, 1, 90])  # in batches of 4 some fit in half the rows, some do not
     features = Features.end_to_end(tuple(rng.random((lengths.sum(), 5), np.float32) for _ in range(2)), lengths)
-    config = Config().changed(num_clusters=3, hidden=8)
+    config = Config.of("case").changed(num_clusters=3, hidden=8)
     graphdef, state = initial_state(config, (5, 5), 4)
     scorer = partial(
         make_scorer(graphdef, cas_weight=0.2, transformed_weight=0.5, top_k_divisor=8, pool_probabilities=False),

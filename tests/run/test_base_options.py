@@ -76,7 +76,7 @@ def test_names_are_those_of_the_bases():
 def test_every_base_makes_a_configuration(name, case):
     config = with_base(OFFICIAL, name, case=case)
     config.check()
-    assert (config.network.base, config.network.case) == (name, case)
+    assert (config.settings.head.base, config.settings.head.case) == (name, case)
     assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
     shown = "official" if name == "case" else f"{name} + CASE, official" if case else f"{name}, official"
     assert describe_variant(config) == shown
@@ -163,7 +163,7 @@ class Numbers:
 
 
 def changed(text, **options):
-    return with_numbers(Numbers(), Config().changed(base="asl", base_options=text, **options), ("cas_weight", "rank"))
+    return with_numbers(Numbers(), Config.of("case").changed(base="asl", base_options=text, **options), ("cas_weight", "rank"))
 
 
 def test_numbers_are_changed_by_name():

@@ -51,7 +51,7 @@ def refused(tmp_path, monkeypatch):
 
 
 def small(name, *, case=False, **options):
-    return with_base(Config(), name, case=case).changed(**SIZES | options)
+    return with_base(Config.of("case"), name, case=case).changed(**SIZES | options)
 
 
 @pytest.mark.parametrize("name", ["asl", "a2cl_pt"])

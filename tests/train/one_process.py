@@ -37,7 +37,7 @@ def main() -> None:
 
     sys.addaudithook(note_opened)
     config = Config.from_dict(json.loads(arguments.config.read_text()))
-    part, parts = distributed.own_part(config.train.data_parts)
+    part, parts = distributed.own_part(config.training.data_parts)
     dataset = read_dataset(arguments.data, part=part, parts=parts)
     trained = loop.train(dataset, config, arguments.out, resume=arguments.resume)
     params = mesh.local(trained.state.params)

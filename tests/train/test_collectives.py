@@ -18,7 +18,7 @@ from casejax.train import loop
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from collectives import collectives, compiled_step
 
-CONFIG = Config().changed(
+CONFIG = Config.of("case").changed(
     num_clusters=4, hidden=64, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2, log_every=2, rank="true"
 )
 SNIPPETS = 8 * 32

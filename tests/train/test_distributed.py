@@ -21,7 +21,7 @@ from casejax.run.config import Config
 from casejax.runtime import checkpoint, distributed
 from casejax.train import loop
 
-CONFIG = Config().changed(
+CONFIG = Config.of("case").changed(
     num_clusters=4,
     hidden=16,
     num_snippets=24,

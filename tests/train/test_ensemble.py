@@ -16,7 +16,7 @@ from casejax.run.state import initial_state
 from casejax.train import loop
 from casejax.train.ensemble import NUMERIC, train_ensemble, training_part
 
-CONFIG = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+CONFIG = Config.of("case").changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
 CONFIG = CONFIG.changed(log_every=3, rank="true", prior_std=0.3)
 CONFIGS = [
     CONFIG.changed(seed=1, cas_weight=0.8, learning_rate=3e-3, warmup_epochs=2.0, snippet_weight=0.5),
@@ -102,7 +102,7 @@ def test_whole_split_is_one_great_batch(world, options):
     features = tuple(jnp.asarray(stream[rows]) for stream in split.features.streams)
     labels = jnp.asarray(split.multi_hot(world.classes))
     before = jnp.asarray(np.random.default_rng(0).dirichlet([1, 1], (2, 4)), jnp.float32)
-    if config.method.co_label_clusters:
+    if config.settings.head.co_label_clusters:
         before = before.at[1].set(before[0])
 
     @jax.jit

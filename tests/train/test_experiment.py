@@ -19,7 +19,7 @@ from casejax.report import pictures
 from casejax.run.config import Config
 from casejax.train.experiment import run
 
-SMALL = Config().changed(
+SMALL = Config.of("case").changed(
     num_clusters=4, hidden=32, num_snippets=48, batch_size=8, learning_rate=2e-3, epochs=40, log_every=20
 )
 
@@ -129,7 +129,7 @@ def test_every_option_is_a_flag(example, monkeypatch, capsys):
         call(example, monkeypatch, "--help")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for group in Config().as_dict().values():
+    for group in Config.of("case").as_dict().values():
         for name in group:
             assert f"--{name.replace('_', '-')}" in text, name
 
@@ -194,9 +194,9 @@ def test_seeds_on_the_command_line(example, monkeypatch):
 
 
 def test_configurations_survive_json():
-    config = Config().changed(epochs=3, sinkhorn_tolerance=None, nms="soft")
+    config = Config.of("case").changed(epochs=3, sinkhorn_tolerance=None, nms="soft")
     assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
     with pytest.raises(ValueError, match=r"unknown options \['train.speed'\]"):
         Config.from_dict({"train": {"speed": 3}})
     with pytest.raises(ValueError, match=r"unknown options: \['speed'\]"):
-        Config().changed(speed=3)
+        Config.of("case").changed(speed=3)

@@ -37,8 +37,8 @@ METHODS = [*((name, base.has_attention) for name, base in BASES.items()), ("a2cl
 
 
 def small(name, case):
-    config = with_base(Config(), name, case=case)
-    return config.changed(**SMALL, hidden=8, similar_pairs=2 if config.method.similar_pairs else 0)
+    config = with_base(Config.of("case"), name, case=case)
+    return config.changed(**SMALL, hidden=8, similar_pairs=2 if config.schedule.similar_pairs else 0)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def check_resumes(world, config, tmp_path, monkeypatch):
     chex.assert_trees_all_equal(whole.state._replace(key=0), again.state._replace(key=0))
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    if config.method.pseudo_labels:
+    if config.settings.head.pseudo_labels:
         assert int(whole.state.labels.made) == 6
         assert lines[-1]["loss_labels"] != 0
     return whole
@@ -104,15 +104,15 @@ def check_devices(world, config, whole, tmp_path, monkeypatch, devices):
 def check_scores(world, config, trained):
     scored = make_test_scorer(trained.graphdef, world, config)(trained.state.params, trained.state.cluster_labels)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scored.scores))
-    assert (scored.cluster_labels is not None) == (config.network.case or config.network.base == "case")
-    detections, result, _ = evaluate_scores(scored.scores, world, config.inference)
+    assert (scored.cluster_labels is not None) == (config.settings.head.case or config.settings.head.base == "case")
+    detections, result, _ = evaluate_scores(scored.scores, world, config.localization)
     ends = world.test.features.lengths * world.snippet_seconds
     assert (detections.segment[:, 1] <= ends[detections.video] + 1e-6).all()
     assert 0 <= result.average(0.1, 0.7) <= 1
 
 
 def batch_of(config, rng, spoiled=0.0):
-    shape = config.train.batch_size, config.method.num_snippets
+    shape = config.schedule.batch_size, config.schedule.num_snippets
     lengths = rng.integers(6, shape[1], shape[0])
     mask = np.arange(shape[1])[None] < lengths[:, None]
     streams = tuple(rng.normal(size=(*shape, 6)).astype(np.float32) for _ in range(2))

@@ -18,7 +18,7 @@ from casejax.run.config import Config
 from casejax.runtime import mesh
 from casejax.train import feed, loop, step
 
-CONFIG = Config().changed(
+CONFIG = Config.of("case").changed(
     num_clusters=4, hidden=16, num_snippets=24, batch_size=4, learning_rate=1e-3, epochs=2, log_every=3
 )
 

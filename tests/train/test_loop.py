@@ -27,7 +27,7 @@ from casejax.run.config import Config
 from casejax.runtime import checkpoint, mesh
 from casejax.train import feed, loop, step
 
-CONFIG = Config().changed(
+CONFIG = Config.of("case").changed(
     num_clusters=4,
     hidden=16,
     num_snippets=32,
@@ -225,7 +225,7 @@ def test_repeated_snippets_are_computed_once(world, whole):
         if fits:
             split = split._replace(lengths=jnp.minimum(split.lengths, 15))
         videos, snippets = step.draw(start.key, start.step, split.lengths, config=CONFIG)
-        needed = sampling.distinct_rows(split.lengths[videos], CONFIG.method.num_snippets).sum()
+        needed = sampling.distinct_rows(split.lengths[videos], CONFIG.schedule.num_snippets).sum()
         assert (int(needed) <= snippets.size // 2) == fits
         one = jnp.int32(1)
         (repeated, wanted), (once, metrics) = repeated_steps(start, split, one), once_steps(start_too, split, one)

@@ -17,7 +17,7 @@ from casejax.runtime import mesh
 from casejax.train import feed, step
 
 UNIT = 2.0**-8  # unit roundoff of bfloat16, whose significand has 8 bits
-CONFIG = Config().changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3)
+CONFIG = Config.of("case").changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3)
 CONFIG = CONFIG.changed(rank="true", prior_std=0.3)
 HALF = CONFIG.changed(encoder_dtype="bfloat16")
 
@@ -59,7 +59,7 @@ def products(function, *arguments):
 
 def loss_and_gradient(config, dims, num_classes):
     graphdef, start = state.initial_state(config, dims, num_classes)
-    features = [jnp.ones((8, config.method.num_snippets, dim)) for dim in dims]
+    features = [jnp.ones((8, config.schedule.num_snippets, dim)) for dim in dims]
     labels = jnp.eye(num_classes)[jnp.arange(8) % num_classes]
 
     def loss_of(params):

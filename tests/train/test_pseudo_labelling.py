@@ -23,7 +23,7 @@ from casejax.train.pseudo_labelling import PseudoLabels, label_videos
 T, MOST_PROPOSALS, MOST_INSTANCES = 40, 12, 2
 LENGTHS = np.array([40, 23, 31, 12])
 LABELS = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]], np.float32)
-ZHOU = with_base(Config(), "zhou")
+ZHOU = Config.of("zhou")
 CONFIG = ZHOU.changed(thresholds=(0.2, 0.3, 0.4, 0.5, 0.6)).inference
 TEMPERATURE = 0.05
 
@@ -163,7 +163,7 @@ def test_short_proposals_are_dropped(label, curves):
     box = np.zeros_like(curves[0])
     box[1, 5:8, 1] = 0.7
     for least, want in ((3, 0.7 / 3), (4, 0)):
-        got = label(box, box, with_base(Config(), "zhou").changed(min_snippets=least).inference)
+        got = label(box, box, Config.of("zhou").changed(min_snippets=least).inference)
         assert_allclose(got[1, 5:8, 1], want, atol=1e-3)
 
 

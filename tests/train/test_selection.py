@@ -18,7 +18,7 @@ from casejax.train.experiment import run
 from casejax.train.selection import Selection, hold_out
 
 CONFIG = (
-    Config()
+    Config.of("case")
     .changed(
         num_clusters=4,
         hidden=16,

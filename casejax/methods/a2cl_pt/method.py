@@ -1,134 +1,154 @@
-"""A2CL-PT: its network, its centers with an optimizer of their own, and its inference."""
+"""A2CL-PT as published for THUMOS14: its settings, its centers with an optimizer of their own, and its inference."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from casejax.errors import OptionError
 from casejax.losses import initial_centers, pool_top
-from casejax.methods.a2cl_pt.center_update import network_and_centers
 from casejax.methods.a2cl_pt.network import A2CLPTNet
 from casejax.methods.a2cl_pt.objective import a2cl_pt_objective
-from casejax.methods.case.numbers import with_numbers
-from casejax.methods.case.recipe import Kept, Now, Recipe, Scorer, Start, adam
-from casejax.methods.contract import options_of
-from casejax.methods.outputs import Schedule
-from casejax.records import Batch, Localization, SnippetScores
-from casejax.run.config import Config, Number
+from casejax.methods.a2cl_pt.optimizer import network_and_centers
+from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step, adam
+from casejax.records import Dataset, SnippetScores, option
+from dataclasses import replace
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)
 class A2CLPTSettings:
-    """Settings of A2CL-PT; `THUMOS14` are the published ones.
+    """The settings of A2CL-PT; in a run of more or fewer steps than published, `multi_label_from` is stretched."""
 
-    Attributes:
-      schedule: how it is trained. In a run of more or fewer steps than that, `multi_label_from` is stretched.
-      localization: how its scores become segments; `class_threshold` is a share of the best class's confidence.
-      dropout: rate on the embedding.
-      erase_divisor: of each class one in so many snippets is hidden from the adversary, s_a.
-      adversary_weight: of the adversary in the T-CAM, omega.
-      divisor: snippets a pooled one.
-      center_weight: of the center losses, alpha.
-      first_center_rate: learning rate of the first stream's centers.
-      center_rate: of the other streams' centers.
-      multi_label_from: share of the training after which videos of several classes take part in the center losses.
-      max_labels: the most labels of any training video.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    dropout: float = 0.7
-    erase_divisor: int = 40
-    adversary_weight: float = 0.6
-    divisor: int = 8
-    center_weight: float = 1.0
-    first_center_rate: float = 0.1
-    center_rate: float = 0.2
-    multi_label_from: float = 5000 / 45000
-    max_labels: int = 8
+    hidden: int = option(1024, "width of both layers and of the embedding", within="[1, inf)")
+    dropout: float = option(0.7, "rate on the embedding", within="[0, 1)")
+    erase_divisor: int = option(
+        40, "of each class one in so many snippets is hidden from the adversary, s_a", within="[2, inf)"
+    )
+    adversary_weight: float = option(0.6, "of the adversary in the T-CAM, omega")
+    divisor: int = option(8, "snippets a pooled one", within="[1, inf)")
+    center_weight: Number = option(1.0, "of the center losses, alpha", within="[0, inf)")
+    first_center_rate: Number = option(0.1, "learning rate of the first stream's centers", within="(0, inf)")
+    center_rate: Number = option(0.2, "of the other streams' centers", within="(0, inf)")
+    multi_label_from: Number = option(
+        5000 / 45000,
+        "share of the training after which videos of several classes take part in the center losses",
+        within="[0, 1]",
+    )
+    max_labels: int = option(8, "the most labels of any training video", within="[1, inf)")
 
 
-THUMOS14 = A2CLPTSettings(
-    Schedule(num_snippets=200, batch_size=32, epochs=1450, learning_rate=1e-4, weight_decay=5e-4, sampling="crop"),
-    Localization(class_threshold=0.5, thresholds=(0.0,), nms="hard", min_snippets=2),
-)
-"""As published, 45,000 steps on 1,010 videos of 101 classes. Suppression is never used."""
+class CenteredNet(nnx.Module):
+    """The network of A2CL-PT and its centers, (2, C, D) of each stream: of the classifier and of the adversary."""
 
-OPTIONS = {"proposals": "positive"}
-"""Options of inference by their names in `casejax.run.config`."""
+    def __init__(
+        self,
+        dims: Sequence[int],
+        num_classes: int,
+        *,
+        settings: A2CLPTSettings = A2CLPTSettings(),
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.network = A2CLPTNet(dims, num_classes, settings=settings, rngs=rngs)
+        keys = jax.random.split(rngs.params(), (len(dims), 2))
+        self.centers = nnx.List(
+            [
+                nnx.Param(jnp.stack([initial_centers(num_classes, settings.hidden, key) for key in own]))
+                for own in keys
+            ]
+        )
+        self.embedding_dims = (settings.hidden,) * len(dims)
 
-
-def settings_of(config: Config) -> A2CLPTSettings:
-    """The settings as the options change them.
-
-    Raises:
-      OptionError: as `with_numbers`.
-    """
-    return with_numbers(THUMOS14, config)
-
-
-def start(config: Config, dims: tuple[int, ...], num_classes: int) -> Start:
-    """The network before its first step; parameters are (the network's, the centers (2, C, D) of each stream)."""
-    settings, hidden = settings_of(config), config.network.hidden
-    rngs = nnx.Rngs(params=config.train.seed)
-    network = A2CLPTNet(dims, num_classes, **options_of(A2CLPTNet, settings) | {"hidden": hidden}, rngs=rngs)
-    graphdef, params = nnx.split(network, nnx.Param)
-    keys = jax.random.split(rngs.params(), (len(dims), 2))
-    centers = tuple(jnp.stack([initial_centers(num_classes, hidden, key) for key in own]) for own in keys)
-    return Start(graphdef, (params, centers), ())
-
-
-def optimizer(config: Config, rate: Number, params: Any) -> optax.GradientTransformation:
-    """Adam for the network, and for each stream's centers gradient descent with renormalisation."""
-    settings, others = settings_of(config), len(params[1]) - 1
-    rates = (settings.first_center_rate, *[settings.center_rate] * others)
-    return network_and_centers(adam(config, rate, params), rates)
+    def __call__(
+        self,
+        features: Sequence[Float[Array, "b t _"]],
+        key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+    ) -> Outputs:
+        """Predict on a batch; see `A2CLPTNet`."""
+        return self.network(features, None if key is None else _keys(key)[0], mask=mask)
 
 
-def loss(
-    graphdef: nnx.GraphDef[Any], params: Any, state: Any, batch: Batch, now: Now, config: Config
-) -> tuple[jax.Array, Kept]:
-    """The loss of one batch."""
-    settings, (network, centers) = settings_of(config), params
-    dropout, temperature = jax.random.split(now.key)
-    outputs = nnx.merge(graphdef, network)(batch.streams, batch.mask, dropout)
+def _keys(key: Key[Array, ""]) -> Key[Array, "2"]:
+    """The keys of a step's dropout and of its temperatures."""
+    return jax.random.split(key)
+
+
+def a2cl_pt_loss(
+    outputs: Outputs,
+    labels: Float[Array, "b c"],
+    step: Step,
+    *,
+    settings: A2CLPTSettings = A2CLPTSettings(),
+    mask: Bool[Array, "b t"] | None = None,
+) -> Loss:
+    """The loss of one batch; the step's network has the centers."""
     value, metrics = a2cl_pt_objective(
         outputs,
-        batch.labels,
-        centers,
-        batch.mask,
-        temperature,
-        multi_label=now.step + 1 >= settings.multi_label_from * now.total_steps,
+        labels,
+        [centers[...] for centers in step.network.centers],
+        _keys(step.key)[1],
+        mask=mask,
+        multi_label=step.done + 1 >= settings.multi_label_from * step.total,
         max_labels=settings.max_labels,
         divisor=settings.divisor,
         center_weight=settings.center_weight,
     )
-    return value, Kept((), state.memory, jax.lax.stop_gradient(metrics))
+    return Loss(value, metrics)
 
 
-def scorer(graphdef: nnx.GraphDef[Any], config: Config) -> Scorer:
+def a2cl_pt_scores(
+    outputs: Outputs, *, settings: A2CLPTSettings = A2CLPTSettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
     """Inference. There is no attention: in its place stands the probability that the best class is there."""
-    return _scorer(graphdef, settings_of(config).divisor)
+    tcam = outputs.own.tcam
+    best = jax.nn.sigmoid(tcam.max(axis=2))
+    video = jax.nn.softmax(pool_top(tcam, mask=mask, divisor=settings.divisor))
+    return SnippetScores(tcam, video, attention=best)
 
 
-@lru_cache(maxsize=32)  # the same network and options compile once, whoever asks
-def _scorer(graphdef: nnx.GraphDef[Any], divisor: int) -> Scorer:
-    @jax.jit
-    def score(
-        params: Any, cluster_labels: Any, features: Any, rows: None = None, mask: jax.Array | None = None
-    ) -> SnippetScores:
-        outputs = nnx.merge(graphdef, params[0])(features, mask)
-        best = jax.nn.sigmoid(outputs.tcam.max(axis=2))
-        video = jax.nn.softmax(pool_top(outputs.tcam, mask, divisor=divisor))
-        return SnippetScores(outputs.tcam, best, None, best, video)
-
-    return score
+def optimizer(
+    params: Any, rate: Number, *, settings: A2CLPTSettings, schedule: Schedule
+) -> optax.GradientTransformation:
+    """Adam for the network, and for each stream's centers gradient descent with renormalisation."""
+    others = len(params["centers"]) - 1
+    rates = (settings.first_center_rate, *[settings.center_rate] * others)
+    return network_and_centers(adam(params, rate, schedule=schedule), rates)
 
 
-RECIPE = Recipe(start, loss, scorer, optimizer=optimizer)
+def check(settings: A2CLPTSettings, dataset: Dataset) -> None:
+    """Refuse training videos with more labels than there are places.
+
+    Raises:
+      OptionError: naming the number to pass.
+    """
+    most = int(dataset.train.multi_hot(dataset.classes).sum(axis=1).max(initial=0))
+    if most > settings.max_labels:
+        raise OptionError(
+            f"{dataset.source}: a training video has {most} labels, above max_labels {settings.max_labels}; pass "
+            f"--max-labels {most}"
+        )
+
+
+METHOD = Method(
+    "a2cl_pt",
+    A2CLPTSettings(),
+    Schedule(num_snippets=200, batch_size=32, epochs=1450, sampling="crop"),
+    replace(WHOLE, proposals="positive", class_threshold=0.5, thresholds=(0.0,), nms="hard", min_snippets=2),
+    CenteredNet,
+    a2cl_pt_loss,
+    a2cl_pt_scores,
+    optimizer=optimizer,
+    check=check,
+    has_attention=False,
+)
+"""As published, 45,000 steps on 1,010 videos of 101 classes. `class_threshold` is a share of the best class's confidence."""

@@ -1,8 +1,7 @@
-"""The two-branch network of CASE with its clustering head (Table 9)."""
+"""The two-branch network of CASE (Table 9), with or without its clustering head."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,104 +9,66 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.losses import inverse_norm, unit
-from casejax.methods.case.outputs import Outputs
+from casejax.losses import without_padding
+from casejax.methods.case.head import MakeHead
+from casejax.methods.case.settings import CaseSettings
+from casejax.methods.contract import Outputs
+from casejax.methods.layers import check_counts, pointwise
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float, Int, Key
 
-Params = Any  # a pytree of arrays, as nnx.split gives it
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
-
-def _linear(d_in: int, d_out: int, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Linear:
-    """A 1 x 1 temporal convolution: a linear layer on each snippet, uniform in ±1/sqrt(d_in) at first."""
-    limit = 1 / math.sqrt(d_in)
-
-    def uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return nnx.Linear(d_in, d_out, kernel_init=uniform, bias_init=uniform, dtype=dtype, rngs=rngs)
-
-
-class CosineHead(nnx.Module):
-    """Cosine classifier: `temperature` times the cosine of an embedding with each cluster's direction.
-
-    With `projected` the gradient ignores the normalisation of the directions, as in the published program,
-    where they are put back on the unit sphere before every step (`project_prototypes`).
-    """
-
-    def __init__(
-        self, dim: int, num_clusters: int, *, temperature: float, projected: bool, detached: bool, rngs: nnx.Rngs
-    ) -> None:
-        limit = 1 / math.sqrt(dim)
-        directions = jax.random.uniform(rngs.params(), (num_clusters, dim), jnp.float32, -limit, limit)
-        self.directions = nnx.Param(directions)
-        self.temperature, self.projected, self.detached = temperature, projected, detached
-
-    def __call__(self, embedding: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
-        """Cluster logits of embeddings of any norm."""
-        directions = self.directions[...]
-        if self.detached:
-            embedding = jax.lax.stop_gradient(embedding)
-        if self.projected:
-            norm = jnp.linalg.norm(directions, axis=1, keepdims=True)
-            directions = directions / jax.lax.stop_gradient(jnp.maximum(norm, 1e-12))
-        else:
-            directions = unit(directions)
-        # Scaling the K products is cheaper than scaling the embedding, and the same.
-        product = jnp.einsum("...d,kd->...k", embedding, directions, precision="highest")
-        return self.temperature * product * inverse_norm(embedding)
+SPLIT = {
+    "class_encoder": {"kernel": (None, "model"), "bias": ("model",)},
+    "embedding_encoder": {"kernel": (None, "model"), "bias": ("model",)},
+    "classifier": {"kernel": ("model", None)},
+    "attention": {"kernel": ("model", None)},
+    "clusters": {"directions": (None, "model")},
+}
+"""Where each parameter of a layer has the hidden dimension, which several devices can share."""
 
 
 class Stream(nnx.Module):
-    """One stream: the class branch, the attention branch, and the clustering head on its embedding."""
+    """One stream: the class branch, the attention branch, and a head on its embedding if there is one."""
 
     def __init__(
         self,
         dim: int,
         num_classes: int,
-        num_clusters: int,
         *,
         hidden: int,
-        temperature: float,
-        projected: bool,
-        detached: bool,
         encoder_dtype: Any,
+        head: MakeHead | None,
         rngs: nnx.Rngs,
     ) -> None:
-        self.class_encoder = _linear(dim, hidden, rngs, encoder_dtype)
-        self.classifier = _linear(hidden, num_classes, rngs)
-        self.embedding_encoder = _linear(dim, hidden, rngs, encoder_dtype)
-        self.attention = _linear(hidden, 1, rngs)
-        self.clusters = CosineHead(
-            hidden, num_clusters, temperature=temperature, projected=projected, detached=detached, rngs=rngs
-        )
+        self.class_encoder = pointwise(dim, hidden, rngs, dtype=encoder_dtype)
+        self.classifier = pointwise(hidden, num_classes, rngs)
+        self.embedding_encoder = pointwise(dim, hidden, rngs, dtype=encoder_dtype)
+        self.attention = pointwise(hidden, 1, rngs)
+        if head is not None:
+            self.clusters = head(hidden, rngs)
 
-    def __call__(
-        self, features: Float[Array, "n d"]
-    ) -> tuple[Float[Array, "n c"], Float[Array, " n"], Float[Array, "n e"], Float[Array, "n k"]]:
-        """Class logits, foreground probability, embedding and cluster logits of N snippets' features."""
+    def __call__(self, features: Float[Array, "n d"]) -> tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
+        """Class logits (N, C), foreground probability (N,), embedding (N, E) and cluster logits () or ((N, K),)."""
         cas = self.classifier(jax.nn.relu(self.class_encoder(features)).astype(features.dtype))
         embedding = jax.nn.relu(self.embedding_encoder(features)).astype(features.dtype)
         attention = jax.nn.sigmoid(self.attention(embedding)[..., 0])
-        return cas, attention, embedding, self.clusters(embedding)
+        return cas, attention, embedding, (self.clusters(embedding),) if hasattr(self, "clusters") else ()
 
 
 class CaseNet(nnx.Module):
-    """CASE: for every stream a class branch, an attention branch and a cosine cluster head.
+    """CASE: for every stream a class branch, an attention branch and, with `head`, a cosine cluster head.
 
-    Two streams of 1024 dimensions, 20 classes and 16 clusters make 2,137,130 parameters (Table 1).
+    Two streams of 1024 dimensions, 20 classes and 16 clusters make 2,137,130 parameters (Table 1), without clusters
+    2,120,746.
 
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      num_clusters: latent clusters K.
-      hidden: width of the encoders.
-      temperature: factor on the cosines of the cluster head (appendix F.3: 10).
-      projected: leave the normalisation of the cluster directions out of the gradient, as published.
-      detached: keep the cluster head's gradient out of the encoder.
-      encoder_dtype: type the two encoders compute in, such as `jnp.bfloat16` for speed; default that of
-        features and parameters. Parameters and all else stay float32.
+      settings: `hidden` and `encoder_dtype`. Parameters, and all but the two encoders, stay float32.
+      head: from the width of an embedding and `rngs` to the head on it; None for none.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -118,40 +79,23 @@ class CaseNet(nnx.Module):
         self,
         dims: Sequence[int],
         num_classes: int,
-        num_clusters: int,
         *,
-        hidden: int = 512,
-        temperature: float = 10.0,
-        projected: bool = True,
-        detached: bool = False,
-        encoder_dtype: Any = None,
+        settings: CaseSettings = CaseSettings(),
+        head: MakeHead | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        if not dims or min(*dims, num_classes, num_clusters, hidden) < 1:
-            raise ValueError(
-                f"the network needs at least one stream and counts of at least 1, got dims={tuple(dims)}, "
-                f"num_classes={num_classes}, num_clusters={num_clusters}, hidden={hidden}"
-            )
+        hidden, dtype = settings.hidden, DTYPES[settings.encoder_dtype]
+        check_counts(dims, num_classes=num_classes, hidden=hidden)
         self.streams = nnx.List(
-            [
-                Stream(
-                    dim,
-                    num_classes,
-                    num_clusters,
-                    hidden=hidden,
-                    temperature=temperature,
-                    projected=projected,
-                    detached=detached,
-                    encoder_dtype=encoder_dtype,
-                    rngs=rngs,
-                )
-                for dim in dims
-            ]
+            [Stream(dim, num_classes, hidden=hidden, encoder_dtype=dtype, head=head, rngs=rngs) for dim in dims]
         )
+        self.embedding_dims = (hidden,) * len(dims)
 
     def __call__(
         self,
         features: Sequence[Float[Array, "*n _"]],
+        key: Key[Array, ""] | None = None,
+        *,
         mask: Bool[Array, "b t"] | None = None,
         rows: Int[Array, "b t"] | None = None,
     ) -> Outputs:
@@ -159,6 +103,7 @@ class CaseNet(nnx.Module):
 
         Args:
           features: (B, T, D_s), one array a stream; with `rows`, (R, D_s).
+          key: not used; networks with dropout need it.
           mask: True for real snippets; features elsewhere are read as zeros. Not together with `rows`.
           rows: for a batch that repeats snippets, which row of the features stands at each place. The network
             sees a snippet alone, so R rows are computed however often they are repeated.
@@ -176,12 +121,12 @@ class CaseNet(nnx.Module):
         if mask is not None:
             if rows is not None:
                 raise ValueError("mask and rows exclude each other: with rows, every row of the features is real")
-            features = [jnp.where(mask[:, :, None], x, 0) for x in features]
+            features = [without_padding(x, mask=mask) for x in features]
         # Features may be stored narrower than the network computes.
         features = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in features]
         # As a matrix of snippets: with two leading axes, XLA for CPU computes activations once in each shape.
         outputs = [stream(x.reshape(-1, x.shape[-1])) for stream, x in zip(self.streams, features, strict=True)]
-        cas, attention, embedding, cluster_logits = zip(*outputs, strict=True)
+        cas, attention, embedding, clusters = zip(*outputs, strict=True)
 
         def places(values: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             if rows is not None:
@@ -190,15 +135,5 @@ class CaseNet(nnx.Module):
 
         # Nobody needs the embedding, by far the largest, at every place: prototypes are means over rows.
         embedding = places(embedding) if rows is None else embedding
-        return Outputs(places(cas), places(attention), embedding, places(cluster_logits), rows)
-
-
-def project_prototypes(params: Params) -> Params:
-    """Put the cluster directions of every stream back on the unit sphere; other leaves stay as they are."""
-
-    def project(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        if any(getattr(entry, "key", None) == "directions" for entry in path):
-            return leaf / jnp.maximum(jnp.linalg.norm(leaf, axis=1, keepdims=True), 1e-12)
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(project, params)
+        cluster_logits = places(tuple(logits for own in clusters for logits in own))
+        return Outputs(places(cas), embedding, places(attention), cluster_logits, rows)

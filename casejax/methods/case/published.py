@@ -18,7 +18,9 @@ from flax import nnx
 
 from casejax.data.pickles.torch_files import read_torch
 from casejax.errors import DataError
+from casejax.methods.case.head import make_head
 from casejax.methods.case.network import CaseNet
+from casejax.methods.case.settings import CaseSettings, HeadSettings
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -79,7 +81,13 @@ def from_published(model_path: AnyPath, cls_gt_path: AnyPath) -> Published:
     sizes, arrays = _read_model(Path(model_path))
     streams = {s: _to_ours(arrays, stream) for s, stream in enumerate(STREAMS)}
     network = nnx.eval_shape(
-        lambda: CaseNet(sizes.dims, sizes.num_classes, sizes.num_clusters, hidden=sizes.hidden, rngs=nnx.Rngs(0))
+        lambda: CaseNet(
+            sizes.dims,
+            sizes.num_classes,
+            settings=CaseSettings(hidden=sizes.hidden),
+            head=make_head(HeadSettings(num_clusters=sizes.num_clusters)),
+            rngs=nnx.Rngs(0),
+        )
     )
     _, params = nnx.split(network, nnx.Param)
     nnx.replace_by_pure_dict(params, {"streams": streams})
@@ -110,6 +118,9 @@ def to_published(
             f"the streams are {', '.join(streams)}, but the published program has {' and '.join(STREAMS)}; "
             "only a model of both can be exported"
         )
+    ours = nnx.to_pure_dict(params).get("streams", {})
+    if not ours or any(own.keys() != {*LAYERS, "clusters"} for own in ours.values()):
+        raise ValueError("it is no network of CASE with its clusters; only that has a published format")
     labels = np.asarray(cluster_labels, np.float32)
     difference = float(np.abs(labels[0] - labels[1]).max())
     if not difference <= 1e-6:
@@ -117,7 +128,6 @@ def to_published(
             f"the cluster labels Q^C of the streams differ by up to {difference:.3g}, but the published program "
             "keeps one for both; only a model trained with co_label_clusters can be exported"
         )
-    ours = nnx.to_pure_dict(params)["streams"]
     state: dict[str, np.ndarray] = {}
     for stream in STREAMS:
         state |= _to_theirs(ours[list(streams).index(stream)], stream)

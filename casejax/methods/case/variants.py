@@ -1,70 +1,38 @@
-"""The three variants by name: the published program, the paper's text, and what measurement recommends.
+"""The three variants of CASE by name, as the options in which they differ from the published program.
 
 `docs/variants.md` lists every place where the published program leaves the text, with the option that decides.
 """
 
 from __future__ import annotations
 
-from casejax.errors import OptionError
-from casejax.run.base_options import with_base
-from casejax.run.config import Config
+from types import MappingProxyType
+from typing import Any
 
-OFFICIAL = Config(variant="official")
-"""The published program, quirks included."""
+_PAPER: dict[str, Any] = {
+    "rank": "true",
+    "fuse": "probabilities",
+    "cas_weight": 0.25,
+    "test_cas_weight": 0.25,
+    "projected": False,
+    "nms": "hard",
+    "nms_plus_one": False,
+    "drop_lone_first": False,
+}
 
-PAPER = OFFICIAL.changed(
-    variant="paper",
-    rank="true",
-    fuse="probabilities",
-    cas_weight=0.25,
-    test_cas_weight=0.25,
-    projected=False,
-    nms="hard",
-    nms_plus_one=False,
-    drop_lone_first=False,
+VARIANTS = MappingProxyType(
+    {"official": {}, "paper": _PAPER, "corrected": _PAPER | {"cas_weight": 1.0, "nms": "soft"}}
 )
-"""The text where the program departs from it.
+"""`official` is the published program, quirks included. `paper` follows the text where the program departs from it; it
+keeps what is published where the text is silent, and in two places where its letter cannot be meant: the kernel of the
+transport (Alg. 1 read literally gives uniform labels) and logits pooled over the top k (Eq. 16 read literally bounds
+every class score by e / (e + C - 1), below the threshold that localises a class). `corrected` is what the measurements of
+`docs/what-matters.md` recommend: attention does not take part in selecting the snippets that it is trained on, since it
+would confirm itself and on some seeds settles on background. Sigma stays 10, since a prior that acts did not help."""
 
-Kept as published where the text is silent, and in two places where its letter cannot be meant: the kernel of
-the transport (Alg. 1 read literally gives uniform labels) and logits pooled over the top k (Eq. 16 read
-literally bounds every class score by e / (e + C - 1), below the threshold that localises a class).
-"""
+OF_HEAD = ("rank", "fuse", "projected")
+"""What the variants change of the clustering head, on whatever method it is."""
 
-CORRECTED = PAPER.changed(variant="corrected", cas_weight=1.0, nms="soft")
-"""What the measurements of `docs/what-matters.md` recommend.
-
-Attention does not take part in selecting the snippets that it is trained on: it would confirm itself, and on
-some seeds settles on background. Sigma stays 10, since a prior that acts did not help.
-"""
-
-
-VARIANTS = {config.variant: config for config in (OFFICIAL, PAPER, CORRECTED)}
-
-
-def variant(name: str) -> Config:
-    """The configuration of that name.
-
-    Raises:
-      OptionError: no variant of that name.
-    """
-    if name not in VARIANTS:
-        raise OptionError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
-    return VARIANTS[name]
-
-
-def describe_variant(config: Config) -> str:
-    """The variant by name, with the options of method and inference that were set apart from it."""
-    network = config.network
-    base = with_base(variant(config.variant), network.base, case=network.case)
-    changes = [
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-        for ours, theirs in ((config.method, base.method), (config.inference, base.inference))
-        for name, value in vars(ours).items()
-        if value != getattr(theirs, name)
-    ]
-    if network.base_options:
-        changes.insert(0, network.base_options.replace(",", ", "))
-    name = config.variant
-    if network.base != "case":
-        name = f"{network.base}{' + CASE' if network.case else ''}, {name}"
-    return name + (f" with {', '.join(changes)}" if changes else "")
+SELECTION = MappingProxyType(
+    {name: {key: value for key, value in changes.items() if key == "cas_weight"} for name, changes in VARIANTS.items()}
+)
+"""What they change of other methods that select snippets by the calibrated T-CAS: omega in training."""

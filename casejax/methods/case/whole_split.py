@@ -13,21 +13,28 @@ from flax import nnx
 from casejax import losses
 from casejax.data.sampling import uniform_snippets
 from casejax.labels import self_labels
-from casejax.methods.case.objective import group_cluster_labels, group_selection, group_snippet_labels, stream_groups
-from casejax.methods.case.outputs import Outputs
+from casejax.methods.case.clustering import group_cluster_labels, group_snippet_labels
+from casejax.methods.case.objective import group_selection, stream_groups
+from casejax.methods.case.settings import Clustered
+from casejax.methods.contract import Outputs
 from casejax.records import Split
-from casejax.run.config import MethodConfig
 
 
-def make_whole_set_labels(
-    graphdef: nnx.GraphDef[Any], split: Split, classes: tuple[str, ...], method: MethodConfig, *, batch_size: int = 16
+def make_whole_split_labels(
+    graphdef: nnx.GraphDef[Any],
+    split: Split,
+    classes: tuple[str, ...],
+    *,
+    settings: Clustered,
+    num_snippets: int,
+    batch_size: int = 16,
 ) -> Callable[[Any, jax.Array | np.ndarray], jax.Array]:
     """A function of (params, Q^C) to the Q^C (S, K, 2) that the whole split gives.
 
     The network runs over the split twice, first for all that labels depend on, then for the sums behind the
     prototypes; embeddings of the whole split are never held. Snippets are spread evenly, T a video.
     """
-    lengths, num_snippets = split.features.lengths, method.num_snippets
+    lengths, base, head = split.features.lengths, settings.base, settings.head
     rows = split.features.starts[:, None] + np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
     labels = split.multi_hot(classes)
     streams = range(len(split.features.streams))
@@ -36,8 +43,10 @@ def make_whole_set_labels(
     def predict(params: Any, features: tuple[jax.Array, ...], labels: jax.Array) -> tuple[Any, Any, Any]:
         outputs: Outputs = nnx.merge(graphdef, params)(features)
         foreground: dict[int, jax.Array] = {}
-        for group in stream_groups(len(streams), together=method.co_label_selection):
-            _, q_foreground = group_selection(outputs, group, labels, method)
+        for group in stream_groups(len(streams), together=base.co_label_selection):
+            _, q_foreground = group_selection(
+                outputs, group, labels, cas_weight=base.cas_weight, settings=base
+            )
             foreground |= dict.fromkeys(group, q_foreground)
         return outputs.cluster_logits, outputs.attention, tuple(foreground[s] for s in streams)
 
@@ -45,12 +54,12 @@ def make_whole_set_labels(
     def weights_of(logits: Any, attention: Any, foreground: Any, cluster_labels: jax.Array) -> tuple[jax.Array, ...]:
         """What every snippet weighs in the prototypes of the K clusters, of foreground and of background."""
         weights: dict[int, jax.Array] = {}
-        for group in stream_groups(len(streams), together=method.co_label_clusters):
+        for group in stream_groups(len(streams), together=head.co_label_clusters):
             q_snippet = group_snippet_labels(
                 [logits[s].reshape(-1, logits[s].shape[-1]) for s in group],
                 losses.stream_mean([attention[s] for s in group]).reshape(-1),
                 cluster_labels[group[0], :, 0],
-                method,
+                settings=head,
             )
             q_foreground = losses.stream_mean([foreground[s] for s in group]).reshape(-1)
             both = jnp.concatenate([q_snippet.labels, self_labels.foreground_background(q_foreground)], axis=1)
@@ -62,7 +71,7 @@ def make_whole_set_labels(
         params: Any, features: tuple[jax.Array, ...], weights: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, ...]:
         embeddings = nnx.merge(graphdef, params)(features).embedding
-        if method.prototype_features == "unit":
+        if head.prototype_features == "unit":
             embeddings = tuple(losses.unit(e) for e in embeddings)
         return tuple(
             jnp.einsum("btw,btd->wd", w, e, precision="highest") for w, e in zip(weights, embeddings, strict=True)
@@ -71,15 +80,15 @@ def make_whole_set_labels(
     @jax.jit
     def finish(sums: tuple[jax.Array, ...], foreground: Any, attention: Any) -> jax.Array:
         kept: dict[int, jax.Array] = {}
-        for group in stream_groups(len(streams), together=method.co_label_clusters):
+        for group in stream_groups(len(streams), together=head.co_label_clusters):
             logits = [
-                self_labels.cluster_logits(sums[s][:-2], sums[s][-2:], temperature=method.cluster_temperature)
+                self_labels.cluster_logits(sums[s][:-2], sums[s][-2:], temperature=head.cluster_temperature)
                 for s in group
             ]
             q_foreground, p_attention = (
                 losses.stream_mean([x[s] for s in group]).reshape(-1) for x in (foreground, attention)
             )
-            found = group_cluster_labels(logits, q_foreground, p_attention, method)
+            found = group_cluster_labels(logits, q_foreground, p_attention, settings=head)
             kept |= {s: found.labels for s in group}
         return jnp.stack([kept[s] for s in streams])
 

@@ -62,7 +62,7 @@ def plain():
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_option_acts_and_stays_finite(plain, options):
     batch, ((plain_loss, plain_aux), _) = plain
-    (loss, aux), gradient = value_and_grad(*batch, Config().changed(**options).method)
+    (loss, aux), gradient = value_and_grad(*batch, Config.of("case").changed(**options).method)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((loss, aux, gradient)))
     np.testing.assert_allclose(aux.cluster_labels.sum(axis=2), 1, rtol=1e-5)
     assert float(loss) != float(plain_loss) or bool((aux.cluster_labels != plain_aux.cluster_labels).any())
@@ -74,7 +74,7 @@ def test_masked_batch_equals_cropped_batch(rng):
     q = initial_cluster_labels(2, 6, MethodConfig())
     length = 18
     mask = jnp.broadcast_to(jnp.arange(24) < length, (4, 24))
-    method = Config().changed(rank="true", prior_std=0.3).method
+    method = Config.of("case").changed(rank="true", prior_std=0.3).method
 
     @jax.jit
     def value(o, mask=None):
@@ -96,7 +96,7 @@ def test_the_order_of_the_videos_does_not_matter(rng):
     out, labels = random_outputs(rng), video_labels()
     q = initial_cluster_labels(2, 6, MethodConfig())
     order = np.array([2, 0, 3, 1])
-    method = Config().changed(rank="true", prior_std=0.3).method
+    method = Config.of("case").changed(rank="true", prior_std=0.3).method
     (loss, aux), _ = value_and_grad(out, labels, q, method)
     (other, other_aux), _ = value_and_grad(jax.tree.map(lambda x: x[order], out), labels[order], q, method)
     np.testing.assert_allclose(loss, other, rtol=1e-5)
@@ -109,7 +109,7 @@ def test_gradients_stop_where_the_published_program_stops_them(rng):
     q = initial_cluster_labels(2, 6, MethodConfig())
 
     def gradient(snippet, cluster):
-        method = Config().changed(snippet_weight=snippet, cluster_weight=cluster).method
+        method = Config.of("case").changed(snippet_weight=snippet, cluster_weight=cluster).method
         return value_and_grad(out, labels, q, method)[1]._asdict()
 
     def of(snippet, cluster):
@@ -127,7 +127,7 @@ def test_snippets_given_once_train_like_repeated_ones(rng):
 
     That the published options train alike is shown by whole steps in test_train.py.
     """
-    method = Config().changed(prototype_features="unit", co_label_clusters=False).method
+    method = Config.of("case").changed(prototype_features="unit", co_label_clusters=False).method
     labels = video_labels()
     graphdef, params = nnx.split(CaseNet((4, 3), 5, 6, hidden=7, rngs=nnx.Rngs(0)), nnx.Param)
     distinct = [jnp.asarray(rng.normal(size=(40, d)), jnp.float32) for d in (4, 3)]

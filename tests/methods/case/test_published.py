@@ -94,7 +94,7 @@ def test_published_forward_pass(golden, tmp_path):
 
 
 def test_checkpoint_of_a_run(files, tmp_path):
-    config = Config().changed(num_snippets=50, num_clusters=3, hidden=8, seed=4)
+    config = Config.of("case").changed(num_snippets=50, num_clusters=3, hidden=8, seed=4)
     names = ("run", "jump", "throw", "swim", "dive")
     folder.convert(*files, tmp_path / "run", classes=names, config=config)
     meta, _, state = restored(tmp_path / "run")
@@ -264,7 +264,7 @@ def test_nothing_is_overwritten_or_half_written(files, tmp_path):
     with pytest.raises(DataError, match="4 of them different"):
         folder.convert(*files, run, classes=["a", "b", "c", "d", "a"])
     with pytest.raises(OptionError, match="epochs"):
-        folder.convert(*files, run, config=Config().changed(epochs=0))
+        folder.convert(*files, run, config=Config.of("case").changed(epochs=0))
     assert not run.exists()
     folder.convert(*files, run)
     with pytest.raises(CheckpointError, match=r"already holds a checkpoint \(step 0\); choose another"):
@@ -384,7 +384,7 @@ def test_logits_of_a_torch_model(torch, make_module, rng, tmp_path, zipped, wrap
 
 
 def test_torch_loads_our_model(torch, make_module, rng, tmp_path):
-    config = Config().changed(num_clusters=CLUSTERS, hidden=HIDDEN)
+    config = Config.of("case").changed(num_clusters=CLUSTERS, hidden=HIDDEN)
     meta = {"config": config.as_dict(), "data": {"streams": ["rgb", "flow"], "dims": DIMS, "classes": ["c"] * CLASSES}}
     graphdef, state = initial_state(config, DIMS, CLASSES)
     q = np.tile(rng.dirichlet([1, 1], CLUSTERS).astype(np.float32), (2, 1, 1))

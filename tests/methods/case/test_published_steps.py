@@ -221,5 +221,5 @@ def test_in_float64(golden):
 def test_official_has_the_published_settings():
     settings = json.loads((Path(__file__).parents[2] / "golden" / "case_forward.json").read_text())["config"]
     assert official(settings) == OFFICIAL.method
-    assert settings["lr"] == OFFICIAL.train.learning_rate
-    assert settings["weight_decay_L2_in_gradient"] == OFFICIAL.train.weight_decay
+    assert settings["lr"] == OFFICIAL.schedule.learning_rate
+    assert settings["weight_decay_L2_in_gradient"] == OFFICIAL.schedule.weight_decay

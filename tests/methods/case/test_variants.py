@@ -15,10 +15,10 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "variants.md"
 
 def test_names():
     assert list(VARIANTS) == ["official", "paper", "corrected"]
-    assert all(variant(name).variant == name for name in VARIANTS)
-    assert Config() == OFFICIAL
+    assert all(Config.of("case", name).variant == name for name in VARIANTS)
+    assert Config.of("case") == OFFICIAL
     with pytest.raises(OptionError, match="one of official, paper, corrected, got 'best'"):
-        variant("best")
+        Config.of("case", "best")
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=list(VARIANTS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import optax
@@ -43,21 +44,28 @@ def network_and_centers(
     *,
     before: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """One optimizer of (network parameters, centers of each stream).
+    """One optimizer of a network's parameters and of the centers of each stream.
 
     Args:
-      network: the network's, such as `train.state.make_optimizer(1e-4, 5e-4)`.
+      network: the network's, such as `contract.adam`.
       learning_rates: of the centers, one a stream.
       before: see `renormalise`.
 
     Returns:
-      A transformation of pairs (any pytree, tuple of as many arrays as there are `learning_rates`).
+      A transformation of trees in which the centers of stream s stand under the names `centers` and s.
 
     Raises:
       ValueError: no learning rate.
     """
     if not learning_rates:
         raise ValueError("network_and_centers needs a learning rate of the centers of each stream, got none")
-    names = tuple(f"centers_{s}" for s in range(len(learning_rates)))
-    updates = [center_update(rate, before=before) for rate in learning_rates]
-    return optax.partition({"network": network, **dict(zip(names, updates, strict=True))}, ("network", names))
+    updates = {f"centers_{s}": center_update(rate, before=before) for s, rate in enumerate(learning_rates)}
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        names = [getattr(entry, "key", None) for entry in path]
+        return f"centers_{names[names.index('centers') + 1]}" if "centers" in names else "network"
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return optax.partition({"network": network, **updates}, labels)

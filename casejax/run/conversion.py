@@ -1,0 +1,105 @@
+"""A run from the files of the published CASE program, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from casejax.data.pickles.torch_files import write_torch
+from casejax.errors import CheckpointError, DataError
+from casejax.methods.case.published import HEAD_TEMPERATURE, STREAMS, AnyPath, Published, from_published, to_published
+from casejax.records import Dataset, Features, Split
+from casejax.run.config import Config
+from casejax.run.folder import describe, restore_run
+from casejax.run.state import initial_state
+from casejax.runtime import files
+from casejax.runtime.checkpoint import Checkpoints
+
+
+def convert(
+    model_path: AnyPath,
+    cls_gt_path: AnyPath,
+    out: AnyPath,
+    *,
+    classes: Sequence[str] | None = None,
+    config: Config | None = None,
+) -> Published:
+    """Write a model of the published program as the checkpoint of a run, at step 0 with a fresh optimizer.
+
+    Args:
+      model_path: as for `from_published`.
+      cls_gt_path: as for `from_published`.
+      out: folder of the run; `out/checkpoints` is written.
+      classes: class names in the order of the model's outputs; default `class0`, `class1` and so on.
+      config: options of the run; the number of clusters and the width become those of the model.
+
+    Returns:
+      The model that was written.
+
+    Raises:
+      DataError: files that cannot be used, or class names that do not fit the model.
+      OptionError: a configuration that no run can use.
+      CheckpointError: `out` already holds a checkpoint.
+    """
+    model = from_published(model_path, cls_gt_path)
+    dims, hidden, num_classes, num_clusters = model.sizes
+    names = [f"class{c}" for c in range(num_classes)] if classes is None else list(classes)
+    if len(names) != num_classes or len(set(names)) < num_classes:
+        raise DataError(
+            f"{model_path}: the model has {num_classes} classes, but {len(names)} names were given, "
+            f"{len(set(names))} of them different; name each class once, in the order of the model's outputs"
+        )
+    config = (config or Config.of("case")).changed(num_clusters=num_clusters, hidden=hidden)
+    config.check()
+    nothing = Features.end_to_end(tuple(np.zeros((0, dim), np.float32) for dim in dims), [])
+    train, test = (Split(split, (), nothing) for split in ("train", "test"))
+    meta = describe(config, Dataset(str(model_path), tuple(names), STREAMS, train, test))
+    _, state = initial_state(config, dims, num_classes)
+    with Checkpoints(Path(out) / "checkpoints") as checkpoints:
+        if checkpoints.latest is not None:
+            raise CheckpointError(
+                f"{out} already holds a checkpoint (step {checkpoints.latest}); choose another folder"
+            )
+        checkpoints.save(state._replace(params=model.params, cluster_labels=model.cluster_labels), meta)
+    return model
+
+
+def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) -> None:
+    """Write the model of a run as the two files of the published program.
+
+    Args:
+      run: folder of the run. The state its selection kept is taken if there is one, otherwise the newest.
+      model_path: file for the state dict; `torch.load(model_path, weights_only=True)` reads it.
+      cls_gt_path: file for the (K, 2) cluster labels.
+
+    Raises:
+      CheckpointError: no readable checkpoint, or one of a model that the published program cannot hold.
+    """
+    restored = restore_run(Path(run))
+    temperature = restored.config.flat().get("head_temperature", HEAD_TEMPERATURE)
+    try:
+        if temperature != HEAD_TEMPERATURE:
+            raise ValueError(
+                f"head_temperature is {temperature}, but {HEAD_TEMPERATURE} is fixed in the published program; only a "
+                "model trained with that can be exported"
+            )
+        arrays, labels = to_published(
+            restored.state.params, restored.state.cluster_labels, streams=restored.meta["data"]["streams"]
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{run}: {error}") from error
+    write_torch(model_path, arrays)
+    _write_npy(Path(cls_gt_path), labels)
+
+
+def _write_npy(path: Path, array: np.ndarray) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
