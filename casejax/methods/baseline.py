@@ -73,8 +73,9 @@ class BaselineNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -86,7 +87,7 @@ class BaselineNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        features = read_streams(features, self.dims, mask)
+        features = read_streams(features, self.dims, mask=mask)
         branches = zip(self.class_encoders, self.classifiers, features, strict=True)
         cas = [classifier(jax.nn.relu(encoder(x))) for encoder, classifier, x in branches]
         embedding, attention = attend(self.embedding_encoders, self.attention, features)

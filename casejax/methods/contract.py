@@ -97,6 +97,6 @@ def plain(objective: Callable[..., Terms]) -> Callable[[BaseOutputs, Any, Any, M
     """An objective that needs nothing of the `Moment` but settings."""
 
     def of(outputs: BaseOutputs, labels: Array, mask: Array | None, moment: Moment) -> Terms:
-        return objective(outputs, labels, mask, **options_of(objective, moment.settings))
+        return objective(outputs, labels, mask=mask, **options_of(objective, moment.settings))
 
     return of

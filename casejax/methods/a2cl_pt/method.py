@@ -97,13 +97,13 @@ def loss(
     """The loss of one batch."""
     settings, (network, centers) = settings_of(config), params
     dropout, temperature = jax.random.split(now.key)
-    outputs = nnx.merge(graphdef, network)(batch.streams, batch.mask, dropout)
+    outputs = nnx.merge(graphdef, network)(batch.streams, dropout, mask=batch.mask)
     value, metrics = a2cl_pt_objective(
         outputs,
         batch.labels,
         centers,
-        batch.mask,
         temperature,
+        mask=batch.mask,
         multi_label=now.step + 1 >= settings.multi_label_from * now.total_steps,
         max_labels=settings.max_labels,
         divisor=settings.divisor,
@@ -123,9 +123,9 @@ def _scorer(graphdef: nnx.GraphDef[Any], divisor: int) -> Scorer:
     def score(
         params: Any, cluster_labels: Any, features: Any, rows: None = None, mask: jax.Array | None = None
     ) -> SnippetScores:
-        outputs = nnx.merge(graphdef, params[0])(features, mask)
+        outputs = nnx.merge(graphdef, params[0])(features, mask=mask)
         best = jax.nn.sigmoid(outputs.tcam.max(axis=2))
-        video = jax.nn.softmax(pool_top(outputs.tcam, mask, divisor=divisor))
+        video = jax.nn.softmax(pool_top(outputs.tcam, mask=mask, divisor=divisor))
         return SnippetScores(outputs.tcam, best, None, best, video)
 
     return score

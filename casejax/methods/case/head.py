@@ -60,10 +60,11 @@ class ClusteredNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> ClusteredOutputs:
         """Predict on a batch; arguments and errors are the base's."""
-        outputs = self.base(features, mask, key)
+        outputs = self.base(features, key, mask=mask)
         logits = [head(e) for head, e in zip(self.clusters, outputs.embedding, strict=True)]
         return ClusteredOutputs(outputs, tuple(logits))

@@ -67,7 +67,7 @@ def loss(
     """The loss of one batch: the base's own, and that of the clustering head."""
     base, settings = settings_of(config)
     network = nnx.merge(graphdef, params)
-    outputs = network(batch.streams, batch.mask, now.key)
+    outputs = network(batch.streams, now.key, mask=batch.mask)
     clusters = outputs.cluster_logits if config.network.case else ()
     own: BaseOutputs = outputs.base if config.network.case else outputs
     epoch = published_epoch(config, now)
@@ -137,17 +137,17 @@ def _scorer(graphdef: nnx.GraphDef[Any], config: Config) -> Scorer:
     def score(
         params: Any, cluster_labels: Any, features: Any, rows: None = None, mask: jax.Array | None = None
     ) -> SnippetScores:
-        outputs = nnx.merge(graphdef, params)(features, mask)
+        outputs = nnx.merge(graphdef, params)(features, mask=mask)
         own: BaseOutputs = outputs.base if config.network.case else outputs
         options = options_of(base.scores, settings)
         if not config.network.case:
-            found = base.scores(own, None, mask, **options)
+            found = base.scores(own, None, mask=mask, **options)
             attention = stream_mean(own.attention) if own.attention else found.thresholded.max(axis=2)
             return SnippetScores(found.thresholded, attention, None, attention, found.video, found.ranked)
         attention = stream_mean(own.attention)
         transformed = transformed_foreground(outputs.cluster_logits, cluster_labels)
         foreground = fused_foreground(attention, transformed, weight=config.inference.transformed_weight)
-        found = base.scores(own, foreground, mask, **options)
+        found = base.scores(own, foreground, mask=mask, **options)
         return SnippetScores(found.thresholded, attention, transformed, foreground, found.video, found.ranked)
 
     return score

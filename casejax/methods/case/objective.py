@@ -16,7 +16,7 @@ from casejax.run.config import MethodConfig
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-RANKS = {"true": ot.ascending_rank, "argsort": ot.published_rank, "attention": lambda p, mask: p}
+RANKS = {"true": ot.ascending_rank, "argsort": ot.published_rank, "attention": lambda p, *, mask=None: p}
 FUSES = {"logits": losses.stream_mean, "probabilities": self_labels.mean_probabilities}
 
 
@@ -133,7 +133,7 @@ def clustering_objective(
         q_cluster = group_cluster_labels(logits, q_foreground, group_attention, method, flat_mask)
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
             snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
-            loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), flat_mask)
+            loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), mask=flat_mask)
             loss_cluster[s] = losses.soft_cross_entropy(own_logits, q_cluster.labels).mean()
             new_cluster_labels[s] = q_cluster
             kept[s] = method.cluster_momentum * cluster_labels[s] + (1 - method.cluster_momentum) * q_cluster.labels
@@ -146,7 +146,7 @@ def clustering_objective(
     metrics = {
         **terms,
         "entropy_snippet_labels": _mean(
-            {s: losses.masked_mean(losses.entropy(q.labels), flat_mask) for s, q in snippet_labels.items()}
+            {s: losses.masked_mean(losses.entropy(q.labels), mask=flat_mask) for s, q in snippet_labels.items()}
         ),
         "entropy_cluster_labels": losses.entropy(stacked).mean(),
         "entropy_mean_assignment": _mean(
@@ -156,8 +156,8 @@ def clustering_objective(
         "snippet_column_error": _mean({s: q.column_error for s, q in snippet_labels.items()}),
         "cluster_row_error": _mean({s: q.row_error for s, q in new_cluster_labels.items()}),
         "cluster_column_error": _mean({s: q.column_error for s, q in new_cluster_labels.items()}),
-        "foreground_share": losses.masked_mean(losses.stream_mean(foreground), mask),
-        "attention_mean": losses.masked_mean(mean_attention, mask),
+        "foreground_share": losses.masked_mean(losses.stream_mean(foreground), mask=mask),
+        "attention_mean": losses.masked_mean(mean_attention, mask=mask),
         "attention_min": jnp.min(mean_attention, where=mask, initial=1.0),
         "attention_max": jnp.max(mean_attention, where=mask, initial=0.0),
         "cluster_foreground_mean": stacked[:, :, 0].mean(),
@@ -257,7 +257,7 @@ def _prototype_logits(
     if method.prototype_features == "unit":
         flat = losses.unit(flat)
     # One product for both kinds: it reads the embedding once, and once more for the gradient.
-    weights = jnp.concatenate([q_snippet, self_labels.foreground_background(q_foreground, mask)], axis=1)
+    weights = jnp.concatenate([q_snippet, self_labels.foreground_background(q_foreground, mask=mask)], axis=1)
     if rows is not None:
         weights = jax.ops.segment_sum(weights, rows.reshape(-1), len(flat))
     clusters, sides = jnp.split(self_labels.prototypes(weights, flat), [q_snippet.shape[1]])
