@@ -124,7 +124,7 @@ def prototypes(weights: Float[Array, "n k"], embeddings: Float[Array, "n d"]) ->
     return sums / jnp.where(total > 0, total, 1)[:, None]
 
 
-def foreground_background(labels: Float[Array, " n"], mask: Bool[Array, " n"] | None = None) -> Float[Array, "n 2"]:
+def foreground_background(labels: Float[Array, " n"], *, mask: Bool[Array, " n"] | None = None) -> Float[Array, "n 2"]:
     """Weights (Q^A, 1 - Q^A) for the prototypes of foreground and background; masked rows weigh 0."""
     weights = jnp.stack([labels, 1 - labels], axis=1)
     return weights if mask is None else jnp.where(mask[:, None], weights, 0)

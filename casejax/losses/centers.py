@@ -36,6 +36,7 @@ def nearest_negative(
     features: Float[Array, "n d"],
     labels: Int[Array | np.ndarray, " n"],
     centers: Float[Array, "c _"],
+    *,
     candidates: Bool[Array, "n c"] | None = None,
 ) -> Int[Array, " n"]:
     """The center at the smallest angle to each feature, its own apart; of equals the first.
@@ -72,7 +73,7 @@ def triplets(
     """
     labels = jnp.asarray(labels)
     _check_pairs(features, background, labels, centers, None)
-    nearest = nearest_negative(features, labels, centers, candidates)
+    nearest = nearest_negative(features, labels, centers, candidates=candidates)
     own = centers[labels]
     vectors = features, background, own, centers[nearest], own
     atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
@@ -85,8 +86,8 @@ def center_loss(
     background: Float[Array, "n d"],
     labels: Int[Array | np.ndarray, " _"],
     centers: Float[Array, "c _"],
-    mask: Bool[Array, " n"] | None = None,
     *,
+    mask: Bool[Array, " n"] | None = None,
     candidates: Bool[Array, "n c"] | None = None,
     margin_atcl: float | Float[Array, ""] = 1.0,
     margin_nt: float | Float[Array, ""] = 2.0,
@@ -131,7 +132,7 @@ def center_loss(
     _check_pairs(features, background, labels, centers, mask)
     real = jnp.ones(len(labels), bool) if mask is None else mask
     features, background = (jnp.where(real[:, None], x, 0) for x in (features, background))
-    nearest = nearest_negative(features, labels, centers, candidates)
+    nearest = nearest_negative(features, labels, centers, candidates=candidates)
     possible = real & _negatives(labels, len(centers), candidates).any(axis=1)
     count = jnp.maximum(real.sum(), 1) if num_samples is None else num_samples
 

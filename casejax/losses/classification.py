@@ -99,8 +99,8 @@ def entropy(labels: Float[Array, "*n k"]) -> Float[Array, "*n"]:
 def mil_loss(
     cas: Float[Array, "b t c"],
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     divisor: int = 8,
 ) -> Float[Array, " b"]:
     """Multiple-instance learning: cross-entropy of `pool_top` with the video's labels, shared out to sum to 1.
@@ -114,7 +114,7 @@ def mil_loss(
     Returns:
       (B,) losses; 0 for a video without a label, for which the published program has NaN.
     """
-    return losses.video_cross_entropy(pool_top(cas, mask, divisor=divisor), labels, smoothing=0.0)
+    return losses.video_cross_entropy(pool_top(cas, mask=mask, divisor=divisor), labels, smoothing=0.0)
 
 
 def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:

@@ -121,43 +121,43 @@ def top_k_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"]) ->
     return jnp.where(selected, values, 0).sum(axis=1) / jnp.maximum(count, 1).astype(values.dtype)
 
 
-def masked_mean(values: Float[Array, "*n"], mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
+def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
     """Mean over the entries that `mask` admits; 0 where it admits none."""
     if mask is None:
         return values.mean()
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
-def without_padding(x: Float[Array, "b t *d"], mask: Bool[Array, "b t"] | None) -> Float[Array, "b t *d"]:
+def without_padding(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t *d"]:
     """`x` with zeros in padding, whatever stood there."""
     if mask is None:
         return x
     return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, 0)
 
 
-def lengths(x: Float[Array, "b t *d"], mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
+def lengths(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
     """Real snippets of each video, at least 1, in the dtype of `x`."""
     if mask is None:
         return jnp.full(x.shape[0], x.shape[1], x.dtype)
     return jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)
 
 
-def time_mean(x: Float[Array, "b t *d"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b *d"]:
+def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b *d"]:
     """Mean over the real snippets of each video; 0 for a video without one."""
-    count = lengths(x, mask)
-    return without_padding(x, mask).sum(axis=1) / count.reshape(-1, *(1,) * (x.ndim - 2))
+    count = lengths(x, mask=mask)
+    return without_padding(x, mask=mask).sum(axis=1) / count.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def moving_average(x: Float[Array, "b t d"], window: int, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t d"]:
+def moving_average(x: Float[Array, "b t d"], window: int, *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t d"]:
     """Mean over `window` snippets around each, of which those beyond either end and in padding count as zeros."""
     if window == 1:
         return x
-    sums = jax.lax.reduce_window(without_padding(x, mask), 0.0, jax.lax.add, (1, window, 1), (1, 1, 1), "SAME")
+    sums = jax.lax.reduce_window(without_padding(x, mask=mask), 0.0, jax.lax.add, (1, window, 1), (1, 1, 1), "SAME")
     return sums / window
 
 
 def pool_top(
-    cas: Float[Array, "b t c"], mask: Bool[Array, "b t"] | None = None, *, divisor: int = 8
+    cas: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None, divisor: int = 8
 ) -> Float[Array, "b c"]:
     """Confidence in each class of a video: the mean of its highest scores, one in `divisor` snippets, rounded up.
 

@@ -167,8 +167,9 @@ class ACMNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -184,9 +185,9 @@ class ACMNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        x = jnp.concatenate(read_streams(features, self.dims, mask), axis=2)
+        x = jnp.concatenate(read_streams(features, self.dims, mask=mask), axis=2)
         keys = dropout_keys(key)
-        embedding = jax.nn.relu(self.encoder(dropout(x, self.input_dropout, next(keys)), mask))
+        embedding = jax.nn.relu(self.encoder(dropout(x, self.input_dropout, next(keys)), mask=mask))
         logits = self.attention(dropout(embedding, self.attention_dropout, next(keys)))
         instance, context, background = jnp.moveaxis(jax.nn.softmax(logits), 2, 0)
         kept = dropout(jnp.ones_like(instance), self.dropout, next(keys))
@@ -228,8 +229,8 @@ def _norm(x: Float[Array, "b d"]) -> Float[Array, " b"]:
 def acm_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
     context_divisor: int = 3,
     background_divisor: int = 3,
@@ -271,7 +272,7 @@ def acm_objective(
         selected = select_top_k(ranked, divisor=divisor, mask=mask)
         targets = jnp.concatenate([actions * labels, jnp.full_like(labels[:, :1], last)], axis=1)
         loss = losses.soft_cross_entropy(losses.top_k_mean(acted, selected[..., :-1]), shared_out(targets))
-        return loss.mean(), time_mean(outputs.embedding[0], selected[..., -1])
+        return loss.mean(), time_mean(outputs.embedding[0], mask=selected[..., -1])
 
     loss_instance, instance_feature = branch(instance, top_k_divisor, 1, 0)
     loss_context, context_feature = branch(context, context_divisor, 1, 1)
@@ -283,9 +284,9 @@ def acm_objective(
         "loss_instance": instance_weight * loss_instance,
         "loss_context": loss_context,
         "loss_background": loss_background,
-        "loss_guide": guide_weight * without_padding(guide, mask).sum(axis=1).mean(),
+        "loss_guide": guide_weight * without_padding(guide, mask=mask).sum(axis=1).mean(),
         "loss_features": feature_weight * features.mean(),
-        "loss_sparse": sparse_weight * without_padding((instance + context) / 2, mask).sum(axis=1).mean(),
+        "loss_sparse": sparse_weight * without_padding((instance + context) / 2, mask=mask).sum(axis=1).mean(),
     }
     return jnp.stack(list(terms.values())).sum(), terms
 
@@ -293,8 +294,8 @@ def acm_objective(
 def acm_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
     frame_weight: float | Float[Array, ""] = 1.0,
 ) -> InferenceScores:
@@ -310,10 +311,10 @@ def acm_scores(
     Returns:
       Scores of the C action classes; background has a part only in the softmax.
     """
-    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask)[..., None]
+    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)[..., None]
     acted = outputs.cas[0] * attention
     pooled = losses.top_k_mean(acted, select_top_k(acted, divisor=top_k_divisor, mask=mask))
-    frames = without_padding(jax.nn.softmax(acted)[..., :-1], mask)
+    frames = without_padding(jax.nn.softmax(acted)[..., :-1], mask=mask)
     thresholded = jnp.broadcast_to(attention, frames.shape)
     ranked = frame_weight * frames + (1 - frame_weight) * thresholded
     return InferenceScores(thresholded, ranked, jax.nn.softmax(pooled)[..., :-1])
@@ -322,7 +323,7 @@ def acm_scores(
 def _objective(
     outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    loss, terms = acm_objective(outputs, labels, mask, **options_of(acm_objective, moment.settings))
+    loss, terms = acm_objective(outputs, labels, mask=mask, **options_of(acm_objective, moment.settings))
     return supervised(outputs, mask, moment, loss, terms)
 
 

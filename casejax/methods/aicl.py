@@ -144,8 +144,9 @@ class AICLNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -160,7 +161,7 @@ class AICLNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        features = read_streams(features, self.dims, mask)
+        features = read_streams(features, self.dims, mask=mask)
         joint = jax.nn.relu(self.class_encoder(jnp.concatenate(features, axis=2)))
         cas = self.classifier(joint)
         embedding, attention = attend(self.embedding_encoders, self.attention, features)
@@ -173,8 +174,8 @@ class AICLNet(nnx.Module):
 def mine(
     class_actionness: Float[Array, "b t"],
     stream_actionness: Float[Array, "b t"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     divisor: int = 20,
     fill: bool = False,
 ) -> Mined:
@@ -233,7 +234,7 @@ def contrastive_loss(
     directions = unit(embedding)
 
     def mean_of(kind: Bool[Array, "b t"]) -> Float[Array, "b d"]:
-        return unit(time_mean(without_padding(embedding, kind), kind))
+        return unit(time_mean(without_padding(embedding, mask=kind), mask=kind))
 
     def term(query: Bool[Array, "b t"], positive: Bool[Array, "b t"], negatives: Bool[Array, "b t"]) -> Array:
         wanted = mean_of(query)
@@ -254,8 +255,8 @@ def contrastive_loss(
 def aicl_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
     gce_exponent: float = 0.7,
     mined_divisor: int = 20,
@@ -286,15 +287,15 @@ def aicl_objective(
     """
     own = outputs.own
     video, attention = asl.selection_losses(
-        outputs, labels, mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent
+        outputs, labels, mask=mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent
     )
-    mined = mine(own.class_actionness, own.stream_actionness, mask, divisor=mined_divisor, fill=fill)
+    mined = mine(own.class_actionness, own.stream_actionness, mask=mask, divisor=mined_divisor, fill=fill)
     # Snippets that are not mined have no part in the loss, and those in padding never are.
-    embeddings = [without_padding(e, mask) for e in (own.embedding, *outputs.embedding)]
+    embeddings = [without_padding(e, mask=mask) for e in (own.embedding, *outputs.embedding)]
     contrast = jnp.stack([contrastive_loss(e, mined, temperature=temperature) for e in embeddings]).sum(axis=0)
-    pairs = [time_mean((a - b) ** 2, mask) for a, b in combinations(outputs.attention, 2)]
+    pairs = [time_mean((a - b) ** 2, mask=mask) for a, b in combinations(outputs.attention, 2)]
     streams = stream_mean(pairs) if pairs else jnp.zeros_like(video)
-    actionness = time_mean((own.class_actionness - own.stream_actionness) ** 2, mask)
+    actionness = time_mean((own.class_actionness - own.stream_actionness) ** 2, mask=mask)
     terms = {
         "loss_video": video.mean(),
         "loss_attention": attention.mean(),

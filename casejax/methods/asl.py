@@ -98,8 +98,9 @@ class ASLNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -114,7 +115,7 @@ class ASLNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        features = read_streams(features, self.dims, mask)
+        features = read_streams(features, self.dims, mask=mask)
         joint = jnp.concatenate(features, axis=2)
         cas = self.classifier(jax.nn.relu(self.class_encoder(joint)))
         embedding, attention = attend(self.embedding_encoders, self.attention, features)
@@ -125,8 +126,8 @@ class ASLNet(nnx.Module):
 def asl_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
     gce_exponent: float = 0.7,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -142,7 +143,9 @@ def asl_objective(
     Returns:
       The loss, and its terms: `loss_video` and `loss_attention`, which add up to it.
     """
-    video, attention = selection_losses(outputs, labels, mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent)
+    video, attention = selection_losses(
+        outputs, labels, mask=mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent
+    )
     terms = {"loss_video": video.mean(), "loss_attention": attention.mean()}
     return terms["loss_video"] + terms["loss_attention"], terms
 
@@ -150,8 +153,8 @@ def asl_objective(
 def selection_losses(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int,
     gce_exponent: float,
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
@@ -170,8 +173,8 @@ def selection_losses(
 def asl_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     cas_weight: float | Float[Array, ""] = 1 / 3,
     top_k_divisor: int = 8,
 ) -> InferenceScores:

@@ -125,8 +125,9 @@ class BaSNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -142,26 +143,26 @@ class BaSNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        x = jnp.concatenate(read_streams(features, self.dims, mask), axis=2)
+        x = jnp.concatenate(read_streams(features, self.dims, mask=mask), axis=2)
         keys = dropout_keys(key)
         embedding = _leaky(self.filter_encoder(x))
         attention = jax.nn.sigmoid(self.filter(embedding)[..., 0])
-        base = self._classify(x, mask, next(keys))
-        suppressed = self._classify(attention[..., None] * x, mask, next(keys))
+        base = self._classify(x, next(keys), mask=mask)
+        suppressed = self._classify(attention[..., None] * x, next(keys), mask=mask)
         return BaseOutputs((suppressed,), (embedding,), (attention,), suppressed[..., :-1], BaSOwn(base))
 
     def _classify(
-        self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None, key: Key[Array, ""] | None
+        self, x: Float[Array, "b t d"], key: Key[Array, ""] | None, *, mask: Bool[Array, "b t"] | None
     ) -> Float[Array, "b t k"]:
-        x = _leaky(self.second(_leaky(self.first(x, mask)), mask))
+        x = _leaky(self.second(_leaky(self.first(x, mask=mask)), mask=mask))
         return self.classifier(dropout(x, self.dropout, key))
 
 
 def bas_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
     norm_weight: float | Float[Array, ""] = 1e-4,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -187,12 +188,12 @@ def bas_objective(
     terms = {
         "loss_base": classification(outputs.own.base, 1),
         "loss_suppressed": classification(outputs.cas[0], 0),
-        "loss_norm": norm_weight * without_padding(outputs.attention[0], mask).sum(axis=1).mean(),
+        "loss_norm": norm_weight * without_padding(outputs.attention[0], mask=mask).sum(axis=1).mean(),
     }
     return jnp.stack(list(terms.values())).sum(), terms
 
 
-def min_max(values: Float[Array, "b t c"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
+def min_max(values: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
     """Values of each video, moved and scaled by their range over time, of which only what is above 0 counts.
 
     With m and M the least and the greatest, or 0 where they are negative: (x - m) / (M - m), or x - m where M = m.
@@ -215,8 +216,8 @@ def min_max(values: Float[Array, "b t c"], mask: Bool[Array, "b t"] | None = Non
 def bas_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
 ) -> InferenceScores:
     """Inference: the class logits of the suppressed video, scaled by their range over time.
@@ -237,16 +238,16 @@ def bas_scores(
     """
     cas = outputs.cas[0]
     pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
-    scores = min_max(cas[..., :-1], mask)
+    scores = min_max(cas[..., :-1], mask=mask)
     if foreground is not None:
-        scores = scores * without_padding(foreground_or(foreground, outputs.attention[0]), mask)[..., None]
+        scores = scores * without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)[..., None]
     return InferenceScores(scores, jax.nn.relu(scores), jax.nn.softmax(pooled)[..., :-1])
 
 
 def _objective(
     outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    loss, terms = bas_objective(outputs, labels, mask, **options_of(bas_objective, moment.settings))
+    loss, terms = bas_objective(outputs, labels, mask=mask, **options_of(bas_objective, moment.settings))
     return supervised(outputs, mask, moment, loss, terms)
 
 

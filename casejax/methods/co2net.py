@@ -119,15 +119,16 @@ class CrossModalFilter(nnx.Module):
         self,
         main: Float[Array, "b t d"],
         other: Float[Array, "b t e"],
-        mask: Bool[Array, "b t"] | None,
         keys: Iterator[Key[Array, ""] | None],
+        *,
+        mask: Bool[Array, "b t"] | None,
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b t h"], Float[Array, "b t"], Float[Array, "b t"]]:
         """Filtered features, embedding, attention without dropout and attention with it."""
-        whole = dropout(_leaky(self.whole(time_mean(main, mask)[:, None])), self.dropout, next(keys))
-        each = dropout(_leaky(self.each(other, mask)), self.dropout, next(keys))
+        whole = dropout(_leaky(self.whole(time_mean(main, mask=mask)[:, None])), self.dropout, next(keys))
+        each = dropout(_leaky(self.each(other, mask=mask)), self.dropout, next(keys))
         filtered = jax.nn.sigmoid(each * whole) * main
-        embedding = dropout(_leaky(self.first(filtered, mask)), self.dropout, next(keys))
-        embedding = _leaky(self.second(embedding, mask))
+        embedding = dropout(_leaky(self.first(filtered, mask=mask)), self.dropout, next(keys))
+        embedding = _leaky(self.second(embedding, mask=mask))
         logits = self.attention(embedding)[..., 0]
         dropped = dropout(logits, self.dropout, next(keys))
         return filtered, embedding, jax.nn.sigmoid(logits), jax.nn.sigmoid(dropped)
@@ -185,8 +186,9 @@ class CO2Net(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -203,19 +205,19 @@ class CO2Net(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        features = read_streams(features, self.dims, mask)
+        features = read_streams(features, self.dims, mask=mask)
         keys = dropout_keys(key)
         outputs = []
         for s, (layer, x) in enumerate(zip(self.filters, features, strict=True)):
             others = jnp.concatenate(features[:s] + features[s + 1 :], axis=2)
-            outputs.append(layer(x, others, mask, keys))
+            outputs.append(layer(x, others, keys, mask=mask))
         filtered, embedding, attention, dropped = zip(*outputs, strict=True)
         feature = dropout(_leaky(self.fusion(jnp.concatenate(filtered, axis=2))), self.dropout, next(keys))
         x = dropout(feature, self.dropout, next(keys))
-        x = dropout(_leaky(self.class_encoder(x, mask)), self.dropout, next(keys))
-        cas = moving_average(self.classifier(x), self.smoothing, mask)
+        x = dropout(_leaky(self.class_encoder(x, mask=mask)), self.dropout, next(keys))
+        cas = moving_average(self.classifier(x), self.smoothing, mask=mask)
         attention, dropped = (
-            tuple(moving_average(a[..., None], self.smoothing, mask)[..., 0] for a in group)
+            tuple(moving_average(a[..., None], self.smoothing, mask=mask)[..., 0] for a in group)
             for group in (attention, dropped)
         )
         select = suppress(cas, stream_mean(attention))[..., :-1]
@@ -231,8 +233,8 @@ def suppress(cas: Float[Array, "b t c"], attention: Float[Array, "b t"]) -> Floa
 def background_mil(
     cas: Float[Array, "b t k"],
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     background: float,
     divisor: int = 7,
 ) -> Float[Array, " b"]:
@@ -254,9 +256,11 @@ def background_mil(
     return losses.soft_cross_entropy(pooled, targets)
 
 
-def mutual_loss(attention: Sequence[Float[Array, "b t"]], mask: Bool[Array, "b t"] | None = None) -> Float[Array, " b"]:
+def mutual_loss(
+    attention: Sequence[Float[Array, "b t"]], *, mask: Bool[Array, "b t"] | None = None
+) -> Float[Array, " b"]:
     """Each stream's attention is drawn to that of the others, which holds still: mean squares over ordered pairs."""
-    pairs = [time_mean((a - jax.lax.stop_gradient(b)) ** 2, mask) for a, b in permutations(attention, 2)]
+    pairs = [time_mean((a - jax.lax.stop_gradient(b)) ** 2, mask=mask) for a, b in permutations(attention, 2)]
     return stream_mean(pairs)
 
 
@@ -269,8 +273,8 @@ def guide_distance(attention: Sequence[Float[Array, "b t"]], cas: Float[Array, "
 def co2_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     pairs: int = 3,
     top_k_divisor: int = 7,
     margin: float = 0.5,
@@ -301,15 +305,16 @@ def co2_objective(
     fused = stream_mean(own.attention)
     suppressed = suppress(cas, fused)
     attention = (fused, *own.attention)
-    norm = time_mean(stream_mean(attention), mask)
-    guide = time_mean(guide_distance(attention, cas), mask)
-    video = background_mil(cas, labels, mask, background=1, divisor=top_k_divisor)
-    acted = background_mil(suppressed, labels, mask, background=0, divisor=top_k_divisor)
+    norm = time_mean(stream_mean(attention), mask=mask)
+    guide = time_mean(guide_distance(attention, cas), mask=mask)
+    video = background_mil(cas, labels, mask=mask, background=1, divisor=top_k_divisor)
+    acted = background_mil(suppressed, labels, mask=mask, background=0, divisor=top_k_divisor)
     terms = {
         "loss_video": video.mean(),
         "loss_suppressed": acted.mean(),
-        "loss_pairs": pair_weight * co_activity_loss(own.feature, suppressed, labels, mask, pairs=pairs, margin=margin),
-        "loss_mutual": mutual_weight * mutual_loss(own.attention, mask).mean(),
+        "loss_pairs": pair_weight
+        * co_activity_loss(own.feature, suppressed, labels, mask=mask, pairs=pairs, margin=margin),
+        "loss_mutual": mutual_weight * mutual_loss(own.attention, mask=mask).mean(),
         "loss_norm": norm_weight * norm.mean(),
         "loss_guide": guide_weight * guide.mean(),
     }
@@ -319,8 +324,8 @@ def co2_objective(
 def co2_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     video_divisor: int = 10,
 ) -> InferenceScores:
     """Inference: attention alone is thresholded; its product with the class logits is ranked.
@@ -334,8 +339,8 @@ def co2_scores(
     Returns:
       Scores of the C action classes. `ranked` are logits; background has a part only in the softmax of `video`.
     """
-    attention = without_padding(foreground_or(foreground, stream_mean(outputs.attention)), mask)
-    ranked = without_padding(outputs.cas[0], mask) * attention[..., None]
+    attention = without_padding(foreground_or(foreground, stream_mean(outputs.attention)), mask=mask)
+    ranked = without_padding(outputs.cas[0], mask=mask) * attention[..., None]
     pooled = losses.top_k_mean(ranked, select_top_k(ranked, divisor=video_divisor, mask=mask))
     ranked = ranked[..., :-1]
     thresholded = jnp.broadcast_to(attention[..., None], ranked.shape)
@@ -346,7 +351,7 @@ def _objective(
     outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     options = options_of(co2_objective, moment.settings)
-    loss, terms = co2_objective(outputs, labels, mask, pairs=moment.pairs, **options)
+    loss, terms = co2_objective(outputs, labels, mask=mask, pairs=moment.pairs, **options)
     return supervised(outputs, mask, moment, loss, terms)
 
 

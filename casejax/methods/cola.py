@@ -174,8 +174,9 @@ class CoLANet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -192,16 +193,16 @@ class CoLANet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        x = jnp.concatenate(read_streams(features, self.dims, mask), axis=2)
+        x = jnp.concatenate(read_streams(features, self.dims, mask=mask), axis=2)
         keys = dropout_keys(key)
         embedding = jax.nn.relu(self.encoder(x))
         logits = self.classifier(dropout(embedding, self.dropout, next(keys)))
         if self.class_filter is not None:
-            logits = self.class_filter(without_padding(logits, mask))
+            logits = self.class_filter(without_padding(logits, mask=mask))
         cas = jax.nn.relu(logits)
         actionness = cas.sum(axis=2)
         drawn = dropout(jnp.ones_like(actionness), self.easy_dropout, next(keys)) > 0
-        attention = min_max(actionness[..., None], mask)[..., 0]
+        attention = min_max(actionness[..., None], mask=mask)[..., 0]
         return BaseOutputs((cas,), (embedding,), (attention,), cas, CoLAOwn(actionness, drawn))
 
 
@@ -239,8 +240,8 @@ def _around(active: Bool[Array, "b t"], offsets: range) -> Bool[Array, "n b t"]:
 def mine(
     actionness: Float[Array, "b t"],
     drawn: Bool[Array, "b t"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     easy_divisor: int = 5,
     hard_divisor: int = 20,
     inner_width: int = 3,
@@ -299,8 +300,8 @@ def contrastive_loss(
     directions = unit(embedding)
 
     def term(query: Bool[Array, "b t"], positive: Bool[Array, "b t"], negatives: Bool[Array, "b t"]) -> Array:
-        wanted = unit(time_mean(embedding, query))
-        near = (wanted * unit(time_mean(embedding, positive))).sum(axis=1, keepdims=True) / temperature
+        wanted = unit(time_mean(embedding, mask=query))
+        near = (wanted * unit(time_mean(embedding, mask=positive))).sum(axis=1, keepdims=True) / temperature
         far = jnp.einsum("bd,btd->bt", wanted, directions, precision="highest") / temperature
         logits = jnp.concatenate([near, jnp.where(negatives, far, _ABSENT)], axis=1)
         loss = -jax.nn.log_softmax(logits)[:, 0]
@@ -314,8 +315,8 @@ def contrastive_loss(
 def cola_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 5,
     easy_divisor: int = 5,
     hard_divisor: int = 20,
@@ -348,7 +349,7 @@ def cola_objective(
     mined = mine(
         own.actionness,
         own.drawn,
-        mask,
+        mask=mask,
         easy_divisor=easy_divisor,
         hard_divisor=hard_divisor,
         inner_width=inner_width,
@@ -366,8 +367,8 @@ def cola_objective(
 def cola_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 5,
 ) -> InferenceScores:
     """Inference: attention is thresholded, and class logits scaled by their range over time are ranked.
@@ -380,9 +381,9 @@ def cola_scores(
     """
     cas = outputs.cas[0]
     pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
-    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask)
+    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)
     thresholded = jnp.broadcast_to(attention[..., None], cas.shape)
-    return InferenceScores(thresholded, min_max(cas, mask), jax.nn.softmax(pooled))
+    return InferenceScores(thresholded, min_max(cas, mask=mask), jax.nn.softmax(pooled))
 
 
 BASE = Base(THUMOS14, CoLANet, plain(cola_objective), cola_scores)

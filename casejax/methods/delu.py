@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Evidence = Callable[[Float[Array, "b c"]], Float[Array, "b c"]]
     VideoLoss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
-    Rank = Callable[[Float[Array, " t"], Bool[Array, " t"] | None], Float[Array, " t"]]
+    Rank = Callable[..., Float[Array, " t"]]  # of (values, *, mask)
 
 __all__ = [
     "ACTIVITYNET12",
@@ -132,8 +132,8 @@ ACTIVITYNET12 = DELUSettings(
 def video_evidence(
     suppressed: Float[Array, "b t k"],
     attention: Float[Array, "b t"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     divisor: int = 9,
     evidence: Evidence = exp_evidence,
 ) -> Float[Array, "b c"]:
@@ -156,16 +156,16 @@ def uncertainty(suppressed: Float[Array, "b t k"]) -> Float[Array, "b t"]:
     return (suppressed.shape[2] - 1) / (exp_evidence(suppressed) + 1).sum(axis=2)
 
 
-def published_order(values: Float[Array, " t"], mask: Bool[Array, " t"] | None = None) -> Float[Array, " t"]:
+def published_order(values: Float[Array, " t"], *, mask: Bool[Array, " t"] | None = None) -> Float[Array, " t"]:
     """What the published program uses in the place of a rank: the permutation that sorts, as a share of T."""
-    return 1 - ot.published_rank(-values, mask)
+    return 1 - ot.published_rank(-values, mask=mask)
 
 
 def progress_weights(
     uncertainty: Float[Array, "b t"],
     progress: float | Float[Array, ""],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     amplitude: float | Float[Array, ""] = 0.7,
     rank: Rank = ot.ascending_rank,
 ) -> Float[Array, "b t"]:
@@ -183,8 +183,8 @@ def progress_weights(
     Returns:
       (B, T) without a gradient.
     """
-    share = jax.vmap(rank, in_axes=(0, None if mask is None else 0))(jax.lax.stop_gradient(uncertainty), mask)
-    theta = 2 * share - 1 - 1 / lengths(uncertainty, mask)[:, None]
+    share = jax.vmap(lambda values, own: rank(values, mask=own))(jax.lax.stop_gradient(uncertainty), mask)
+    theta = 2 * share - 1 - 1 / lengths(uncertainty, mask=mask)[:, None]
     return 1 + amplitude * jnp.tanh(theta * (1 - 2 * jnp.asarray(progress, theta.dtype)))
 
 
@@ -192,8 +192,8 @@ def delu_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
     progress: float | Float[Array, ""],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     pairs: int = 3,
     top_k_divisor: int = 7,
     margin: float = 0.5,
@@ -237,7 +237,7 @@ def delu_objective(
     _, terms = co2net.co2_objective(
         outputs,
         labels,
-        mask,
+        mask=mask,
         pairs=pairs,
         top_k_divisor=top_k_divisor,
         margin=margin,
@@ -249,9 +249,9 @@ def delu_objective(
     cas, attention = outputs.cas[0], outputs.own.attention
     fused = stream_mean(attention)
     suppressed = co2net.suppress(cas, fused)
-    found = video_evidence(suppressed, fused, mask, divisor=evidence_divisor, evidence=evidence)
-    weights = progress_weights(uncertainty(suppressed), progress, mask, amplitude=amplitude, rank=rank)
-    guide = time_mean(weights * co2net.guide_distance((fused, *attention), cas), mask)
+    found = video_evidence(suppressed, fused, mask=mask, divisor=evidence_divisor, evidence=evidence)
+    weights = progress_weights(uncertainty(suppressed), progress, mask=mask, amplitude=amplitude, rank=rank)
+    guide = time_mean(weights * co2net.guide_distance((fused, *attention), cas), mask=mask)
     terms |= {
         "loss_evidence": evidence_weight * video_loss(found, labels).mean(),
         "loss_uncertain": uncertain_weight * guide.mean(),
@@ -263,7 +263,7 @@ def _objective(
     outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     options = options_of(delu_objective, moment.settings)
-    loss, terms = delu_objective(outputs, labels, moment.progress, mask, pairs=moment.pairs, **options)
+    loss, terms = delu_objective(outputs, labels, moment.progress, mask=mask, pairs=moment.pairs, **options)
     return supervised(outputs, mask, moment, loss, terms)
 
 

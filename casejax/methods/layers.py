@@ -64,9 +64,9 @@ class TemporalConv(nnx.Module):
         self.kernel = nnx.Param(kernel(rngs.params(), (width, d_in, d_out)))
         self.bias = nnx.Param(bias(rngs.params(), (d_out,)))
 
-    def __call__(self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t e"]:
+    def __call__(self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t e"]:
         """Convolve (B, T, D_in) to (B, T, D_out). What comes out in padding has no meaning."""
-        kernel, x = self.kernel[...], without_padding(x, mask)
+        kernel, x = self.kernel[...], without_padding(x, mask=mask)
         width, half = len(kernel), len(kernel) // 2
         padded = jnp.pad(x, [(0, 0), (half, half), (0, 0)])
         # One product of all that a kernel sees; XLA's convolutions over time are many times slower on a CPU.
@@ -114,7 +114,7 @@ def check_rates(**rates: float) -> None:
 
 
 def read_streams(
-    features: Sequence[Float[Array, "b t _"]], dims: Sequence[int], mask: Bool[Array, "b t"] | None
+    features: Sequence[Float[Array, "b t _"]], dims: Sequence[int], *, mask: Bool[Array, "b t"] | None
 ) -> list[Float[Array, "b t _"]]:
     """Features as a network computes with them: zeros in padding, float32 or wider.
 
@@ -129,7 +129,7 @@ def read_streams(
     shapes = [x.shape for x in features]
     if [shape[-1] for shape in shapes] != list(dims) or any(len(shape) != 3 for shape in shapes):
         raise ValueError(f"the network has streams of {tuple(dims)} dimensions, got features of shapes {shapes}")
-    features = [without_padding(x, mask) for x in features]
+    features = [without_padding(x, mask=mask) for x in features]
     return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in features]
 
 

@@ -41,8 +41,8 @@ def _assign(
 def refine_tokens(
     tokens: Float[Array, "b k d"],
     x: Float[Array, "b t d"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     num_iters: int = 2,
 ) -> Float[Array, "b k d"]:
     """Move tokens to what they represent, by steps of expectation and maximisation.
@@ -55,16 +55,16 @@ def refine_tokens(
     """
     for _ in range(num_iters):
         _, weights = _assign(tokens, x, mask, None)
-        tokens = jnp.einsum("bkt,btd->bkd", weights, without_padding(x, mask), precision="highest")
+        tokens = jnp.einsum("bkt,btd->bkd", weights, without_padding(x, mask=mask), precision="highest")
     return tokens
 
 
 def reallocate(
     x: Float[Array, "b t d"],
     tokens: Float[Array, "b k d"],
+    *,
     mask: Bool[Array, "b t"] | None = None,
     token_mask: Bool[Array, "b k"] | None = None,
-    *,
     weight: float = 0.5,
 ) -> Float[Array, "b t d"]:
     """Re-describe snippets by a random walk between them and tokens, carried on for ever.
@@ -91,7 +91,7 @@ def reallocate(
     share, weights = _assign(tokens, x, mask, token_mask)
     if token_mask is not None:
         tokens = jnp.where(token_mask[:, :, None], tokens, 0)
-    start = without_padding(x, mask) + weight * jnp.einsum("bkt,bkd->btd", share, tokens, precision="highest")
+    start = without_padding(x, mask=mask) + weight * jnp.einsum("bkt,bkd->btd", share, tokens, precision="highest")
     there_and_back = jnp.einsum("bkt,blt->bkl", weights, share, precision="highest")
     seen = jnp.einsum("bkt,btd->bkd", weights, start, precision="highest")
     carried = jnp.linalg.solve(jnp.eye(tokens.shape[1], dtype=x.dtype)[None] - weight**2 * there_and_back, seen)

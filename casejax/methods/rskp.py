@@ -182,8 +182,9 @@ class RSKPNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -198,17 +199,17 @@ class RSKPNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        joint = jnp.concatenate(read_streams(features, self.dims, mask), axis=2)
+        joint = jnp.concatenate(read_streams(features, self.dims, mask=mask), axis=2)
         x = dropout(jax.nn.relu(self.encoder(joint)), self.dropout, next(dropout_keys(key)))
         tokens = jnp.broadcast_to(self.tokens[...][None], (len(x), *self.tokens[...].shape))
-        tokens = refine_tokens(tokens, x, mask, num_iters=self.num_iters)
-        original = self.predict(x, mask)
-        reallocated = self.predict(reallocate(x, tokens, mask, weight=self.weight), mask)
+        tokens = refine_tokens(tokens, x, mask=mask, num_iters=self.num_iters)
+        original = self.predict(x, mask=mask)
+        reallocated = self.predict(reallocate(x, tokens, mask=mask, weight=self.weight), mask=mask)
         select = jax.nn.softmax(original.frames)[..., :-1] * original.attention[..., None]
         own = RSKPOwn(original, reallocated, tokens, self._classify(tokens))
         return BaseOutputs((original.frames,), (x,), (original.attention,), select, own)
 
-    def predict(self, x: Float[Array, "b t d"], mask: Bool[Array, "b t"] | None = None) -> Prediction:
+    def predict(self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None) -> Prediction:
         """What a description (B, T, D) of the snippets says of them and of their videos."""
         frames = self._classify(x)
         towards = unit(self.foreground_center[...])
@@ -216,7 +217,7 @@ class RSKPNet(nnx.Module):
         attention = jax.nn.sigmoid(foreground)
         shares = jax.nn.sigmoid(jnp.concatenate([foreground[..., None], frames], axis=2))
         # Published shares are made to sum to 1 over time, which does not show in the direction of what they pool.
-        pooled = unit(jnp.einsum("btk,btd->bkd", shares, without_padding(x, mask), precision="highest"))
+        pooled = unit(jnp.einsum("btk,btd->bkd", shares, without_padding(x, mask=mask), precision="highest"))
         centers = unit(self.class_centers[...])
         classwise = self.scale * jnp.einsum("bkd,kd->bk", pooled[:, 1:], centers, precision="highest")
         return Prediction(self._classify(pooled[:, 0]), classwise, attention, frames)
@@ -227,7 +228,7 @@ class RSKPNet(nnx.Module):
 
 
 def attention_loss(
-    attention: Float[Array, "b t"], mask: Bool[Array, "b t"] | None = None, *, divisor: int = 8
+    attention: Float[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None, divisor: int = 8
 ) -> Float[Array, " b"]:
     """Draw attention apart: mean of its lowest values less that of its highest, one snippet in `divisor` each."""
 
@@ -240,22 +241,22 @@ def attention_loss(
 def consistency_loss(
     frames: Float[Array, "b t k"],
     target: Float[Array, "b t k"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     temperature: float | Float[Array, ""] = 0.2,
 ) -> Float[Array, " b"]:
     """Cross-entropy of snippets' class logits to those of another description, which holds still; means over time."""
     labels = jax.nn.softmax(jax.lax.stop_gradient(target) / temperature)
-    return time_mean(losses.soft_cross_entropy(frames / temperature, labels), mask)
+    return time_mean(losses.soft_cross_entropy(frames / temperature, labels), mask=mask)
 
 
 def rskp_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     remembered: Prediction | None = None,
     snippet_labels: Float[Array, "b t k"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     divisor: int = 8,
     classwise_weight: float | Float[Array, ""] = 0.2,
     attention_weight: float | Float[Array, ""] = 0.1,
@@ -304,11 +305,11 @@ def rskp_objective(
         ]
         return jnp.stack(weighted).sum()
 
-    consistency = consistency_loss(original.frames, target, mask, temperature=temperature)
+    consistency = consistency_loss(original.frames, target, mask=mask, temperature=temperature)
     terms = {
         "loss_agnostic": classify([said.agnostic for _, said in descriptions], 0),
         "loss_classwise": classwise_weight * classify([said.classwise for _, said in descriptions], 1),
-        "loss_attention": attention_weight * attention_loss(original.attention, mask, divisor=divisor).mean(),
+        "loss_attention": attention_weight * attention_loss(original.attention, mask=mask, divisor=divisor).mean(),
         "loss_consistency": consistency_weight * consistency.mean(),
     }
     if snippet_labels is not None:
@@ -322,8 +323,8 @@ def rskp_objective(
 def rskp_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     frame_mix: float = 0.6,
     video_mix: float = 0.6,
 ) -> InferenceScores:
@@ -346,7 +347,7 @@ def rskp_scores(
 
     attention = foreground_or(foreground, original.attention)
     frames = mixed(frame_mix, original.frames, reallocated.frames) * attention[..., None]
-    frames = without_padding(frames, mask)
+    frames = without_padding(frames, mask=mask)
     return InferenceScores(frames, frames, mixed(video_mix, original.agnostic, reallocated.agnostic))
 
 
@@ -355,7 +356,7 @@ def _objective(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     settings, network = moment.settings, moment.network
     tokens, of_video = recall(moment.memory, labels)
-    x = reallocate(outputs.embedding[0], tokens, mask, of_video, weight=network.weight)
+    x = reallocate(outputs.embedding[0], tokens, mask=mask, token_mask=of_video, weight=network.weight)
     epoch = jnp.asarray(moment.epoch)
     late = epoch >= settings.memory_epoch
     known = late.astype(x.dtype)
@@ -367,7 +368,7 @@ def _objective(
             early_again, settings.consistency_weight, settings.late_consistency_weight
         ).astype(x.dtype),
     }
-    return rskp_objective(outputs, labels, mask, network.predict(x, mask), moment.snippet_labels, **options)
+    return rskp_objective(outputs, labels, network.predict(x, mask=mask), moment.snippet_labels, mask=mask, **options)
 
 
 def _remember(memory: Memory, outputs: BaseOutputs, labels: Float[Array, "b c"]) -> Memory:

@@ -99,8 +99,9 @@ class WTALCNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> BaseOutputs:
         """Predict on a batch.
 
@@ -116,7 +117,7 @@ class WTALCNet(nnx.Module):
         Raises:
           ValueError: other streams than the network has.
         """
-        features = read_streams(features, self.dims, mask)
+        features = read_streams(features, self.dims, mask=mask)
         embedding = jax.nn.relu(self.encoder(jnp.concatenate(features, axis=2)))
         embedding = dropout(embedding, self.dropout, next(dropout_keys(key)))
         cas = self.classifier(embedding)
@@ -126,8 +127,8 @@ class WTALCNet(nnx.Module):
 def wtalc_objective(
     outputs: BaseOutputs,
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     pairs: int = 3,
     top_k_divisor: int = 8,
     margin: float = 0.5,
@@ -152,9 +153,9 @@ def wtalc_objective(
     """
     cas = outputs.cas[0]
     with_background = jnp.pad(cas, ((0, 0), (0, 0), (0, 1)))  # a column that the co-activity loss leaves out
-    active = co_activity_loss(outputs.embedding[0], with_background, labels, mask, pairs=pairs, margin=margin)
+    active = co_activity_loss(outputs.embedding[0], with_background, labels, mask=mask, pairs=pairs, margin=margin)
     terms = {
-        "loss_video": video_weight * mil_loss(cas, labels, mask, divisor=top_k_divisor).mean(),
+        "loss_video": video_weight * mil_loss(cas, labels, mask=mask, divisor=top_k_divisor).mean(),
         "loss_pairs": (1 - video_weight) * active,
     }
     return terms["loss_video"] + terms["loss_pairs"], terms
@@ -176,8 +177,8 @@ def run_maximum(values: Float[Array, "b t c"], inside: Bool[Array, "b t c"]) -> 
 def wtalc_scores(
     outputs: BaseOutputs,
     foreground: Float[Array, "_ _"] | None = None,
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     top_k_divisor: int = 8,
     confidence_weight: float | Float[Array, ""] = 0.7,
 ) -> InferenceScores:
@@ -219,7 +220,7 @@ def _objective(
     outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     options = options_of(wtalc_objective, moment.settings)
-    return wtalc_objective(outputs, labels, mask, pairs=moment.pairs, **options)
+    return wtalc_objective(outputs, labels, mask=mask, pairs=moment.pairs, **options)
 
 
 BASE = Base(THUMOS14, WTALCNet, _objective, wtalc_scores, has_attention=False)
@@ -229,8 +230,8 @@ def co_activity_loss(
     feature: Float[Array, "b t d"],
     suppressed: Float[Array, "b t k"],
     labels: Float[Array, "b c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     pairs: int = 3,
     margin: float = 0.5,
 ) -> Float[Array, ""]:
@@ -258,7 +259,7 @@ def co_activity_loss(
     head = slice(2 * pairs)
     feature, labels = feature[head], labels[head]
     mask = None if mask is None else mask[head]
-    feature, logits = without_padding(feature, mask), without_padding(suppressed[head, :, :-1], mask)
+    feature, logits = without_padding(feature, mask=mask), without_padding(suppressed[head, :, :-1], mask=mask)
     if mask is not None:
         logits = jnp.where(mask[..., None], logits, _PADDED)
     active = jax.nn.softmax(logits, axis=1)

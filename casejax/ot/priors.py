@@ -43,7 +43,9 @@ def foreground_marginal(
     return jnp.stack([foreground, 1 - foreground])
 
 
-def ascending_rank(attention: Float[ArrayLike, " n"], mask: Bool[ArrayLike, " n"] | None = None) -> Float[Array, " n"]:
+def ascending_rank(
+    attention: Float[ArrayLike, " n"], *, mask: Bool[ArrayLike, " n"] | None = None
+) -> Float[Array, " n"]:
     """Rank of each snippet by foreground probability, as a share: the least gets 1/N, the greatest 1.
 
     Equal values rank in their order. Masked snippets are not counted; what stands at their place has no
@@ -56,7 +58,9 @@ def ascending_rank(attention: Float[ArrayLike, " n"], mask: Bool[ArrayLike, " n"
     return _share(rank, mask, attention.dtype)
 
 
-def published_rank(attention: Float[ArrayLike, " n"], mask: Bool[ArrayLike, " n"] | None = None) -> Float[Array, " n"]:
+def published_rank(
+    attention: Float[ArrayLike, " n"], *, mask: Bool[ArrayLike, " n"] | None = None
+) -> Float[Array, " n"]:
     """What the published program uses in the place of a rank: the sorting permutation itself.
 
     Entry n is one less the index of the n-th most attended snippet, as a share of N. It carries no
@@ -84,7 +88,7 @@ def gaussian_rank_prior(
       attention: (N,) foreground probability of the snippets, P^A.
       cluster_foreground: (K,) foreground probability of the clusters, Q^C_{:,1}.
       std: standard deviation, in units of the normalised rank; positive.
-      rank: `ascending_rank`, `published_rank`, or any function of (attention, mask) to [0, 1]; with
+      rank: `ascending_rank`, `published_rank`, or any function of (attention, *, mask) to [0, 1]; with
         `lambda p, mask: p` the attention stands for the rank (appendix C.3).
       mask: True for real snippets; default all.
 
@@ -98,7 +102,7 @@ def gaussian_rank_prior(
         raise ValueError(f"std must be positive, got {std}")
     attention = jnp.asarray(attention)
     std = jnp.asarray(std, attention.dtype)
-    distance = rank(attention, mask)[:, None] - jnp.asarray(cluster_foreground, attention.dtype)[None, :]
+    distance = rank(attention, mask=mask)[:, None] - jnp.asarray(cluster_foreground, attention.dtype)[None, :]
     return -0.5 * (distance / std) ** 2 - jnp.log(std * math.sqrt(2 * math.pi))
 
 

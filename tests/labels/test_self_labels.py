@@ -104,7 +104,7 @@ def test_prototypes_are_weighted_means(rng):
     np.testing.assert_allclose(got, oracles.prototypes(weights, embeddings), rtol=1e-5, atol=1e-6)
     foreground = (rng.random(20) < 0.3).astype(np.float32)
     mask = rng.random(20) < 0.8
-    both = self_labels.foreground_background(jnp.asarray(foreground), jnp.asarray(mask))
+    both = self_labels.foreground_background(jnp.asarray(foreground), mask=jnp.asarray(mask))
     np.testing.assert_allclose(both, np.stack([foreground, 1 - foreground], 1) * mask[:, None])
 
 

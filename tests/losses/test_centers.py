@@ -18,7 +18,7 @@ def everything(features, background, labels, rows, mask, candidates, options):
     def loss(features, background, rows, averaged):
         options_of_loss = {name: value for name, value in options.items() if name != "scale"}
         return options["scale"] * losses.center_loss(
-            features, background, labels, rows, mask, candidates=candidates, averaged=averaged, **options_of_loss
+            features, background, labels, rows, mask=mask, candidates=candidates, averaged=averaged, **options_of_loss
         )
 
     value, gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))(features, background, rows, True)
@@ -211,7 +211,7 @@ def test_problems_side_by_side(problem):
     fixed = {"candidates": jnp.asarray(candidates), "num_samples": 3.0, **options}
 
     def loss(features, background, rows, **options):
-        return losses.center_loss(features, background, labels, rows, jnp.asarray(mask), **fixed, **options)
+        return losses.center_loss(features, background, labels, rows, mask=jnp.asarray(mask), **fixed, **options)
 
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=2), in_axes=(0, 0, None)))(*both, rows)
     for s in range(2):
@@ -267,7 +267,9 @@ def test_angular_distance_and_nearest_negative(rng):
     own = np.eye(5, dtype=bool)[labels]
     np.testing.assert_array_equal(nearest, np.where(own, np.inf, got[0]).argmin(axis=1))
     allowed = np.array([[0, 0, 0, 1, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1]], bool)
-    nearest = losses.nearest_negative(jnp.asarray(features[0]), labels, jnp.asarray(rows), jnp.asarray(allowed))
+    nearest = losses.nearest_negative(
+        jnp.asarray(features[0]), labels, jnp.asarray(rows), candidates=jnp.asarray(allowed)
+    )
     assert nearest[0] == 3 + (got[0, 0, 4] < got[0, 0, 3])
     assert nearest[1:].tolist() == [4, 0]  # the second has its own center and one other, the third its own alone
     twins = jnp.asarray(np.stack([rows[0], rows[1], rows[1]]))
@@ -290,7 +292,8 @@ def test_bad_input_is_refused(problem):
             function(features, background, labels, rows[:3])
         with pytest.raises(ValueError, match="label -2 is not"):
             function(features, background, -labels, rows)
-    jax.eval_shape(lambda f: losses.center_loss(f, background, labels, rows[:3], mask), features)  # the 3 is masked
+    # The label 3 is masked.
+    jax.eval_shape(lambda f: losses.center_loss(f, background, labels, rows[:3], mask=mask), features)
     with pytest.raises(ValueError, match="num_classes=1 and dim=3"):
         losses.initial_centers(1, 3, jax.random.key(0))
 

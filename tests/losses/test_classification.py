@@ -61,8 +61,8 @@ def test_masked_snippets_are_inert(rng):
     assert bool(jnp.isfinite(gradient).all())
     assert float(jnp.abs(jnp.where(mask, 0, gradient)).max()) == 0
     values = jnp.asarray([1.0, 2.0, jnp.nan])
-    np.testing.assert_allclose(losses.masked_mean(values, jnp.asarray([True, True, False])), 1.5)
-    assert float(losses.masked_mean(values, jnp.zeros(3, bool))) == 0
+    np.testing.assert_allclose(losses.masked_mean(values, mask=jnp.asarray([True, True, False])), 1.5)
+    assert float(losses.masked_mean(values, mask=jnp.zeros(3, bool))) == 0
 
 
 def test_gradients_are_bounded_at_certainty():

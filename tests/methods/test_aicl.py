@@ -71,7 +71,7 @@ def test_mined_snippets_are_the_best_of_each_kind(rng, fill):
     # Videos whose two kinds of actionness agree wholly, nearly, and not at all
     first = rng.random((B, T)).astype(np.float32)
     second = np.stack([first[0], np.round(first[1], 1), rng.random(T), rng.random(T)]).astype(np.float32)
-    got = jax.jit(lambda *args: aicl.mine(*args, divisor=3, fill=fill))(first, second, MASK)
+    got = jax.jit(lambda a, b: aicl.mine(a, b, mask=jnp.asarray(MASK), divisor=3, fill=fill))(first, second)
     short = 0
     for b, n in enumerate(LENGTHS):
         want = mine(first[b, :n], second[b, :n], 3, fill=fill)
@@ -110,7 +110,7 @@ def contrast(embedding, sets, temperature):
 
 def objective(outputs):
     return aicl.aicl_objective(
-        outputs, jnp.asarray(LABELS), jnp.asarray(MASK), top_k_divisor=3, mined_divisor=3, temperature=0.3
+        outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), top_k_divisor=3, mined_divisor=3, temperature=0.3
     )
 
 

@@ -63,7 +63,7 @@ def losses(outputs, b, divisor=3, exponent=0.7):
 
 
 def objective(outputs):
-    return asl.asl_objective(outputs, jnp.asarray(LABELS), jnp.asarray(MASK), top_k_divisor=3)
+    return asl.asl_objective(outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), top_k_divisor=3)
 
 
 def test_objective_is_the_sum_over_videos_and_streams(step, x, outputs):
@@ -82,7 +82,7 @@ def test_scores_average_class_probability_and_foreground(outputs, given):
     foreground = np.random.default_rng(1).random(MASK.shape).astype(np.float32) if given else None
     weight = 0.2 if given else 1 / 3
     score = jax.jit(partial(asl.asl_scores, cas_weight=weight, top_k_divisor=3))
-    got = score(outputs, foreground, MASK)
+    got = score(outputs, foreground, mask=MASK)
     for b in range(B):
         cas = checks.cropped(outputs.cas[0], b)
         mean = np.mean([checks.cropped(a, b) for a in outputs.attention], 0)

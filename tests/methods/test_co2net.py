@@ -23,7 +23,7 @@ def x():
 @pytest.fixture(scope="module")
 def outputs(model, x):
     graphdef, params = nnx.split(model, nnx.Param)
-    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, jnp.asarray(MASK)))(params, x)
+    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, mask=jnp.asarray(MASK)))(params, x)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def losses(outputs, *, divisor, pairs, margin=0.5, norm=0.8, guide=0.8, pair=1.0
 
 
 def objective(outputs):
-    return co2net.co2_objective(outputs, jnp.asarray(LABELS), jnp.asarray(MASK), pairs=2, top_k_divisor=3)
+    return co2net.co2_objective(outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), pairs=2, top_k_divisor=3)
 
 
 def test_objective_is_the_sum_of_its_terms(step, x, noisy):
@@ -154,7 +154,7 @@ def test_objective_is_the_sum_of_its_terms(step, x, noisy):
 
 def test_pairs_that_share_no_class_have_no_loss(outputs):
     labels = jnp.asarray([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], jnp.float32)
-    loss = jax.jit(lambda f, s: wtalc.co_activity_loss(f, s, labels, jnp.asarray(MASK), pairs=2))
+    loss = jax.jit(lambda f, s: wtalc.co_activity_loss(f, s, labels, mask=jnp.asarray(MASK), pairs=2))
     value, slope = jax.value_and_grad(loss)(outputs.own.feature, outputs.cas[0])
     assert float(value) == 0
     np.testing.assert_array_equal(slope, np.zeros_like(slope))
@@ -174,7 +174,7 @@ def test_padding_is_inert(step, x):
 @pytest.mark.parametrize("given", [False, True])
 def test_attention_is_thresholded_and_its_product_with_logits_ranked(outputs, given):
     foreground = np.random.default_rng(1).random(MASK.shape).astype(np.float32) if given else None
-    got = jax.jit(lambda *args: co2net.co2_scores(*args, video_divisor=4))(outputs, foreground, MASK)
+    got = jax.jit(lambda o, f: co2net.co2_scores(o, f, mask=jnp.asarray(MASK), video_divisor=4))(outputs, foreground)
     for b in range(B):
         own = np.mean([checks.cropped(a, b) for a in outputs.attention], 0)
         attention = own if foreground is None else checks.cropped(foreground, b)

@@ -90,7 +90,7 @@ CASES = [
 def test_objective_is_the_sum_of_its_terms(outputs, case):
     progress, rank, order, video_loss, own_video_loss, evidence, own_evidence = case
     objective = lambda outputs, progress: delu.delu_objective(  # noqa: E731
-        outputs, jnp.asarray(LABELS), progress, jnp.asarray(MASK), pairs=2, top_k_divisor=3, evidence_divisor=2,
+        outputs, jnp.asarray(LABELS), progress, mask=jnp.asarray(MASK), pairs=2, top_k_divisor=3, evidence_divisor=2,
         video_loss=video_loss, evidence=evidence, rank=rank,
     )  # fmt: skip
     loss, terms = jax.jit(objective)(outputs, progress)
@@ -136,7 +136,9 @@ def test_padding_is_inert(outputs):
     """Of the network it is tested with CO2-Net."""
 
     def objective(outputs):
-        return delu.delu_objective(outputs, jnp.asarray(LABELS), 0.3, jnp.asarray(MASK), pairs=2, evidence_divisor=3)
+        return delu.delu_objective(
+            outputs, jnp.asarray(LABELS), 0.3, mask=jnp.asarray(MASK), pairs=2, evidence_divisor=3
+        )
 
     def spoil(x):
         return jnp.where(MASK.reshape(B, T, *(1,) * (x.ndim - 2)), x, 7.5)

@@ -16,7 +16,7 @@ from casejax.methods import basnet, wtalc
 
 def predict(model, x):
     graphdef, params = nnx.split(model, nnx.Param)
-    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, jnp.asarray(MASK)))(params, x)
+    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, mask=jnp.asarray(MASK)))(params, x)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def wtalc_outputs(wtalc_model, x):
 def wtalc_step(wtalc_model):
     def objective(outputs):
         return wtalc.wtalc_objective(
-            outputs, jnp.asarray(LABELS), jnp.asarray(MASK), pairs=2, top_k_divisor=3, video_weight=0.7
+            outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), pairs=2, top_k_divisor=3, video_weight=0.7
         )
 
     return checks.Step(wtalc_model, objective, jax.random.key(1))
@@ -57,7 +57,9 @@ def bas_outputs(bas_model, x):
 @pytest.fixture(scope="module")
 def bas_step(bas_model):
     def objective(outputs):
-        return basnet.bas_objective(outputs, jnp.asarray(LABELS), jnp.asarray(MASK), top_k_divisor=3, norm_weight=0.1)
+        return basnet.bas_objective(
+            outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), top_k_divisor=3, norm_weight=0.1
+        )
 
     return checks.Step(bas_model, objective, jax.random.key(1))
 
@@ -67,7 +69,7 @@ def bas_localized():
     """Compiled once: outputs to scores, without and with a foreground."""
 
     def both(outputs, foreground):
-        return tuple(basnet.bas_scores(outputs, f, jnp.asarray(MASK), top_k_divisor=3) for f in (None, foreground))
+        return tuple(basnet.bas_scores(outputs, f, mask=jnp.asarray(MASK), top_k_divisor=3) for f in (None, foreground))
 
     return jax.jit(both)
 
@@ -146,7 +148,7 @@ def test_wtalc_scores_make_the_published_segments(wtalc_outputs):
     cas[3, :, 0] = 1.0
     cas[3, :, 1:] += 2
     outputs = wtalc_outputs._replace(cas=(jnp.asarray(np.where(MASK[..., None], cas, 99.0)),))
-    got = jax.jit(lambda o: wtalc.wtalc_scores(o, None, jnp.asarray(MASK), top_k_divisor=4))(outputs)
+    got = jax.jit(lambda o: wtalc.wtalc_scores(o, None, mask=jnp.asarray(MASK), top_k_divisor=4))(outputs)
     own = wtalc.THUMOS14.localization
     table = localize.localize(
         np.asarray(got.thresholded),

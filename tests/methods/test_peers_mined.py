@@ -24,8 +24,8 @@ def predict(model, x, scores, foreground, **options):
     graphdef, params = nnx.split(model, nnx.Param)
 
     def run(params, x, foreground):
-        outputs = nnx.merge(graphdef, params)(x, jnp.asarray(MASK))
-        return outputs, [scores(outputs, given, jnp.asarray(MASK), **options) for given in (None, foreground)]
+        outputs = nnx.merge(graphdef, params)(x, mask=jnp.asarray(MASK))
+        return outputs, [scores(outputs, given, mask=jnp.asarray(MASK), **options) for given in (None, foreground)]
 
     return jax.jit(run)(params, x, foreground)
 
@@ -53,7 +53,7 @@ def cola_predicted(cola_model, x, foreground):
 @pytest.fixture(scope="module")
 def cola_step(cola_model):
     def objective(outputs):
-        return cola.cola_objective(outputs, jnp.asarray(LABELS), jnp.asarray(MASK), **COLA)
+        return cola.cola_objective(outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), **COLA)
 
     return checks.Step(cola_model, objective, jax.random.key(1))
 
@@ -71,7 +71,7 @@ def acm_predicted(acm_model, x, foreground):
 @pytest.fixture(scope="module")
 def acm_step(acm_model):
     def objective(outputs):
-        return acmnet.acm_objective(outputs, jnp.asarray(LABELS), jnp.asarray(MASK), **ACM, **ACM_WEIGHTS)
+        return acmnet.acm_objective(outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), **ACM, **ACM_WEIGHTS)
 
     return checks.Step(acm_model, objective, jax.random.key(1))
 
@@ -153,7 +153,7 @@ def test_mining_takes_the_written_out_snippets():
     drawn = rng.random(mask.shape) < 0.6
     drawn[0] = np.arange(48) < 5  # fewer than are wanted
     fills = (False, True)
-    mine = jax.jit(lambda a, d: [cola.mine(a, d, jnp.asarray(mask), **MINING, fill=fill) for fill in fills])
+    mine = jax.jit(lambda a, d: [cola.mine(a, d, mask=jnp.asarray(mask), **MINING, fill=fill) for fill in fills])
     for fill, got in zip(fills, mine(np.where(mask, actionness, np.nan), drawn), strict=True):
         for b, length in enumerate(lengths):
             want = mined(actionness[b, :length].astype(np.float64), drawn[b, :length], fill)
@@ -270,7 +270,7 @@ def test_guidance_leaves_instance_attention_alone(acm_predicted):
     def loss(instance):
         own = outputs._replace(attention=(instance,))
         weights = ACM_WEIGHTS | {"sparse_weight": 0.0}
-        return acmnet.acm_objective(own, jnp.asarray(LABELS), jnp.asarray(MASK), **ACM, **weights)[0]
+        return acmnet.acm_objective(own, jnp.asarray(LABELS), mask=jnp.asarray(MASK), **ACM, **weights)[0]
 
     # Without logits attention can be drawn nowhere, but for the distance in which it holds still.
     assert not jax.jit(jax.grad(loss))(outputs.attention[0]).any()

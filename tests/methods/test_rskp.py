@@ -32,7 +32,7 @@ def memory():
 @pytest.fixture(scope="module")
 def outputs(model, x):
     graphdef, params = nnx.split(model, nnx.Param)
-    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, jnp.asarray(MASK)))(params, x)
+    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x, mask=jnp.asarray(MASK)))(params, x)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +41,11 @@ def remembered(model, outputs, memory):
 
     @jax.jit
     def predict(params, x):
-        carried = representatives.reallocate(x, *reversed_mask(representatives.recall(memory, jnp.asarray(LABELS))))
-        return carried, nnx.merge(graphdef, params).predict(carried, jnp.asarray(MASK))
+        tokens, token_mask = representatives.recall(memory, jnp.asarray(LABELS))
+        carried = representatives.reallocate(x, tokens, mask=jnp.asarray(MASK), token_mask=token_mask)
+        return carried, nnx.merge(graphdef, params).predict(carried, mask=jnp.asarray(MASK))
 
     return predict(params, outputs.embedding[0])
-
-
-def reversed_mask(recalled):
-    """Arguments of `reallocate` from tokens and which of them count."""
-    tokens, token_mask = recalled
-    return tokens, jnp.asarray(MASK), token_mask
 
 
 def test_parameter_count_is_the_published_one():
@@ -130,7 +125,7 @@ def test_memory_is_walked_through_like_tokens_of_the_video(outputs, memory, reme
 def test_a_video_without_tokens_keeps_its_description_in_part(outputs, memory):
     nobody = jnp.zeros((B, C * PLACES), bool)
     tokens = jnp.full((B, C * PLACES, D), jnp.nan)  # what does not count may be anything
-    got = jax.jit(representatives.reallocate)(outputs.embedding[0], tokens, MASK, nobody)
+    got = jax.jit(representatives.reallocate)(outputs.embedding[0], tokens, mask=MASK, token_mask=nobody)
     np.testing.assert_allclose(got, np.where(MASK[..., None], outputs.embedding[0] / 2, 0), rtol=1e-6)
 
 
@@ -192,7 +187,7 @@ def test_objective_is_the_sum_of_its_terms(outputs, remembered, late):
     labels = np.random.default_rng(8).normal(size=(*MASK.shape, C + 1)).astype(np.float32) if late else None
     extra = remembered[1] if late else None
     objective = lambda outputs, extra, labels: rskp.rskp_objective(  # noqa: E731
-        outputs, jnp.asarray(LABELS), jnp.asarray(MASK), extra, labels, divisor=3, label_weight=10.0
+        outputs, jnp.asarray(LABELS), extra, labels, mask=jnp.asarray(MASK), divisor=3, label_weight=10.0
     )
     loss, terms = jax.jit(objective)(outputs, extra, labels)
     want = terms_of(outputs, extra, labels)
@@ -212,7 +207,7 @@ def test_the_target_of_consistency_holds_still(outputs):
 
 def test_padding_is_inert(model, x):
     def objective(outputs):
-        return rskp.rskp_objective(outputs, jnp.asarray(LABELS), jnp.asarray(MASK), divisor=3)
+        return rskp.rskp_objective(outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), divisor=3)
 
     checks.assert_padding_is_inert(checks.Step(model, objective, jax.random.key(3)), x)
 
@@ -220,7 +215,7 @@ def test_padding_is_inert(model, x):
 @pytest.mark.parametrize("given", [False, True])
 def test_scores_are_probabilities_times_foreground(outputs, given):
     foreground = np.random.default_rng(1).random(MASK.shape).astype(np.float32) if given else None
-    got = jax.jit(lambda *args: rskp.rskp_scores(*args, frame_mix=0.85))(outputs, foreground, MASK)
+    got = jax.jit(lambda o, f: rskp.rskp_scores(o, f, mask=jnp.asarray(MASK), frame_mix=0.85))(outputs, foreground)
     original, carried = outputs.own.original, outputs.own.reallocated
     for b, n in enumerate(LENGTHS):
         attention = checks.cropped(original.attention if foreground is None else foreground, b)

@@ -303,7 +303,7 @@ def test_masked_snippets_are_not_ranked(rng, rank):
     attention = rng.random(30).astype(np.float32)
     attention[20:] = np.nan
     mask = np.arange(30) < 20
-    np.testing.assert_allclose(rank(attention, mask)[:20], rank(attention[:20]), rtol=1e-6)
+    np.testing.assert_allclose(rank(attention, mask=mask)[:20], rank(attention[:20]), rtol=1e-6)
 
 
 def test_prior_is_the_printed_density(rng):
@@ -323,7 +323,7 @@ def test_descending_and_ascending_priors_give_one_plan(rng):
     scores = rng.normal(size=(n, 5)).astype(np.float32)
 
     def descending_rank(attention, mask):
-        return 1 - (n + 1 - n * ot.ascending_rank(attention, mask)) / n
+        return 1 - (n + 1 - n * ot.ascending_rank(attention, mask=mask)) / n
 
     plans = [
         ot.sinkhorn(

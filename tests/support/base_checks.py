@@ -33,7 +33,7 @@ class Step:
         graphdef, self.params = nnx.split(model, nnx.Param)
 
         def loss(params, x):
-            outputs = nnx.merge(graphdef, params)(x, jnp.asarray(MASK), key)
+            outputs = nnx.merge(graphdef, params)(x, key, mask=jnp.asarray(MASK))
             value, terms = objective(outputs)
             return value, (terms, outputs)
 

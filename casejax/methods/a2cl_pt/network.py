@@ -34,7 +34,7 @@ class A2CLPTOutputs(NamedTuple):
 
 
 def select_erased(
-    cas: Float[Array, "b t c"], mask: Bool[Array, "b t"] | None = None, *, divisor: int = 40
+    cas: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None, divisor: int = 40
 ) -> Bool[Array, "b t c"]:
     """The snippets to hide from the adversary: for each class the best of a video, one in `divisor`, rounded down.
 
@@ -138,8 +138,9 @@ class A2CLPTNet(nnx.Module):
     def __call__(
         self,
         features: Sequence[Float[Array, "b t _"]],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> A2CLPTOutputs:
         """Predict on a batch.
 
@@ -161,7 +162,7 @@ class A2CLPTNet(nnx.Module):
             own_key = None if key is None else jax.random.fold_in(key, s)
             embedding, logits, adversary = stream(x.astype(jnp.promote_types(x.dtype, jnp.float32)), own_key)
             # To hide a snippet's features and to mark its logit are one: the adversary sees each snippet alone.
-            hidden = select_erased(logits, mask, divisor=self.erase_divisor)
+            hidden = select_erased(logits, mask=mask, divisor=self.erase_divisor)
             cas.append(logits)
             erased.append(jnp.where(hidden, ERASED, adversary))
             embeddings.append(embedding)

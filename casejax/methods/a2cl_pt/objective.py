@@ -80,8 +80,8 @@ def attended_features(
     embedding: Float[Array, "b t d"],
     cas: Float[Array, "b t c"],
     labels: Int[Array, "b k"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     temperature: float | Float[Array, "b k"] = 1.0,
 ) -> Float[Array, "b k d"]:
     """Video-level features of classes: means of the embedding weighted by a softmax of class logits over time.
@@ -117,8 +117,8 @@ def branch_center_loss(
     pairs: Pairs,
     centers: Float[Array, "_ _ _"],
     betas: Float[Array, "_ b k"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     candidates: Bool[Array, "b c"] | None = None,
     center_loss: CenterLoss = losses.center_loss,
 ) -> Float[Array, ""]:
@@ -152,11 +152,11 @@ def branch_center_loss(
 
     def branch(logits: Array, own_centers: Array, beta: Array) -> Array:
         return center_loss(
-            rows(attended_features(embedding, logits, pairs.label, mask)),
-            rows(attended_features(embedding, logits, pairs.label, mask, temperature=beta)),
+            rows(attended_features(embedding, logits, pairs.label, mask=mask)),
+            rows(attended_features(embedding, logits, pairs.label, mask=mask, temperature=beta)),
             rows(pairs.label),
             own_centers,
-            rows(pairs.mask),
+            mask=rows(pairs.mask),
             candidates=candidates,
         )
 
@@ -167,9 +167,9 @@ def a2cl_pt_objective(
     outputs: A2CLPTOutputs,
     labels: Float[Array, "b _"],
     centers: Sequence[Float[Array, "2 _ _"]],
-    mask: Bool[Array, "b t"] | None,
     key: Key[Array, ""],
     *,
+    mask: Bool[Array, "b t"] | None = None,
     multi_label: bool | Bool[Array, ""] = True,
     max_labels: int | None = None,
     divisor: int = 8,
@@ -214,13 +214,13 @@ def a2cl_pt_objective(
     candidates = labels == 0 if absent_negatives else None
     branches = list(zip(outputs.cas, outputs.erased, strict=True))
     scores = jnp.stack([outputs.tcam, *outputs.cas, *outputs.erased])
-    mil = jax.vmap(lambda cas: mil_loss(cas, labels, mask, divisor=divisor).mean())(scores)
+    mil = jax.vmap(lambda cas: mil_loss(cas, labels, mask=mask, divisor=divisor).mean())(scores)
     drawn = jax.random.uniform(
         key, (len(branches), 2, *pairs.label.shape), outputs.tcam.dtype, minval=betas[0], maxval=betas[1]
     )
     center = [
         branch_center_loss(
-            embedding, cas, pairs, own_centers, beta, mask, candidates=candidates, center_loss=center_loss
+            embedding, cas, pairs, own_centers, beta, mask=mask, candidates=candidates, center_loss=center_loss
         )
         for embedding, cas, own_centers, beta in zip(outputs.embedding, branches, centers, drawn, strict=True)
     ]

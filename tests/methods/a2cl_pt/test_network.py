@@ -14,7 +14,7 @@ STREAMS = {"r": "rgb", "f": "flow"}  # the published program's letters
 
 @partial(jax.jit, static_argnums=0)
 def forward(graphdef, params, features, mask, key):
-    return nnx.merge(graphdef, params)(features, mask, key)
+    return nnx.merge(graphdef, params)(features, key, mask=mask)
 
 
 def published_network(arrays, erase_divisor, adversary_weight):
@@ -75,7 +75,7 @@ def test_erasing(rng):
     cas, mask = rng.normal(size=(2, 9, 3)).astype(np.float32), np.arange(9)[None] < np.array([[9], [5]])
     cas[0, :4, 1] = cas[0, :, 1].max() + 1  # four of equal score, of which three may go: none does
     erase = jax.jit(select_erased, static_argnames="divisor")
-    got = np.asarray(erase(jnp.asarray(cas), jnp.asarray(mask), divisor=3))
+    got = np.asarray(erase(jnp.asarray(cas), mask=jnp.asarray(mask), divisor=3))
     for b, c in np.ndindex(2, 3):
         n = mask[b].sum()
         k_th = sorted(cas[b, :n, c])[max(n - n // 3, 1) - 1]
@@ -84,7 +84,7 @@ def test_erasing(rng):
     assert got[0].sum(axis=0).tolist() == [3, 0, 3]
     assert got[1].sum(axis=0).tolist() == [1, 1, 1]
     padded = np.where(mask[:, :, None], cas, np.nan)
-    np.testing.assert_array_equal(got, erase(jnp.asarray(padded), jnp.asarray(mask), divisor=3))
+    np.testing.assert_array_equal(got, erase(jnp.asarray(padded), mask=jnp.asarray(mask), divisor=3))
     assert not np.asarray(select_erased(jnp.asarray(cas[1:, :5]), divisor=6)).any()  # too short to lose one
     with pytest.raises(ValueError, match="divisor must be 2 or more, or nothing is left, got 1"):
         select_erased(jnp.asarray(cas), divisor=1)

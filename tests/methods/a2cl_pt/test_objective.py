@@ -31,7 +31,7 @@ def test_published_center_losses(golden):
 
         def loss(*inputs):
             features, cas, rows = inputs
-            return a2cl_pt.branch_center_loss(features, cas, pairs, rows, betas, jnp.asarray(mask))
+            return a2cl_pt.branch_center_loss(features, cas, pairs, rows, betas, mask=jnp.asarray(mask))
 
         return *jax.value_and_grad(loss, argnums=(0, 1, 2))(features, cas, rows), pairs
 
@@ -71,7 +71,7 @@ def test_published_mil_losses(golden):
     @partial(jax.jit, static_argnums=1)
     def loss_and_gradient(cas, divisor):
         return jax.value_and_grad(
-            lambda cas: losses.mil_loss(cas, jnp.asarray(labels), jnp.asarray(mask), divisor=divisor).mean()
+            lambda cas: losses.mil_loss(cas, jnp.asarray(labels), mask=jnp.asarray(mask), divisor=divisor).mean()
         )(cas)
 
     for found in divisors:
@@ -121,7 +121,7 @@ def test_attended_features(videos):
     @jax.jit
     def pooled(embedding, cas):
         def total(embedding, cas):
-            features = a2cl_pt.attended_features(embedding, cas, labels, jnp.asarray(mask), temperature=betas)
+            features = a2cl_pt.attended_features(embedding, cas, labels, mask=jnp.asarray(mask), temperature=betas)
             return (features**2).sum(), features
 
         (_, features), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(embedding, cas)
@@ -145,8 +145,8 @@ def test_top_pooling_and_mil(videos):
     @partial(jax.jit, static_argnames="divisor")
     def pooled(cas, labels, divisor):
         def total(cas):
-            loss = losses.mil_loss(cas, jnp.asarray(labels), jnp.asarray(mask), divisor=divisor)
-            return loss.sum(), (loss, losses.pool_top(cas, jnp.asarray(mask), divisor=divisor))
+            loss = losses.mil_loss(cas, jnp.asarray(labels), mask=jnp.asarray(mask), divisor=divisor)
+            return loss.sum(), (loss, losses.pool_top(cas, mask=jnp.asarray(mask), divisor=divisor))
 
         (_, values), gradient = jax.value_and_grad(total, has_aux=True)(cas)
         return *values, gradient
@@ -200,8 +200,8 @@ def trainer(batch):
         def loss(params):
             network, rows = params
             dropout_key, beta_key = jax.random.split(key)
-            outputs = nnx.merge(graphdef, network)(features, mask, dropout_key)
-            return a2cl_pt.a2cl_pt_objective(outputs, labels, rows, mask, beta_key, max_labels=2, **options)
+            outputs = nnx.merge(graphdef, network)(features, dropout_key, mask=mask)
+            return a2cl_pt.a2cl_pt_objective(outputs, labels, rows, beta_key, mask=mask, max_labels=2, **options)
 
         (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -271,7 +271,13 @@ def test_the_objective_is_the_sum_of_its_parts(batch):
     @jax.jit
     def objective(outputs, rows, key):
         return a2cl_pt.a2cl_pt_objective(
-            outputs, jnp.asarray(labels), rows, jnp.asarray(mask), key, betas=(beta, beta), absent_negatives=True
+            outputs,
+            jnp.asarray(labels),
+            rows,
+            key,
+            mask=jnp.asarray(mask),
+            betas=(beta, beta),
+            absent_negatives=True,
         )
 
     def want(absent):
@@ -312,7 +318,7 @@ def test_what_does_not_fit_is_refused(batch):
     rows, key = jnp.ones((2, 3, 4)), jax.random.key(0)
 
     def objective(labels, rows, **options):
-        jax.eval_shape(lambda x: a2cl_pt.a2cl_pt_objective(x, jnp.asarray(labels), rows, None, key, **options), outputs)
+        jax.eval_shape(lambda x: a2cl_pt.a2cl_pt_objective(x, jnp.asarray(labels), rows, key, **options), outputs)
 
     with pytest.raises(ValueError, match=r"outputs of 1 streams and 3 classes need .* got 2 and 3"):
         objective(labels, [rows, rows])
