@@ -21,6 +21,7 @@ from casejax.cli.options import (
     add_options,
     add_run_options,
     config_from,
+    join,
     parse_seeds,
     run_command,
     started_from,
@@ -30,7 +31,7 @@ from casejax.cli.train import SYNTHETIC
 from casejax.data.layouts.published import read_dataset
 from casejax.data.synthetic import write_world
 from casejax.methods.case.variants import VARIANTS, variant
-from casejax.runtime.distributed import is_first, join, own_part, wait_for_all
+from casejax.runtime.distributed import is_first, own_part, wait_for_all
 from casejax.train.experiment import run, run_seeds
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from casejax.cli.options import add_options, given_options, run_command
-from casejax.data.annotations import read_lines
+from casejax.data.layouts.annotations import read_lines
 from casejax.data.layouts.published import read_dataset
 from casejax.inference.evaluate import evaluate_run
 from casejax.methods.case.variants import VARIANTS, variant

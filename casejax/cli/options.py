@@ -18,6 +18,7 @@ from casejax.data import store
 from casejax.errors import CheckpointError, DataError, DivergedError, Interrupted, OptionError, PeerLostError
 from casejax.run.base_options import with_base
 from casejax.run.config import Config
+from casejax.runtime import distributed
 
 
 def add_options(parser: argparse.ArgumentParser, *, groups: Container[str] | None = None) -> None:
@@ -165,7 +166,7 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `join` takes."""
+    """Add the flags that `join` reads."""
     group = parser.add_argument_group("several processes", "start the same command once on every host")
     group.add_argument(
         "--distributed",
@@ -178,3 +179,13 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--peer-timeout", type=int, default=60, metavar="S", help="seconds after which a silent process is lost (60)"
     )
+
+
+def join(arguments: argparse.Namespace) -> None:
+    """Join the processes of a run, if the flags of `add_cluster_options` ask for it.
+
+    Raises:
+      OptionError: as `distributed.join`.
+    """
+    names = ("coordinator", "num_processes", "process_id", "distributed", "peer_timeout")
+    distributed.join(**{name: getattr(arguments, name) for name in names})

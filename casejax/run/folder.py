@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ from casejax.methods.case.published import HEAD_TEMPERATURE, STREAMS, AnyPath, P
 from casejax.records import Dataset, Features, Split
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
-from casejax.runtime import distributed
+from casejax.runtime import distributed, files
 from casejax.runtime.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -97,9 +96,7 @@ def _keep_lines_up_to(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    files.write_text(path, "".join(kept))
 
 
 class Restored(NamedTuple):
@@ -215,15 +212,5 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
     except ValueError as error:
         raise CheckpointError(f"{run}: {error}") from error
     write_torch(model_path, arrays)
-    _write_npy(Path(cls_gt_path), labels)
-
-
-def _write_npy(path: Path, array: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with files.whole_file(cls_gt_path, "wb") as file:
+        np.save(file, labels, allow_pickle=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +10,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from casejax.errors import OptionError
-
-if TYPE_CHECKING:
-    from casejax.run.state import TrainState
 
 HIDDEN = {
     "class_encoder": {"kernel": P(None, "model"), "bias": P("model")},
@@ -67,7 +64,7 @@ def over_videos(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data"))
 
 
-def state_shardings(state: TrainState, mesh: Mesh) -> Any:
+def state_shardings(state: Any, mesh: Mesh) -> Any:
     """The sharding of every leaf of a training state: all replicated, but for the hidden dimension."""
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:

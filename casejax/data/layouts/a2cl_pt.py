@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from casejax.data.annotations import first_three, parse_instance, parse_seconds, raise_first, read_json
-from casejax.data.feature_files import MEMORY_SHARE
+from casejax.data.layouts.annotations import first_three, parse_instance, parse_seconds, raise_first, read_json
+from casejax.data.layouts.feature_files import MEMORY_SHARE
 from casejax.data.pickles.numpy_files import read_object_array
 from casejax.errors import DataError
 from casejax.records import Dataset, Features, SegmentTable, Split, Video
+from casejax.runtime.files import whole_folder
 
 SUBSETS = {"train": "train", "test": "val"}
 """The split for each subset of the annotation file."""
@@ -108,9 +108,7 @@ def write_a2cl_pt(data: A2CLPTData, root: str | os.PathLike[str]) -> None:
     Raises:
       DataError: `root` exists, ids are not unique, or a video has no features.
     """
-    root, dataset = Path(root).absolute(), data.dataset
-    if root.exists():
-        raise DataError(f"{root}: exists already; remove it or choose another folder")
+    root, dataset = Path(root), data.dataset
     splits = {"train": dataset.train, "test": dataset.test}
     ids = Counter(video.id for split in splits.values() for video in split.videos)
     raise_first(
@@ -124,10 +122,7 @@ def write_a2cl_pt(data: A2CLPTData, root: str | os.PathLike[str]) -> None:
         for video, length in zip(split.videos, split.features.lengths, strict=True)
         if not length
     )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with whole_folder(root) as partial:
         (partial / "annotation.json").write_text(json.dumps(_document(data)), encoding="utf-8")
         for name, split in splits.items():
             rows = {video.id: split.features.rows(v) for v, video in enumerate(split.videos)}
@@ -136,10 +131,6 @@ def write_a2cl_pt(data: A2CLPTData, root: str | os.PathLike[str]) -> None:
                 for video, where in rows.items()
             }
             np.save(_path(partial, name), np.array(arrays, object), allow_pickle=True)
-        os.rename(partial, root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _path(root: Path, split: str) -> Path:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from casejax.data.annotations import check_id, first_three, raise_first, read_annotations, read_lines, read_split
-from casejax.data.feature_files import check_memory, load_features, pack_features, survey_features
+from casejax.data.layouts.annotations import check_id, first_three, raise_first, read_annotations, read_lines, read_split
+from casejax.data.layouts.feature_files import check_memory, load_features, pack_features, survey_features
 from casejax.errors import DataError
 from casejax.records import SNIPPET_SECONDS, Dataset, Features, Split, Video, videos_of_part
+from casejax.runtime.files import whole_folder
 
 SPLITS = ("train", "test")
 DURATION_MISMATCH = 0.2  # share of the stated duration by which the features may miss it unremarked
@@ -139,19 +139,14 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     Raises:
       DataError: `root` exists, or the ids cannot be file names or are not unique.
     """
-    root = Path(root).absolute()
-    if root.exists():
-        raise DataError(f"{root}: exists already; remove it or choose another folder")
+    root = Path(root)
     splits = {"train": dataset.train, "test": dataset.test}
     ids = {name: [video.id for video in split.videos] for name, split in splits.items()}
     for video, count in Counter(chain(*ids.values())).items():
         check_id(video, root)
         if count > 1:
             raise DataError(f"{root}: the data set has {count} videos named {video!r}; rename all but one")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with whole_folder(root) as partial:
         videos = [video for split in splits.values() for video in split.videos]
         document = {"database": {video.id: _entry(video) for video in videos}}
         (partial / "gt.json").write_text(json.dumps(document), encoding="utf-8")
@@ -164,10 +159,6 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
                 folder.mkdir(parents=True)
                 for v, video in enumerate(ids[name]):
                     np.save(folder / f"{video}.npy", packed[split.features.rows(v)], allow_pickle=False)
-        os.rename(partial, root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _entry(video: Video) -> dict[str, Any]:

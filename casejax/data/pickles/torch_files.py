@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from casejax.data.pickles.machine import DTYPES, Machine, Storage, TorchFileError, damaged, dtype_of, pickled, refused
+from casejax.runtime.files import whole_file
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which the older format begins
 ALIGNMENT = 64  # of storages in a zip file, as torch aligns them
@@ -71,18 +72,12 @@ def write_torch(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -
         if not isinstance(name, str) or dtype not in DTYPES.values():
             raise TorchFileError(f"{path}: cannot hold {name!r} of type {dtype}; cast it, to float32 for instance")
         arrays[name] = np.asarray(value, dtype_of(dtype), order="C")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-            _add(archive, file.tell(), "data.pkl", pickled(arrays))
-            _add(archive, file.tell(), "byteorder", b"little")
-            for key, array in enumerate(arrays.values()):
-                _add(archive, file.tell(), f"data/{key}", _reordered(array.tobytes(), array.dtype, "little"))
-            _add(archive, file.tell(), "version", b"3\n")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, file.tell(), "data.pkl", pickled(arrays))
+        _add(archive, file.tell(), "byteorder", b"little")
+        for key, array in enumerate(arrays.values()):
+            _add(archive, file.tell(), f"data/{key}", _reordered(array.tobytes(), array.dtype, "little"))
+        _add(archive, file.tell(), "version", b"3\n")
 
 
 # The two formats

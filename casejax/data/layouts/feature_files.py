@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from casejax.data import store
-from casejax.data.annotations import check_id, first_three, raise_first
+from casejax.data.layouts.annotations import check_id, first_three, raise_first
 from casejax.errors import DataError
 from casejax.records import Features
 
