@@ -17,12 +17,12 @@ import sys
 from pathlib import Path
 
 from casejax.cli.options import add_options, config_from, parse_seeds, run_command, use_compilation_cache
-from casejax.data.layouts.a2cl_pt import A2CLPTData, read_a2cl_pt, write_a2cl_pt
+from casejax.data.layouts.a2cl_pt import read_a2cl_pt, write_a2cl_pt
 from casejax.data.synthetic import make_world
 from casejax.errors import OptionError
 from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
 from casejax.inference.evaluate import default_console
-from casejax.records import SegmentTable
+from casejax.records import Dataset
 from casejax.report import tables as report
 from casejax.run.base_options import with_base
 from casejax.run.config import Config
@@ -56,22 +56,22 @@ def main() -> int:
         if folder is None:
             folder = out / "world"
             if not folder.exists():
-                write_a2cl_pt(A2CLPTData(make_world(), SegmentTable.from_rows([], [], [])), folder)
-        data = read_a2cl_pt(folder, streams=tuple(arguments.streams.split(",")))
+                write_a2cl_pt(make_world(), folder)
+        dataset = read_a2cl_pt(folder, streams=tuple(arguments.streams.split(",")))
         options = {"resume": arguments.resume, "devices": arguments.devices}
         if arguments.seeds:
-            results = run_seeds(data.dataset, config, out, arguments.seeds, **options)
+            results = run_seeds(dataset, config, out, arguments.seeds, **options)
         else:
-            results = {config.train.seed: run(data.dataset, config, out, **options)}
-        report_on_grid(data, results)
+            results = {config.train.seed: run(dataset, config, out, **options)}
+        report_on_grid(dataset, results)
 
     again = [word for word in sys.argv if word != "--resume"]
     return run_command(command, hint=shlex.join(["python", *again, "--resume"]))
 
 
-def report_on_grid(data: A2CLPTData, results: dict) -> None:
+def report_on_grid(dataset: Dataset, results: dict) -> None:
     """Print the results of each seed by the published protocol."""
-    console, dataset = default_console(), data.dataset
+    console = default_console()
     truth = dataset.test.ground_truth(dataset.classes)
     rows = {
         f"seed {seed}": (
@@ -79,7 +79,7 @@ def report_on_grid(data: A2CLPTData, results: dict) -> None:
                 result.detections,
                 truth,
                 dataset.classes,
-                ambiguous=data.ambiguous,
+                ambiguous=dataset.test.ambiguous,
                 snippet_seconds=dataset.snippet_seconds,
             ),
             result.classification,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from casejax.errors import DataError
@@ -139,11 +140,7 @@ def _named(module: str, name: str) -> Any:
 
 def dtype_of(name: str) -> np.dtype:
     """NumPy's type of that name, bfloat16 among them."""
-    if name == "bfloat16":
-        import ml_dtypes  # jax brings it; nothing else here needs it
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 # The pickle machine
