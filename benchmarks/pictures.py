@@ -1,4 +1,4 @@
-"""."""
+"""Pictures of the tables in `docs/`: methods side by side, and quantities during training."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casejax.report.canvas import _LEGEND, BLUE, GREEN, INK, MUTED, ORANGE, SHADE, VERMILLION, _figure, _fold, _style
+from casejax.report.canvas import BLUE, GREEN, INK, LEGEND, MUTED, ORANGE, SHADE, VERMILLION, fold, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    pass
 
 
 def comparison(title: str, rows: Sequence[tuple[str, Sequence[float], float | None]]) -> Figure:
@@ -22,10 +20,10 @@ def comparison(title: str, rows: Sequence[tuple[str, Sequence[float], float | No
       title: heading.
       rows: name, one figure a seed, and the published figure or None; from the top down.
     """
-    figure = _figure(1.1 + 0.42 * len(rows))
+    figure = new_figure(1.1 + 0.42 * len(rows))
     ax = figure.add_subplot()
     figure.subplots_adjust(left=0.24, right=0.97, bottom=0.5 / figure.get_figheight() + 0.02, top=0.9)
-    _style(ax, title)
+    style(ax, title)
     place = np.arange(len(rows))
     ax.barh(place, [np.mean(values) for _, values, _ in rows], height=0.6, color=SHADE, label="mean")
     marked = False
@@ -34,12 +32,12 @@ def comparison(title: str, rows: Sequence[tuple[str, Sequence[float], float | No
         if paper is not None:
             ax.plot([paper], [y], "d", color=VERMILLION, markersize=7, label=None if marked else "paper")
             marked = True
-    ax.set_yticks(place, [_fold(name, 34) for name, _, _ in rows])
+    ax.set_yticks(place, [fold(name, 34) for name, _, _ in rows])
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.set_xlabel("mAP 0.1:0.7, %")
     ax.grid(visible=False, axis="y")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **_LEGEND)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **LEGEND)
     return figure
 
 
@@ -50,10 +48,10 @@ def evolution(title: str, series: Mapping[str, Sequence[Sequence[tuple[float, fl
       title: heading.
       series: for each name one list of (step, value) a seed, all of the same steps.
     """
-    figure = _figure(4.3)
+    figure = new_figure(4.3)
     ax = figure.add_subplot()
     figure.subplots_adjust(left=0.06, right=0.72, bottom=0.13, top=0.9)
-    _style(ax, title)
+    style(ax, title)
     colors = (ORANGE, BLUE, GREEN, VERMILLION, INK, MUTED)
     for i, (name, seeds) in enumerate(series.items()):
         steps = [step for step, _ in seeds[0]]
@@ -63,5 +61,5 @@ def evolution(title: str, series: Mapping[str, Sequence[Sequence[tuple[float, fl
         ax.plot(steps, values.mean(axis=0), line, color=color, linewidth=1.6, label=name)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("step")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), **_LEGEND)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), **LEGEND)
     return figure

@@ -1,4 +1,4 @@
-"""What the rest of the library knows of a data set: videos, their annotations, their packed features."""
+"""The nouns that travel between the rooms: videos, features, splits, data sets, segments, batches, scores."""
 
 from __future__ import annotations
 
@@ -106,11 +106,20 @@ class Features:
 
 @dataclass(frozen=True)
 class Split:
-    """The videos of one split with their features, in the same order."""
+    """The videos of one split with their features, in the same order.
+
+    Attributes:
+      name: "train" or "test".
+      videos: ids and annotations.
+      features: snippet features.
+      ambiguous: intervals, seconds, in which predictions do not count by a protocol with an ambiguous filter; `video`
+        indexes `videos`, `label` says nothing.
+    """
 
     name: str
     videos: tuple[Video, ...]
     features: Features
+    ambiguous: SegmentTable = field(default_factory=lambda: SegmentTable.from_rows([], [], []))
 
     def multi_hot(self, classes: Sequence[str]) -> np.ndarray:
         """Video-level labels as (videos, classes) float32 of zeros and ones."""

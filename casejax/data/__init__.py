@@ -1,1 +1,47 @@
-"""Data sets: records, readers of public layouts, sampling, and a synthetic world."""
+"""Data sets and weights on disk: read and checked, written, packed, and invented.
+
+    layouts    the folder layouts in which data sets are published
+    pickles    weights and features in pickles, which are never executed
+    store      features packed into one memory-mapped file
+    synthetic  an invented world of videos
+    sampling   the videos and snippets of every training step
+
+Every reader ends in a record or in one sentence that names file, value and remedy. This package needs NumPy alone;
+`sampling` needs JAX too and is imported by its own name, `from casejax.data import sampling`.
+"""
+
+from casejax.data.layouts import (
+    LAYOUTS,
+    DurationMismatchWarning,
+    Layout,
+    load_npy,
+    read_a2cl_pt,
+    read_annotations,
+    read_dataset,
+    read_features,
+    write_a2cl_pt,
+    write_dataset,
+)
+from casejax.data.pickles import read_object_array, read_torch, write_torch
+from casejax.data.store import packed, release
+from casejax.data.synthetic import make_world, write_world
+
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "read_dataset",
+    "write_dataset",
+    "DurationMismatchWarning",
+    "read_a2cl_pt",
+    "write_a2cl_pt",
+    "read_features",
+    "load_npy",
+    "read_annotations",
+    "make_world",
+    "write_world",
+    "packed",
+    "release",
+    "read_torch",
+    "write_torch",
+    "read_object_array",
+]

@@ -1,4 +1,4 @@
-"""."""
+"""The look of all pictures: one width, one palette, one frame, and the way a picture becomes a file."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casejax.runtime.files import whole_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    pass
-
-
 WIDTH = 12.0  # inches; at 100 dots an inch every picture is 1200 pixels wide
 
-
-# Okabe and Ito's palette, which stays apart under the common colour blindnesses.
+# Okabe and Ito's palette: its colours stay apart under the common kinds of colour blindness.
 ORANGE, BLUE, GREEN, VERMILLION = "#E69F00", "#0072B2", "#009E73", "#D55E00"
-
-
 INK, MUTED, GRID, SHADE = "#222222", "#6B6B6B", "#E4E4E4", "#D9F0E8"
 
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 10, "borderpad": 0, "borderaxespad": 0.3}
+"""Options of every legend."""
 
-_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 10, "borderpad": 0, "borderaxespad": 0.3}
 
+def new_figure(height: float) -> Figure:
+    """An empty white figure, `WIDTH` by `height` inches, which is not known to pyplot.
 
-def _figure(height: float) -> Figure:
-    """An empty white figure, `WIDTH` by `height` inches, that no global state knows of."""
+    Raises:
+      ImportError: matplotlib is missing; the message says how to install it.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -39,8 +39,8 @@ def _figure(height: float) -> Figure:
     return figure
 
 
-def _style(ax: Axes, heading: str, pad: int = 7) -> None:
-    """A bare frame, a light grid and a heading at the left."""
+def style(ax: Axes, heading: str, pad: int = 7) -> None:
+    """Give a panel its bare frame, light grid and heading at the left, `pad` points above the frame."""
     ax.set_facecolor("white")
     ax.set_title(heading, loc="left", size=11, weight="bold", pad=pad, parse_math=False)
     ax.grid(visible=True, color=GRID, linewidth=0.8)
@@ -50,22 +50,20 @@ def _style(ax: Axes, heading: str, pad: int = 7) -> None:
         spine.set(visible=side == "bottom", color="#AAAAAA", linewidth=0.8)
 
 
-def _fold(name: str, width: int = 26, lines: int = 2) -> str:
-    """A name on at most two lines, or as told."""
+def fold(name: str, width: int = 26, lines: int = 2) -> str:
+    """A name on a few lines of `width` characters, with an ellipsis where it does not fit."""
     return "\n".join(textwrap.wrap(name, width, max_lines=lines, placeholder="…", break_on_hyphens=False))
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write `figure` to a `.png` file: whole or not at all, the same bytes for the same figure."""
+    """Write a figure to a `.png` file: whole or not at all, the same bytes for the same figure.
+
+    Raises:
+      ValueError: a name with another ending.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"a picture's name must end in .png, got {path.name}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"a picture's name must end in .png, got {Path(path).name}")
+    with whole_file(path, "wb") as file:
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})

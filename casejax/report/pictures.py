@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casejax.records import Dataset, SegmentTable, SnippetScores
-from casejax.report import canvas
-from casejax.report import pictures as plots
 from casejax.report.canvas import (
-    _LEGEND,
     BLUE,
     GREEN,
     INK,
+    LEGEND,
     MUTED,
     ORANGE,
     SHADE,
     VERMILLION,
     WIDTH,
-    _figure,
-    _fold,
-    _style,
+    fold,
+    new_figure,
+    save,
+    style,
 )
 
 if TYPE_CHECKING:
@@ -53,6 +52,64 @@ ENTROPIES = {
 ERRORS = {"snippet_column_error": ("$Q^S$", BLUE), "cluster_column_error": ("$Q^C$", VERMILLION)}
 _Lane = tuple[str, np.ndarray, np.ndarray]  # class name, (n, 2) seconds, (n,) scores
 _Curve = tuple[str, str, np.ndarray]  # name, colour, (T,) values
+
+
+def draw_pictures(
+    folder: Path,
+    dataset: Dataset,
+    scores: SnippetScores,
+    detections: SegmentTable,
+    cluster_labels: np.ndarray | None,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    timelines: int = 4,
+) -> list[Path]:
+    """Draw the curves of a run, its clusters, and the timelines of a few test videos.
+
+    Args:
+      folder: where the PNG files go.
+      dataset: for ground truth and names.
+      scores: of the test split, NumPy arrays with a leading axis of videos.
+      detections: of the test split.
+      cluster_labels: (S, K, 2) Q^C; None of a network without clusters.
+      metrics: the lines of metrics.jsonl.
+      timelines: videos to draw, spread evenly over the lengths.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ImportError: matplotlib is missing; the message says how to install it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"curves": training_curves(metrics)}
+    if cluster_labels is not None:
+        streams = dataset.streams if len(cluster_labels) == len(dataset.streams) else ("all streams",)
+        figures["clusters"] = cluster_foreground(cluster_labels[:, :, 0], streams)
+    lengths = dataset.test.features.lengths
+    by_length = np.argsort(lengths, kind="stable")
+    spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
+    for v in by_length[spread[:timelines]]:
+        video = dataset.test.videos[v]
+        figures[f"timeline_{video.id}"] = timeline(
+            title=video.id,
+            duration=float(lengths[v] * dataset.snippet_seconds),
+            ground_truth=[
+                (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
+            ],
+            attention=np.asarray(scores.attention[v]),
+            transformed=None if scores.transformed is None else np.asarray(scores.transformed[v]),
+            fused=np.asarray(scores.foreground[v]),
+            predictions=[
+                (dataset.classes[c], found.segment, found.score)
+                for c in np.unique(detections.label[detections.video == v])
+                for found in [detections.take((detections.video == v) & (detections.label == c))]
+            ],
+        )
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save(figure, path)
+    return paths
 
 
 def timeline(
@@ -98,10 +155,10 @@ def timeline(
     heights = [LANE * max(len(truth), 1), *[2.4 / len(rows)] * len(rows), LANE * max(len(found), 1)]
     gaps = [0.42 if heading else 0.14 for heading in headings]
     total = 0.45 + sum(gaps) + sum(heights) + 0.6
-    figure = _figure(total)
+    figure = new_figure(total)
     bold: dict[str, Any] = {"size": 14, "weight": "bold", "va": "center", "parse_math": False}
-    figure.text(0.25 / WIDTH, 1 - 0.3 / total, _fold(title, 80, 1), **bold)
-    texts = [figure.text(0, 0, _fold(name), size=10, parse_math=False) for name, _, _ in [*truth, *found]]
+    figure.text(0.25 / WIDTH, 1 - 0.3 / total, fold(title, 80, 1), **bold)
+    texts = [figure.text(0, 0, fold(name), size=10, parse_math=False) for name, _, _ in [*truth, *found]]
     left = 0.5 + max([0.35, *(text.get_window_extent().width / figure.dpi for text in texts)])
     for text in texts:  # they were there to be measured
         text.remove()
@@ -110,14 +167,14 @@ def timeline(
         bottom = 0.6 + sum(heights[i + 1 :]) + sum(gaps[i + 1 :])
         box = (left / WIDTH, bottom / total, 1 - (left + 0.3) / WIDTH, height / total)
         panels.append(figure.add_axes(box, sharex=panels[0] if panels else None))
-        _style(panels[-1], heading)
+        style(panels[-1], heading)
         panels[-1].tick_params(axis="x", labelbottom=heading == "Predictions")
 
     _draw_lanes(panels[0], truth, GREEN, "none annotated")
     for panel, row in zip(panels[1:-1], rows, strict=True):
         _draw_curves(panel, row, duration, truth)
     handles = [curve for panel in panels[1:-1] for curve in panel.patches]
-    panels[1].legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **_LEGEND)
+    panels[1].legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **LEGEND)
     _draw_lanes(panels[-1], found, VERMILLION, "none found")
     panels[-1].set_title(note, loc="right", size=10, color=MUTED)
     panels[-1].set(xlabel="seconds", xlim=(0, duration))
@@ -134,7 +191,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
       metrics: the lines of `metrics.jsonl`, each with `step` and any of the keys of `LOSSES`,
         `ENTROPIES` (nats) and `ERRORS`; `log_num_clusters`, nats, adds the bound of the entropies.
     """
-    figure = _figure(4.3)
+    figure = new_figure(4.3)
     lines = [line for line in metrics if "step" in line]
     keys = {key for line in lines for key in line}
     groups = [("Losses", LOSSES, 5), ("Entropies, nats", ENTROPIES, 5), ("Marginal errors", ERRORS, 3)]
@@ -146,7 +203,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     grid.update(left=0.055, right=0.985, bottom=0.14, top=0.77, wspace=0.2)
     for i, (heading, names, _) in enumerate(groups):
         ax = figure.add_subplot(grid[0, i])
-        _style(ax, heading, pad=46)
+        style(ax, heading, pad=46)
         ax.set_xlabel("step")
         ax.locator_params(axis="x", nbins=5, steps=[1, 2, 5, 10], integer=True)
         for key, (label, color) in names.items():
@@ -161,7 +218,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             ax.set_ylim(bottom=0)
         columns = -(-len(ax.get_legend_handles_labels()[0]) // 2)
         below_heading = 1 + 44 / 72 * figure.dpi / ax.bbox.height
-        ax.legend(loc="upper left", bbox_to_anchor=(0, below_heading), ncols=columns, **_LEGEND)
+        ax.legend(loc="upper left", bbox_to_anchor=(0, below_heading), ncols=columns, **LEGEND)
     return figure
 
 
@@ -175,7 +232,7 @@ def cluster_foreground(probabilities: Float[np.ndarray, "*s k"], stream_names: S
     rows = np.atleast_2d(np.asarray(probabilities, np.float64))
     if rows.ndim != 2 or len(rows) != len(stream_names) or rows.shape[1] == 0:
         raise ValueError(f"need (S, K) and S names, got {np.shape(probabilities)} and {list(stream_names)}")
-    figure = _figure(3.6)
+    figure = new_figure(3.6)
     grid = figure.add_gridspec(1, len(rows), left=0.055, right=0.985, bottom=0.17, top=0.84, wspace=0.1)
     count = rows.shape[1]
     room = 11 / (0.09 * len(str(count - 1)) + 0.06)  # labels that fit across the picture
@@ -183,7 +240,7 @@ def cluster_foreground(probabilities: Float[np.ndarray, "*s k"], stream_names: S
     for s, (row, name) in enumerate(zip(rows, stream_names, strict=True)):
         order = np.argsort(-row, kind="stable")
         ax = figure.add_subplot(grid[0, s])
-        _style(ax, name, pad=10)
+        style(ax, name, pad=10)
         above = f"{int((row > 0.5).sum())} of {count} above one half"
         ax.set_title(above, loc="right", size=10, color=MUTED, pad=10)
         ax.bar(np.arange(count), row[order], color=np.where(row[order] > 0.5, ORANGE, BLUE))
@@ -232,7 +289,7 @@ def _draw_lanes(ax: Axes, lanes: Sequence[_Lane], color: str, empty: str) -> Non
         start, end = segments.T
         ax.barh([y] * len(start), end - start, 0.62, start, color=paint, edgecolor=paint, linewidth=0.6)
     ax.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
-    names = [_fold(name) for name, _, _ in lanes]
+    names = [fold(name) for name, _, _ in lanes]
     ax.set_yticks(range(len(lanes)), names, parse_math=False, linespacing=1.05)
     ax.grid(visible=False, axis="y")
     if not lanes:
@@ -264,61 +321,3 @@ def _draw_series(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, label: 
         window = np.ones(len(values) // 40 * 2 + 1)
         values = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
     ax.plot(steps, values, color=color, linewidth=1.6, label=label, marker="o" if len(values) == 1 else None)
-
-
-def draw_pictures(
-    folder: Path,
-    dataset: Dataset,
-    scores: SnippetScores,
-    detections: SegmentTable,
-    cluster_labels: np.ndarray | None,
-    metrics: Sequence[Mapping[str, Any]],
-    *,
-    timelines: int = 4,
-) -> list[Path]:
-    """Draw the curves of a run, its clusters, and the timelines of a few test videos.
-
-    Args:
-      folder: where the PNG files go.
-      dataset: for ground truth and names.
-      scores: of the test split, NumPy arrays with a leading axis of videos.
-      detections: of the test split.
-      cluster_labels: (S, K, 2) Q^C; None of a network without clusters.
-      metrics: the lines of metrics.jsonl.
-      timelines: videos to draw, spread evenly over the lengths.
-
-    Returns:
-      The files written.
-
-    Raises:
-      ImportError: matplotlib is missing; the message says how to install it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {"curves": plots.training_curves(metrics)}
-    if cluster_labels is not None:
-        streams = dataset.streams if len(cluster_labels) == len(dataset.streams) else ("all streams",)
-        figures["clusters"] = plots.cluster_foreground(cluster_labels[:, :, 0], streams)
-    lengths = dataset.test.features.lengths
-    by_length = np.argsort(lengths, kind="stable")
-    spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
-    for v in by_length[spread[:timelines]]:
-        video = dataset.test.videos[v]
-        figures[f"timeline_{video.id}"] = plots.timeline(
-            title=video.id,
-            duration=float(lengths[v] * dataset.snippet_seconds),
-            ground_truth=[
-                (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
-            ],
-            attention=np.asarray(scores.attention[v]),
-            transformed=None if scores.transformed is None else np.asarray(scores.transformed[v]),
-            fused=np.asarray(scores.foreground[v]),
-            predictions=[
-                (dataset.classes[c], found.segment, found.score)
-                for c in np.unique(detections.label[detections.video == v])
-                for found in [detections.take((detections.video == v) & (detections.label == c))]
-            ],
-        )
-    paths = [folder / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        canvas.save(figure, path)
-    return paths

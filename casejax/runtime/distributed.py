@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import os
 import subprocess
@@ -20,30 +19,42 @@ OBITUARY = (
 )
 
 
-def join(arguments: argparse.Namespace) -> None:
-    """Join the processes of a run, if the flags ask for it; call before anything uses a device.
+def join(
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    distributed: bool = False,
+    peer_timeout: int = 60,
+) -> None:
+    """Join the processes of a run, if the options ask for it; call before anything uses a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0; the three go together.
+      num_processes: processes in all.
+      process_id: which of them this one is, from 0.
+      distributed: find the other processes from the cluster that started this one.
+      peer_timeout: seconds after which a process that says nothing counts as lost.
 
     Raises:
-      OptionError: flags that contradict each other, or no cluster, or no answer from the others.
+      OptionError: options that contradict each other, or no cluster, or no answer from the others.
     """
-    explicit = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    explicit = (coordinator, num_processes, process_id)
     given = [value is not None for value in explicit]
     if any(given) and not all(given):
         raise OptionError(
             "--coordinator, --num-processes and --process-id go together; give all three, or --distributed"
         )
-    if not any(given) and not arguments.distributed:
+    if not any(given) and not distributed:
         return
-    if all(given) and not 0 <= arguments.process_id < arguments.num_processes:
-        raise OptionError(
-            f"--process-id {arguments.process_id} is not one of {arguments.num_processes} processes; they count from 0"
-        )
+    if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
+        raise OptionError(f"--process-id {process_id} is not one of {num_processes} processes; they count from 0")
     try:
         jax.distributed.initialize(
             *explicit,
-            initialization_timeout=5 * arguments.peer_timeout,
-            heartbeat_timeout_seconds=arguments.peer_timeout,
-            shutdown_timeout_seconds=arguments.peer_timeout,
+            initialization_timeout=5 * peer_timeout,
+            heartbeat_timeout_seconds=peer_timeout,
+            shutdown_timeout_seconds=peer_timeout,
         )
     except (ValueError, RuntimeError) as error:
         raise OptionError(
@@ -60,9 +71,12 @@ def is_first() -> bool:
 
 
 def own_part(data_parts: int) -> tuple[int, int]:
-    """Which part of the training videos this process has to read, and of how many.
+    """Which part of the training videos this process has to read, from 0, and of how many.
 
-    Where the batches are dealt from parts, and every process can serve whole parts, it reads these alone.
+    With one process, or with batches that are not filled from parts of the videos, it reads all: (0, 1).
+
+    Args:
+      data_parts: parts of the videos that fill an equal share of every batch.
 
     Raises:
       OptionError: parts that the processes cannot share evenly.

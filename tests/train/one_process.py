@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     options.add_cluster_options(parser)
     arguments = parser.parse_args()
-    distributed.join(arguments)
+    options.join(arguments)
 
     def note_opened(event: str, details: tuple[object, ...]) -> None:
         if event == "open" and str(details[0]).endswith(".npy"):

@@ -197,10 +197,10 @@ def parsed(*flags):
 
 def test_flags_that_do_not_go_together_are_refused():
     with pytest.raises(OptionError, match="go together"):
-        distributed.join(parsed("--coordinator", "127.0.0.1:1"))
+        options.join(parsed("--coordinator", "127.0.0.1:1"))
     with pytest.raises(OptionError, match="--process-id 2 is not one of 2 processes"):
-        distributed.join(parsed("--coordinator", "h:1", "--num-processes", "2", "--process-id", "2"))
-    distributed.join(parsed())  # nothing asked for, nothing done
+        options.join(parsed("--coordinator", "h:1", "--num-processes", "2", "--process-id", "2"))
+    options.join(parsed())  # nothing asked for, nothing done
     assert jax.process_count() == 1
 
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casejax.alignment.data.poses import HIPS, SHOULDERS, Poses
-from casejax.report.canvas import BLUE, GRID, INK, MUTED, ORANGE, VERMILLION, WIDTH, _figure, _fold, _style
+from casejax.report.canvas import BLUE, GRID, INK, MUTED, ORANGE, VERMILLION, WIDTH
+from casejax.report.canvas import fold as _fold
+from casejax.report.canvas import new_figure as _figure
+from casejax.report.canvas import style as _style
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Real

@@ -14,20 +14,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from casejax.data.annotations import check_id, first_three, raise_first, read_annotations, read_lines, read_split
-from casejax.data.feature_files import check_memory, load_features, pack_features, survey_features
+from casejax.data.layouts.annotations import read_annotations, read_lines, read_split
+from casejax.data.layouts.checks import check_id, check_memory, check_unique_ids, first_three, raise_first, repeated
+from casejax.data.layouts.feature_files import load_features, pack_features, survey_features
 from casejax.errors import DataError
 from casejax.records import SNIPPET_SECONDS, Dataset, Features, Split, Video, videos_of_part
+from casejax.runtime.files import whole_folder
 
 SPLITS = ("train", "test")
 DURATION_MISMATCH = 0.2  # share of the stated duration by which the features may miss it unremarked
@@ -57,7 +56,7 @@ def read_dataset(
         later calls open instead of reading the features again; default: features are read into memory.
       packed_dtype: "float32" or "bfloat16", the type packed features are stored in.
       part: which part of the data this process reads the features of, of `parts` in all: a contiguous part of
-        the training videos (`sampling.videos_of_part`), and, for part 0, the test videos. All annotations are
+        the training videos (`records.videos_of_part`), and, for part 0, the test videos. All annotations are
         read.
       parts: processes that read; default this one alone.
 
@@ -66,8 +65,8 @@ def read_dataset(
       the training videos.
 
     Raises:
-      DataError: anything in the folder that cannot be used.
-      ValueError: `streams` or `snippet_seconds` make no sense.
+      DataError: anything in the folder, or in `streams`, that cannot be used.
+      ValueError: `snippet_seconds` is not positive and finite.
 
     Warns:
       DurationMismatchWarning: features cover more than 20 % more or less than a stated duration.
@@ -91,7 +90,8 @@ def read_dataset(
     own_ids = {split: [ids[split][v] for v in own[split]] for split in SPLITS}
     surveys = survey_features(root, own_ids, streams)  # both splits, before either is read
     if packed is None:
-        check_memory(root, surveys.values())
+        remedy = "name a folder with room in --packed, and they are packed there and streamed"
+        check_memory(root, sum(survey.values for survey in surveys.values()), remedy)
     found = []
     for split in SPLITS:
         name = split if parts == 1 else f"{split}-{part + 1}of{parts}"
@@ -122,7 +122,7 @@ def read_features(
 
     Raises:
       DataError: no such split or stream, a file that cannot be used, or files that contradict each other.
-      ValueError: `videos` or `streams` is empty, or a stream is named twice.
+      ValueError: `videos` is empty.
     """
     if not videos:
         raise ValueError("videos is empty; name at least one")
@@ -139,19 +139,14 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     Raises:
       DataError: `root` exists, or the ids cannot be file names or are not unique.
     """
-    root = Path(root).absolute()
-    if root.exists():
-        raise DataError(f"{root}: exists already; remove it or choose another folder")
+    root = Path(root)
     splits = {"train": dataset.train, "test": dataset.test}
     ids = {name: [video.id for video in split.videos] for name, split in splits.items()}
-    for video, count in Counter(chain(*ids.values())).items():
-        check_id(video, root)
-        if count > 1:
-            raise DataError(f"{root}: the data set has {count} videos named {video!r}; rename all but one")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    for split_ids in ids.values():
+        for video in split_ids:
+            check_id(video, root)
+    check_unique_ids(dataset, root)
+    with whole_folder(root) as partial:
         videos = [video for split in splits.values() for video in split.videos]
         document = {"database": {video.id: _entry(video) for video in videos}}
         (partial / "gt.json").write_text(json.dumps(document), encoding="utf-8")
@@ -164,10 +159,6 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
                 folder.mkdir(parents=True)
                 for v, video in enumerate(ids[name]):
                     np.save(folder / f"{video}.npy", packed[split.features.rows(v)], allow_pickle=False)
-        os.rename(partial, root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _entry(video: Video) -> dict[str, Any]:
@@ -189,7 +180,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def _check_disjoint(ids: Mapping[str, Sequence[str]], root: Path) -> None:
     train, test = (root / f"split_{split}.txt" for split in SPLITS)
     shared = sorted(set(ids["train"]) & set(ids["test"]))
-    raise_first([f"{train} and {test} both list {video!r}; remove it from one of them" for video in shared])
+    raise_first(f"{train} and {test} both list {video!r}; remove it from one of them" for video in shared)
 
 
 def _annotated(root: Path, split: str, ids: Sequence[str], annotations: Mapping[str, Video]) -> tuple[Video, ...]:
@@ -218,8 +209,7 @@ def _classes(root: Path, videos: Mapping[str, Sequence[Video]]) -> tuple[str, ..
     classes = read_lines(path) if listed else _labels(videos["train"])
     if not classes:
         raise DataError(f"{path}: lists 0 classes; write one class name a line, or remove the file")
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    raise_first([f"{path}: lists {name!r} more than once; keep one of the lines" for name in twice])
+    raise_first(f"{path}: lists {name!r} more than once; keep one of the lines" for name in repeated(classes))
     reason = "which that file does not list" if listed else "which no training video has"
     raise_first(
         f"{root / 'gt.json'}: {split} video {video.id!r} has the label {label!r}, {reason}; "

@@ -1,8 +1,7 @@
 """Files of `torch.save`, read and written without PyTorch and without executing a pickle.
 
-Both formats are read: the zip archive and the stream that came before it. What the pickle
-inside may do is in `casejax.data.pickles.machine`. Whatever sizes a file declares, the memory taken is in proportion
-to its length.
+Both formats are read: the zip archive and the stream that came before it. Whatever sizes a file declares, the memory
+taken is in proportion to its length.
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from casejax.data.pickles.machine import DTYPES, Machine, Storage, TorchFileError, damaged, dtype_of, pickled, refused
+from casejax.data.pickles.machine import damaged
+from casejax.data.pickles.torch_tensors import DTYPES, Storage, TorchMachine, dtype_of, pickled, refused
+from casejax.errors import DataError
+from casejax.runtime.files import whole_file
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which the older format begins
 ALIGNMENT = 64  # of storages in a zip file, as torch aligns them
@@ -37,7 +39,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
       tensors shared a storage share its memory. bfloat16 is that of `ml_dtypes`.
 
     Raises:
-      TorchFileError: for every other file. Nothing that a file names is ever imported or called.
+      DataError: for every other file. Nothing that a file names is ever imported or called.
     """
     path = Path(path)
     try:
@@ -45,11 +47,11 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
             raise FileNotFoundError("no such file")
         data = path.read_bytes()
     except OSError as error:
-        raise TorchFileError(f"{path}: cannot be opened ({error}); check the path") from error
+        raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
     try:
         return _read(data)
-    except TorchFileError as error:
-        raise TorchFileError(f"{path}: {error}") from error.__cause__
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error.__cause__
 
 
 def write_torch(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -> None:
@@ -63,26 +65,20 @@ def write_torch(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -
       state: arrays of any shape, of the types in `DTYPES`; each becomes a contiguous tensor.
 
     Raises:
-      TorchFileError: an array of a type torch does not have, or a name that is no string.
+      DataError: an array of a type torch does not have, or a name that is no string.
     """
     path, arrays = Path(path), {}
     for name, value in state.items():
         dtype = np.asarray(value).dtype.name
         if not isinstance(name, str) or dtype not in DTYPES.values():
-            raise TorchFileError(f"{path}: cannot hold {name!r} of type {dtype}; cast it, to float32 for instance")
+            raise DataError(f"{path}: cannot hold {name!r} of type {dtype}; cast it, to float32 for instance")
         arrays[name] = np.asarray(value, dtype_of(dtype), order="C")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-            _add(archive, file.tell(), "data.pkl", pickled(arrays))
-            _add(archive, file.tell(), "byteorder", b"little")
-            for key, array in enumerate(arrays.values()):
-                _add(archive, file.tell(), f"data/{key}", _reordered(array.tobytes(), array.dtype, "little"))
-            _add(archive, file.tell(), "version", b"3\n")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with whole_file(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, file.tell(), "data.pkl", pickled(arrays))
+        _add(archive, file.tell(), "byteorder", b"little")
+        for key, array in enumerate(arrays.values()):
+            _add(archive, file.tell(), f"data/{key}", _reordered(array.tobytes(), array.dtype, "little"))
+        _add(archive, file.tell(), "version", b"3\n")
 
 
 # The two formats
@@ -94,7 +90,7 @@ def _read(data: bytes) -> Any:
     if data.startswith(b"PK\x03\x04"):
         return _read_zip(data)
     if data[257:262] == b"ustar":
-        raise TorchFileError("it is in the tar format of PyTorch 0.1; load it with PyTorch and save it again")
+        raise DataError("it is in the tar format of PyTorch 0.1; load it with PyTorch and save it again")
     if not data.startswith(b"\x80"):
         kind = "it is a NumPy file" if data.startswith(b"\x93NUMPY") else f"it begins with {data[:8]!r}"
         raise refused(f"{kind}, not as a file of torch.save does")
@@ -120,7 +116,7 @@ def _read_zip(data: bytes) -> Any:
             raise damaged(f"it has {found} for {storage}")
         return _reordered(_contents(data, record), storage.dtype, byteorder)
 
-    return Machine(_contents(data, records[f"{root}data.pkl"]), load).run()
+    return TorchMachine(_contents(data, records[f"{root}data.pkl"]), load).run()
 
 
 def _records(data: bytes) -> dict[str, zipfile.ZipInfo]:
@@ -168,7 +164,7 @@ def _read_stream(data: bytes) -> Any:
         memory[storage.key] = bytearray(storage.nbytes)
         return memoryview(memory[storage.key]).toreadonly()
 
-    machine = Machine(memoryview(data), load)
+    machine = TorchMachine(memoryview(data), load)
     for name, wanted in (("magic number", MAGIC), ("protocol", PROTOCOL)):
         if type(found := machine.run()) is not int or found != wanted:
             raise refused(f"it is a pickle, but not with the {name} of torch.save")

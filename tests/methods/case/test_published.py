@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from casejax.data.pickles.torch_files import TorchFileError, read_torch, write_torch
+from casejax.data.pickles.torch_files import read_torch, write_torch
 from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.methods.case import published as convert
 from casejax.methods.case.network import CaseNet
@@ -244,7 +244,7 @@ def test_cluster_labels_that_cannot_be(files, labels, message):
 
 def test_files_that_cannot_be_read(files, tmp_path):
     model, labels = files
-    with pytest.raises(TorchFileError, match="no such file"):
+    with pytest.raises(DataError, match="no such file"):
         convert.from_published(tmp_path / "none.pkl", labels)
     with pytest.raises(DataError, match="check the path"):
         convert.from_published(model, tmp_path / "none.npy")

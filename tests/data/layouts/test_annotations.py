@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from casejax.data.annotations import read_annotations, read_split
+from casejax.data.layouts.annotations import read_annotations, read_split
 from casejax.errors import DataError
 
 

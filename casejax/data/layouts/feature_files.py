@@ -1,4 +1,4 @@
-"""Feature files of one video each: their headers are all checked before the first is read.
+"""Feature files of the published layout, one a video and stream: all headers are checked before a file is read.
 
 FOLDER/features/SPLIT/STREAM/ID.npy       (snippets, dim), float16, float32 or float64
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +15,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from casejax.data import store
-from casejax.data.annotations import check_id, first_three, raise_first
+from casejax.data.layouts.checks import AGAIN, check_id, check_streams, common_dim, fill, first_three, raise_first
 from casejax.errors import DataError
 from casejax.records import Features
-
-MEMORY_SHARE = 0.8  # of the machine's memory, that features read into it may take
 
 
 def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
@@ -31,22 +28,42 @@ def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     out = np.empty(_read_header(path), np.float32)
-    _fill(path, out)
+    fill(out, np.load(path, allow_pickle=False), str(path))
     return out
 
 
 class Survey(NamedTuple):
-    """What the headers of one split say: `paths[stream][video]`, `dims[stream]`, lengths of the videos."""
+    """What the headers of the feature files of one split say.
+
+    Attributes:
+      paths: the files, a list of videos for each stream.
+      dims: feature dimension of each stream.
+      lengths: snippets of each video.
+    """
 
     paths: list[list[Path]]
     dims: list[int]
     lengths: list[int]
 
+    @property
+    def values(self) -> int:
+        """Feature values in all."""
+        return sum(self.lengths) * sum(self.dims)
+
 
 def survey_features(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str, ...]) -> dict[str, Survey]:
-    """Check all that headers can tell, over all splits: dims have to agree across them."""
-    if not streams or len(set(streams)) < len(streams):
-        raise DataError(f"streams must name each stream once, and at least one, got {streams}")
+    """Read the headers of the feature files of several splits, and check all that they can tell.
+
+    Args:
+      root: folder of the data set.
+      splits: ids of the videos of each split.
+      streams: feature streams.
+
+    Raises:
+      DataError: a file that is missing or cannot be used, dims that differ within a stream, or streams of one video
+        that differ in length.
+    """
+    check_streams(streams)
     paths = {split: _feature_paths(root, split, ids, streams) for split, ids in splits.items()}
     files = [path for split in paths.values() for stream in split for path in stream]
     missing = [str(path) for path in files if not path.is_file()]
@@ -61,7 +78,7 @@ def survey_features(root: Path, splits: Mapping[str, Sequence[str]], streams: tu
             problems.append(str(error))
     raise_first(problems)
     dims = [
-        _common_dim(stream, {path: shapes[path][1] for split in paths.values() for path in split[s]})
+        common_dim({str(path): shapes[path][1] for split in paths.values() for path in split[s]}, f"{stream} files")
         for s, stream in enumerate(streams)
     ]
     surveys = {}
@@ -98,7 +115,6 @@ def _folders(parent: Path) -> str:
 
 def _read_header(path: Path) -> tuple[int, int]:
     """The (snippets, dim) a feature file promises, and has the bytes for."""
-    again = "extract the features of this video again"
     try:
         with path.open("rb") as file:
             headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -107,7 +123,7 @@ def _read_header(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error}); check that it exists") from error
     except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise DataError(f"{path}: not a .npy file ({error}); {again}") from error
+        raise DataError(f"{path}: not a .npy file ({error}); {AGAIN}") from error
     if dtype.hasobject:
         raise DataError(f"{path}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
     if dtype.kind != "f" or dtype.itemsize > 8:
@@ -115,21 +131,11 @@ def _read_header(path: Path) -> tuple[int, int]:
     if len(shape) != 2:
         raise DataError(f"{path}: shape {shape}, not (snippets, dim); reshape the array to two axes")
     if min(shape) < 1:
-        raise DataError(f"{path}: shape {shape} holds no features; {again} or take it out of its split")
+        raise DataError(f"{path}: shape {shape} holds no features; {AGAIN} or take it out of its split")
     promised = math.prod(shape) * dtype.itemsize
     if present != promised:
-        raise DataError(f"{path}: {present} bytes of data where its header promises {promised}; {again}")
+        raise DataError(f"{path}: {present} bytes of data where its header promises {promised}; {AGAIN}")
     return shape[0], shape[1]
-
-
-def _common_dim(stream: str, dims: Mapping[Path, int]) -> int:
-    (usual, votes), *_ = Counter(dims.values()).most_common(1)
-    raise_first(
-        f"{path}: dim {dim}, but {votes} of {len(dims)} {stream} files have dim {usual}; extract all with one model"
-        for path, dim in dims.items()
-        if dim != usual
-    )
-    return usual
 
 
 def load_features(survey: Survey) -> Features:
@@ -143,12 +149,22 @@ def load_features(survey: Survey) -> Features:
     )
     for stream, paths in zip(features.streams, survey.paths, strict=True):
         for v, path in enumerate(paths):
-            _fill(path, stream[features.rows(v)])
+            fill(stream[features.rows(v)], np.load(path, allow_pickle=False), str(path))
     return features
 
 
 def pack_features(folder: Path, name: str, survey: Survey, dtype: str) -> Features:
-    """Map surveyed features from their packed file, `store.packed`; one video at a time is in memory to write it."""
+    """Map surveyed features from their packed file (`store.packed`), which is written first where there is none.
+
+    Args:
+      folder: where packed files are kept.
+      name: what the file's name begins with.
+      survey: the features.
+      dtype: "float32" or "bfloat16".
+
+    Raises:
+      DataError: a value that is not finite, a damaged packed file, or a folder that cannot be written.
+    """
     if not survey.lengths:
         return load_features(survey)
 
@@ -157,36 +173,8 @@ def pack_features(folder: Path, name: str, survey: Survey, dtype: str) -> Featur
         for v, length in enumerate(survey.lengths):
             rows = np.empty((length, bounds[-1]), np.float32)
             for s, stream in enumerate(survey.paths):
-                _fill(stream[v], rows[:, bounds[s] : bounds[s + 1]])
+                fill(rows[:, bounds[s] : bounds[s + 1]], np.load(stream[v], allow_pickle=False), str(stream[v]))
             yield rows
 
     files = [path for stream in survey.paths for path in stream]
     return store.packed(folder, name, store.Source(files, survey.dims, survey.lengths, dtype), videos())
-
-
-def check_memory(root: Path, surveys: Iterable[Survey]) -> None:
-    """Refuse to read more than the machine has memory for, before the first feature is read.
-
-    Raises:
-      DataError: naming both sizes and the remedy.
-    """
-    if not hasattr(os, "sysconf"):
-        return
-    needed = sum(sum(survey.lengths) * sum(survey.dims) * 4 for survey in surveys)
-    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > MEMORY_SHARE * present:
-        raise DataError(
-            f"{root}: its features take {needed / 1e9:.1f} GB as float32, this machine has {present / 1e9:.1f} GB of "
-            "memory; name a folder with room in --packed, and they are packed there and streamed"
-        )
-
-
-def _fill(path: Path, out: np.ndarray) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is counted as infinite
-        out[...] = np.load(path, allow_pickle=False)
-    if not np.isfinite(out).all():
-        nans, infinities = int(np.isnan(out).sum()), int(np.isinf(out).sum())
-        raise DataError(
-            f"{path}: {nans} NaN and {infinities} infinite values as float32, of {out.size}; "
-            "extract the features of this video again"
-        )

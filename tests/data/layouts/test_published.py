@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from casejax.data import feature_files
+from casejax.data.layouts import feature_files
 from casejax.data.layouts import published as formats
 from casejax.errors import DataError
 

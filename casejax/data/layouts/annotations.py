@@ -1,4 +1,4 @@
-"""Read the text files of the published layout: annotations, splits, lists of names."""
+"""Annotation files in JSON, split files and lists of names, as several layouts have them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 import math
 import os
 import reprlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from casejax.data.layouts.checks import check_id, raise_first, repeated
 from casejax.errors import DataError
 from casejax.records import Video
 
@@ -35,7 +34,7 @@ def read_annotations(path: str | os.PathLike[str]) -> dict[str, Video]:
     videos, problems = {}, []
     for video, entry in database.items():
         try:
-            videos[video] = _parse_video(video, entry, f"{path}: video {video!r}")
+            videos[video] = parse_video(video, entry, f"{path}: video {video!r}")
         except DataError as error:
             problems.append(str(error))
     raise_first(problems)
@@ -59,36 +58,13 @@ def read_split(path: str | os.PathLike[str]) -> tuple[str, ...]:
         raise DataError(f"{path}: lists 0 videos; write one video id a line into it")
     for video in ids:
         check_id(video, path)
-    twice = [video for video, count in Counter(ids).items() if count > 1]
-    raise_first([f"{path}: lists {video!r} more than once; keep one of the lines" for video in twice])
+    raise_first(f"{path}: lists {video!r} more than once; keep one of the lines" for video in repeated(ids))
     return tuple(ids)
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, stripped, without the blank ones."""
     return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
-
-
-def check_id(video: str, source: Path) -> None:
-    """Refuse an id that would lead a path out of its folder; `source` is the file to blame."""
-    if not video or ".." in video or "/" in video or "\\" in video:
-        raise DataError(f"{source}: video id {video!r} is no plain file name; rename the video")
-
-
-def raise_first(problems: Iterable[str]) -> None:
-    """Raise the first of several problems as a `DataError` that counts the others."""
-    problems = list(problems)
-    if problems:
-        raise DataError(problems[0] + _and_more(len(problems) - 1))
-
-
-def first_three(names: Sequence[str]) -> str:
-    """Names for a message: three at most, and how many there are beyond."""
-    return ", ".join(names[:3]) + _and_more(len(names) - 3)
-
-
-def _and_more(count: int) -> str:
-    return f" (and {count} more)" if count > 0 else ""
 
 
 def _read_text(path: Path) -> str:
@@ -108,9 +84,10 @@ def read_json(path: Path) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        if twice:  # json would keep the last one and drop the others in silence
-            raise DataError(f"{path}: has the key {twice[0]!r} twice in one object; keep one")
+        # json would keep the last one and drop the others in silence
+        raise_first(
+            f"{path}: has the key {key!r} twice in one object; keep one" for key in repeated(k for k, _ in pairs)
+        )
         return dict(pairs)
 
     try:
@@ -122,7 +99,20 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: nested too deep to be annotations; download it again") from error
 
 
-def _parse_video(video: str, entry: Any, where: str) -> Video:
+def parse_video(video: str, entry: Any, where: str, *, whole: float | None = None, bounded: bool = True) -> Video:
+    """One entry of a "database"; `where` names it in errors.
+
+    Args:
+      video: its id.
+      entry: {"subset", "annotations", "duration"?}.
+      where: file and video.
+      whole: seconds; an annotation without a segment then covers the video from 0 to its stated duration, or
+        to this where none is stated. Default: such an annotation is refused.
+      bounded: whether an instance that ends after the stated duration is refused.
+
+    Raises:
+      DataError: an entry that cannot be used.
+    """
     if not isinstance(entry, dict) or not isinstance(entry.get("annotations"), list):
         raise DataError(f'{where}: no "annotations" list; add one, empty where nothing happens')
     duration = entry.get("duration")
@@ -130,19 +120,21 @@ def _parse_video(video: str, entry: Any, where: str) -> Video:
         duration = parse_seconds(duration, f"{where}, duration")
         if duration <= 0:
             raise DataError(f"{where}: duration {duration} s is not positive; fix it or drop the duration")
-    rows = [
-        parse_instance(instance, duration, f"{where}, annotation {number} (counted from 0)")
-        for number, instance in enumerate(entry["annotations"])
-    ]
+    rows = []
+    for number, instance in enumerate(entry["annotations"]):
+        if whole is not None and isinstance(instance, dict) and "segment" not in instance:
+            instance = {**instance, "segment": [0.0, duration or whole]}
+        own = f"{where}, annotation {number} (counted from 0)"
+        rows.append(parse_instance(instance, duration if bounded else None, own))
     segments = np.asarray([segment for _, segment in rows], np.float64).reshape(-1, 2)
     return Video(video, str(entry.get("subset", "")), segments, tuple(label for label, _ in rows), duration)
 
 
 def parse_instance(instance: Any, duration: float | None, where: str) -> tuple[str, tuple[float, float]]:
-    """Label and segment of one annotated instance; `where` names it in errors.
+    """Label and segment, seconds, of one annotated instance; `where` names it in errors.
 
     Raises:
-      DataError: no label, no pair of seconds, or a segment outside the video.
+      DataError: no label, no pair of seconds, or a segment that is empty or lies outside of the video.
     """
     if not isinstance(instance, dict):
         raise DataError(f'{where}: {reprlib.repr(instance)} is no object; write {{"label", "segment"}}')
