@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from casejax.methods.case.variants import OFFICIAL, VARIANTS
 from casejax.run.base_options import with_base
+
+from casejax.methods.case.variants import OFFICIAL, VARIANTS
 from casejax.run.config import Config
 
 BASELINE = {"snippet_weight": 0.0, "cluster_weight": 0.0, "transformed_weight": 0.0}

@@ -43,7 +43,7 @@ from casejax.evaluate.detection import CASE
 from casejax.inference.evaluate import evaluate_scores
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import BASES
-from casejax.methods.case.variants import VARIANTS, variant
+from casejax.methods.case.variants import VARIANTS
 from casejax.records import Dataset
 from casejax.report import canvas
 from casejax.report import tables as report

@@ -167,7 +167,9 @@ def main() -> int:
         + f"; copy {ceiling['copy'] / 1e9:.4g} GB/s"
     )
     snippets = config.schedule.batch_size * config.schedule.num_snippets
-    flops = 8 * 2 * snippets * dim * config.settings.base.hidden  # four encoders, forward and the gradient of their weights
+    flops = (
+        8 * 2 * snippets * dim * config.settings.base.hidden
+    )  # four encoders, forward and the gradient of their weights
     rows_of = []
     for name, seconds in training(rng, config, dim, videos, steps).items():
         share = flops / seconds / ceiling["bfloat16" if name.startswith("bfloat16") else "default"]

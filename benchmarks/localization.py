@@ -41,13 +41,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from casejax.methods.case.scores import make_scorer
 from measure import machine, medians, milliseconds, print_table, seconds
 
 from casejax import localize
 from casejax.evaluate.bootstrap import bootstrap_detections
 from casejax.evaluate.detection import TIOUS, evaluate_detections
 from casejax.inference.scoring import score_videos
-from casejax.methods.case.scores import make_scorer
 from casejax.records import Features, SegmentTable
 from casejax.run.config import Config
 from casejax.run.state import initial_state

@@ -11,12 +11,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from casejax.methods.recipes import recipe_of
+from casejax.run.base_options import with_base
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from casejax.methods.recipes import recipe_of
-from casejax.run.base_options import with_base
 from casejax.run.config import Config
 
 DIMS, CLASSES, SNIPPETS = (1024, 1024), 20, 750

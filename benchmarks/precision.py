@@ -68,7 +68,9 @@ def train(world: Dataset, config: Config, seeds: range) -> Curves:
     train_steps = make_train_steps(graphdef, config, mesh)
     score = make_test_scorer(graphdef, world, config)
     split = pack(world.train, world.classes, mesh)
-    dispatches = config.schedule.epochs * (len(world.train.videos) // config.schedule.batch_size) // config.training.log_every
+    dispatches = (
+        config.schedule.epochs * (len(world.train.videos) // config.schedule.batch_size) // config.training.log_every
+    )
     count = jnp.int32(config.training.log_every)
     curves, mean_ap, times = [], [], []
     for seed in seeds:

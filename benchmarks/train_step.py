@@ -70,6 +70,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from casejax.methods.case.recipe import make_optimizer
 from flax import nnx
 from measure import machine, medians, milliseconds, print_table
 
@@ -77,7 +78,6 @@ from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
 from casejax.methods.case.network import project_prototypes
 from casejax.methods.case.objective import case_objective, group_selection, group_snippet_labels
-from casejax.methods.case.recipe import make_optimizer
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime.mesh import make_mesh, replicated

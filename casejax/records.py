@@ -267,9 +267,7 @@ class Localization:
     class_threshold: float = option(
         0.25, "video score from which a class is localised; if none has it, the best is", within="[0, 1]"
     )
-    thresholds: tuple[float, ...] = option(
-        THRESHOLDS, "activation thresholds, comma-separated", when=_by_threshold
-    )
+    thresholds: tuple[float, ...] = option(THRESHOLDS, "activation thresholds, comma-separated", when=_by_threshold)
     scale: int = option(
         24, "upsampling of the T-CAS before thresholds are applied", within="[1, inf)", when=_by_threshold
     )
@@ -279,9 +277,7 @@ class Localization:
         within="[0, inf)",
         when=_by_threshold,
     )
-    outer_power: float = option(
-        1.0, "power of the length in that width", within="[0, inf)", when=_by_threshold
-    )
+    outer_power: float = option(1.0, "power of the length in that width", within="[0, inf)", when=_by_threshold)
     score_weight: float = option(0.2, "weight of the video score in a proposal's score", when=_by_threshold)
     nms: Literal["decay_once", "soft", "hard"] = option("decay_once", "non-maximum suppression", when=_suppresses)
     nms_threshold: float = option(
@@ -296,9 +292,7 @@ class Localization:
         within="(0, inf)",
         when=lambda o: _suppresses(o) and o.nms != "hard",
     )
-    nms_plus_one: bool = option(
-        True, "add one unit to lengths in the tIoU of NMS, as published", when=_suppresses
-    )
+    nms_plus_one: bool = option(True, "add one unit to lengths in the tIoU of NMS, as published", when=_suppresses)
     nms_unit: Literal["seconds", "snippets"] = option("seconds", "that unit", when=_suppresses)
     min_snippets: int = option(1, "shorter proposals are dropped", within="[1, inf)")
     fusion: Literal["none", "gaussian", "uniform", "exponential", "student_t"] = option(

@@ -23,7 +23,7 @@ def main(words: list[str] | None = None) -> int:
         return COMMANDS[words[0]](words[1:])
     parser = Parser(prog="casejax", description=__doc__)
     parser.add_argument("command", choices=COMMANDS, help="what to do; COMMAND --help says more")
-    parser.add_help()
+    parser.add_helps()
     parser.parse_args(words)
     return 2
 
@@ -35,7 +35,7 @@ def _convert(words: list[str]) -> int:
     parser.add_argument("out", type=Path, help="folder to write, for eval and export")
     parser.add_argument("--classes", type=Path, help="class names in the order of the model, one a line")
     parser.add_argument("--variant", default="official", choices=VARIANTS, help="options of inference")
-    parser.add_help()
+    parser.add_helps()
     parsed = parser.parse_args(words)
 
     def command() -> None:
@@ -53,7 +53,7 @@ def _export(words: list[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("model", type=Path, help="state dict to write, for torch.load(..., weights_only=True)")
     parser.add_argument("cluster_labels", type=Path, metavar="cls_gt.npy", help="Q^C to write")
-    parser.add_help()
+    parser.add_helps()
     parsed = parser.parse_args(words)
 
     def command() -> None:
@@ -70,7 +70,7 @@ def _eval(words: list[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--layout", choices=LAYOUTS, default="published", help="of that folder (published)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: RUN/eval)")
-    parser.add_help()
+    parser.add_helps()
     if asks_for_all(words) or {"-h", "--help"} & set(words):
         add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
         parser.parse_args(words)

@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         """End with one line on standard error."""
         self.exit(2, f"error: {message}; --help says more\n")
 
-    def add_help(self) -> None:
+    def add_helps(self) -> None:
         """Add the two flags of help, at the end of the common ones."""
         self.add_argument("-h", "--help", action="help", help="show the common options and exit")
         self.add_argument("--help-all", action="help", help="show every option of the method and exit")
@@ -149,7 +149,9 @@ def configured(config: Config, given: Mapping[str, Any]) -> Config:
     changed.check()
     idle = [each for each in changed.options() if each.name in given and not each.acts]
     if idle:
-        beside = ", ".join(f"{each.name}={each.value}" for each in changed.options() if each.owner is idle[0].owner and _decides(each))
+        beside = ", ".join(
+            f"{each.name}={each.value}" for each in changed.options() if each.owner is idle[0].owner and _decides(each)
+        )
         raise OptionError(
             f"--{idle[0].name.replace('_', '-')} {idle[0].value} has no effect beside {beside}; leave it out, or change "
             "what it depends on"

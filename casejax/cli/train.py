@@ -23,6 +23,8 @@ from casejax.cli.options import (
 )
 from casejax.data.layouts import LAYOUTS
 from casejax.data.synthetic import make_world
+from casejax.errors import OptionError
+from casejax.inference.evaluate import report_on_grid
 from casejax.methods import METHODS, VARIANTS, find
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, join, own_part, wait_for_all
@@ -106,19 +108,27 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
             layout.write(make_world(), data)
         wait_for_all("the world is written")
     part, parts = own_part(config.training.data_parts)
-    dataset = layout.read(
-        data,
-        streams=tuple(arguments.streams.split(",")),
-        packed=arguments.packed,
-        packed_dtype=arguments.packed_dtype,
-        part=part,
-        parts=parts,
-    )
+    packing: dict[str, Any] = {}
+    if layout.packs:
+        packing = {
+            "packed": arguments.packed,
+            "packed_dtype": arguments.packed_dtype,
+            "part": part,
+            "parts": parts,
+        }
+    elif arguments.packed or parts > 1:
+        raise OptionError(
+            f"--layout {arguments.layout} is read whole, into memory; leave out --packed and --data-parts"
+        )
+    dataset = layout.read(data, streams=tuple(arguments.streams.split(",")), **packing)
     options = {"resume": arguments.resume, "devices": arguments.devices}
     if arguments.seeds:
-        run_seeds(dataset, config, out, arguments.seeds, **options)
+        results = run_seeds(dataset, config, out, arguments.seeds, **options)
     else:
-        run(dataset, config, out, **options)
+        result = run(dataset, config, out, **options)
+        results = {} if result is None else {config.training.seed: result}
+    if layout.on_grid and results:
+        report_on_grid(dataset, {seed: (each.detections, each.classification) for seed, each in results.items()})
 
 
 def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: str) -> Parser:
@@ -136,10 +146,12 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
         help=f"{', '.join(METHODS)}; with +case at its end, such as co2net+case, the clustering head of CASE on it "
         f"({defaults.method})",
     )
-    add("--variant", choices=VARIANTS, help=f"options to start from, of methods that have variants ({defaults.variant})")
+    add(
+        "--variant", choices=VARIANTS, help=f"options to start from, of methods that have variants ({defaults.variant})"
+    )
     add("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
     add("--devices", type=int, metavar="N", help="shard the batch over this many devices (all)")
-    parser.add_help()
+    parser.add_helps()
     add_options(parser, start, common=COMMON)
     add_run_options(parser)
     return parser

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -17,6 +15,7 @@ from casejax.errors import CheckpointError
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
+from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.inference.segments import localize_scores
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
@@ -25,13 +24,17 @@ from casejax.run.config import Config
 from casejax.run.folder import Restored
 from casejax.runtime import distributed, files
 
+WARNINGS = {
+    "test-oracle": "warning: this model was selected on the test set, as published results are; the figures are "
+    "optimistic and no estimate for other videos"
+}
+
 
 def evaluate_run(
     restored: Restored,
     dataset: Dataset,
     out: Path,
     *,
-    options: Mapping[str, Any] = MappingProxyType({}),
     console: Console | None = None,
 ) -> DetectionResult:
     """Evaluate a trained or converted network on a test split and write predictions and figures to `out`.
@@ -40,15 +43,12 @@ def evaluate_run(
       restored: as `restore_run` gives it.
       dataset: with the classes and feature dimensions the network was trained with.
       out: where `predictions.json`, `average_precision.csv` and `results.json` go.
-      options: options of inference to change.
       console: where results are printed; default standard output.
 
     Raises:
       CheckpointError: the network was trained with other classes or dimensions.
     """
     folder, graphdef, state, config, meta = restored
-    config = config.changed(**options)
-    config.check()
     for name, ours in (("classes", list(dataset.classes)), ("dims", list(dataset.dims))):
         if meta["data"][name] != ours:
             raise CheckpointError(
@@ -111,6 +111,37 @@ def report_scores(
     return detections, detection, classification, interval
 
 
+def report_on_grid(
+    dataset: Dataset,
+    results: Mapping[int, tuple[SegmentTable, ClassificationMetrics]],
+    *,
+    console: Console | None = None,
+) -> None:
+    """Print detections of every seed by the published protocol of A2CL-PT, on the grid of snippets."""
+    truth = dataset.test.ground_truth(dataset.classes)
+    rows = {
+        f"seed {seed}": (
+            evaluate_on_grid(
+                detections,
+                truth,
+                dataset.classes,
+                ambiguous=dataset.test.ambiguous,
+                snippet_seconds=dataset.snippet_seconds,
+            ),
+            classification,
+        )
+        for seed, (detections, classification) in results.items()
+    }
+    report.print_results(
+        console or default_console(),
+        rows,
+        protocol=A2CL_PT,
+        selection="last step",
+        num_videos=len(dataset.test.videos),
+        num_instances=len(truth.score),
+    )
+
+
 def default_console() -> Console:
     """Standard output, 100 columns wide where it is no terminal; silent in all but the first of several processes."""
     return Console(width=None if sys.stdout.isatty() else 100, quiet=not distributed.is_first())
@@ -131,9 +162,3 @@ def evaluate_scores(
         evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),
         classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
     )
-
-
-WARNINGS = {
-    "test-oracle": "warning: this model was selected on the test set, as published results are; the figures are "
-    "optimistic and no estimate for other videos"
-}

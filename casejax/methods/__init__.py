@@ -45,7 +45,9 @@ def find(name: str) -> Method:
         return METHODS[base]
     if not METHODS[base].has_attention:
         able = ", ".join(f"{name}+case" for name, method in METHODS.items() if method.has_attention)
-        raise OptionError(f"method {name}: the clustering head refers to attention, {base} has none; choose one of {able}")
+        raise OptionError(
+            f"method {name}: the clustering head refers to attention, {base} has none; choose one of {able}"
+        )
     return with_head(METHODS[base])
 
 

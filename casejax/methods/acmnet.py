@@ -7,7 +7,7 @@ Qu et al., "ACM-Net: Action Context Modeling Network for Weakly-Supervised Tempo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from flax import nnx
 
 from casejax import losses
 from casejax.losses import select_top_k, shared_out, time_mean, without_padding
-from casejax.methods.contract import Base, Moment, options_of, supervised
+from casejax.methods.contract import BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step, supervised
 from casejax.methods.layers import (
     TemporalConv,
     check_counts,
@@ -26,93 +26,41 @@ from casejax.methods.layers import (
     dropout_keys,
     pointwise,
     read_streams,
+    top_k_foreground,
 )
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
-from casejax.records import Localization
+from casejax.records import Localization, SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)
-class ACMSettings:
-    """Settings of ACM-Net; `THUMOS14` and `ACTIVITYNET13` are the published ones.
+class ACMSettings(BackgroundSettings):
+    """The settings of ACM-Net."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      input_dropout: rate on features.
-      attention_dropout: rate before the attention layer.
-      top_k_divisor: snippets to one that is pooled by instance attention, in training and inference.
-      context_divisor: the same by context attention.
-      background_divisor: the same by background attention.
-      instance_weight: of the classification by instance attention; those by context and background have 1.
-      guide_weight: of the distance between instance attention and what is not background, lambda_1.
-      feature_weight: of the loss of the features' norms, lambda_2.
-      sparse_weight: of instance and context attention, lambda_3.
-      margin: between the norms of the features of instances, context and background.
-      frame_weight: of class probabilities beside attention in what is ranked.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    input_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    top_k_divisor: int = 8
-    context_divisor: int = 3
-    background_divisor: int = 3
-    instance_weight: float = 1.0
-    guide_weight: float = 2e-3
-    feature_weight: float = 5e-5
-    sparse_weight: float = 2e-4
-    margin: float = 50.0
-    frame_weight: float = 1.0
-
-
-THUMOS14 = ACMSettings(
-    Schedule(num_snippets=750, batch_size=16, epochs=1000, learning_rate=1e-4, weight_decay=5e-5),
-    Localization(
-        class_threshold=0.25,
-        thresholds=tuple(np.arange(0.15, 1, 0.05).tolist()),
-        nms="hard",
-        nms_threshold=0.55,
-        nms_unit="seconds",
-        test_sampling="resampled",
-        scale=20,
-        outer_ratio=0.2,
-        score_weight=0.0,
-        drop_lone_first=True,
-    ),
-)
-"""As published. Thresholds are those of instance attention. The published program has further proposals, from class
-probabilities at 0.15 and 0.2, which compete with these; here they are left out. It also keeps test videos of fewer than
-750 snippets as they are."""
-
-ACTIVITYNET13 = ACMSettings(
-    Schedule(num_snippets=75, batch_size=64, epochs=1000, learning_rate=1e-4, weight_decay=1e-3),
-    Localization(
-        class_threshold=0.1,
-        thresholds=(0.005, 0.01, 0.015, 0.02),
-        nms="hard",
-        nms_threshold=0.9,
-        nms_unit="seconds",
-        test_sampling="resampled",
-        scale=20,
-        outer_ratio=0.15,
-        score_weight=0.25,
-        drop_lone_first=True,
-    ),
-    input_dropout=0.7,
-    attention_dropout=0.7,
-    top_k_divisor=2,
-    context_divisor=10,
-    background_divisor=10,
-    instance_weight=5.0,
-    guide_weight=5e-3,
-    sparse_weight=0.0,
-    frame_weight=0.7,
-)
-"""As last published, with the same proviso (there at the same four thresholds)."""
+    hidden: int = option(2048, "width of the embedding", within="[1, inf)")
+    dropout: float = option(
+        0.7, "rate before the classifier, on whole snippets and then on their entries", within="[0, 1)"
+    )
+    input_dropout: float = option(0.0, "rate on features; 0.7 published for ActivityNet", within="[0, 1)")
+    attention_dropout: float = option(0.0, "rate before the attention layer; the same", within="[0, 1)")
+    top_k_divisor: int = option(
+        8, "snippets to one that is pooled by instance attention, in training and inference", within="[1, inf)"
+    )
+    context_divisor: int = option(3, "the same by context attention", within="[1, inf)")
+    background_divisor: int = option(3, "the same by background attention", within="[1, inf)")
+    instance_weight: Number = option(
+        1.0, "of the classification by instance attention; those by context and background have 1", within="[0, inf)"
+    )
+    guide_weight: Number = option(
+        2e-3, "of the distance between instance attention and what is not background, lambda_1", within="[0, inf)"
+    )
+    feature_weight: Number = option(5e-5, "of the loss of the features' norms, lambda_2", within="[0, inf)")
+    sparse_weight: Number = option(2e-4, "of instance and context attention, lambda_3", within="[0, inf)")
+    margin: float = option(50.0, "between the norms of the features of instances, context and background")
+    frame_weight: Number = option(
+        1.0, "of class probabilities beside attention in what is ranked", within="[0, 1]", inference=True
+    )
 
 
 class ACMOwn(NamedTuple):
@@ -135,10 +83,7 @@ class ACMNet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C; background is added to them.
-      hidden: width of the embedding.
-      dropout: rate before the classifier, on whole snippets and then on their entries.
-      input_dropout: rate on features; 0.7 published for ActivityNet.
-      attention_dropout: rate before the attention layer; the same.
+      settings: `hidden` and the rates of dropout.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -146,23 +91,17 @@ class ACMNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 2048,
-        dropout: float = 0.7,
-        input_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: ACMSettings = ACMSettings(), rngs: nnx.Rngs
     ) -> None:
+        hidden = settings.hidden
         check_counts(dims, num_classes=num_classes, hidden=hidden)
-        check_rates(dropout=dropout, input_dropout=input_dropout, attention_dropout=attention_dropout)
+        rates = settings.dropout, settings.input_dropout, settings.attention_dropout
+        check_rates(dropout=rates[0], input_dropout=rates[1], attention_dropout=rates[2])
         self.encoder = TemporalConv(sum(dims), hidden, rngs=rngs)
         self.attention = pointwise(hidden, 3, rngs)
         self.classifier = pointwise(hidden, num_classes + 1, rngs)
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
-        self.dropout, self.input_dropout, self.attention_dropout = dropout, input_dropout, attention_dropout
+        self.dropout, self.input_dropout, self.attention_dropout = rates
 
     def __call__(
         self,
@@ -170,7 +109,7 @@ class ACMNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -192,8 +131,7 @@ class ACMNet(nnx.Module):
         instance, context, background = jnp.moveaxis(jax.nn.softmax(logits), 2, 0)
         kept = dropout(jnp.ones_like(instance), self.dropout, next(keys))
         cas = self.classifier(dropout(embedding * kept[..., None], self.dropout, next(keys)))
-        select = (cas * instance[..., None])[..., :-1]
-        return BaseOutputs((cas,), (embedding,), (instance,), select, ACMOwn(context, background))
+        return Outputs((cas,), (embedding,), (instance,), own=ACMOwn(context, background))
 
 
 def norm_loss(
@@ -226,40 +164,29 @@ def _norm(x: Float[Array, "b d"]) -> Float[Array, " b"]:
     return jnp.where(longer, jnp.sqrt(jnp.where(longer, squared, 1)), 0)
 
 
-def acm_objective(
-    outputs: BaseOutputs,
+def acm_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     *,
+    settings: ACMSettings = ACMSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-    context_divisor: int = 3,
-    background_divisor: int = 3,
-    instance_weight: float | Float[Array, ""] = 1.0,
-    guide_weight: float | Float[Array, ""] = 2e-3,
-    feature_weight: float | Float[Array, ""] = 5e-5,
-    sparse_weight: float | Float[Array, ""] = 2e-4,
-    margin: float = 50.0,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> Loss:
     """The loss of one batch.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets to one that is pooled by instance attention.
-      context_divisor: the same by context attention.
-      background_divisor: the same by background attention.
-      instance_weight: of the classification by instance attention.
-      guide_weight: of the distance between instance attention, which holds still, and the probability that a snippet
-        is not background, summed over the video.
-      feature_weight: of `norm_loss` of the mean embeddings where each attention is greatest.
-      sparse_weight: of instance and context attention, summed over the video, mean of both.
-      margin: of `norm_loss`.
 
     Returns:
-      The loss, and its terms, which add up to it: `loss_instance`, in which background is absent, `loss_context`, in
-      which it is present, `loss_background`, in which there is nothing else, `loss_guide`, `loss_features` and
-      `loss_sparse`.
+      The loss, whose terms add up to it: `loss_instance`, in which background is absent, `loss_context`, in which it is
+      present, `loss_background`, in which there is nothing else, `loss_guide`, the distance between instance attention,
+      which holds still, and the probability that a snippet is not background, summed over the video, `loss_features`,
+      the `norm_loss` of the mean embeddings where each attention is greatest, and `loss_sparse`, instance and context
+      attention, summed over the video, mean of both.
     """
     cas, (instance,) = outputs.cas[0], outputs.attention
     context, background = outputs.own
@@ -274,57 +201,83 @@ def acm_objective(
         loss = losses.soft_cross_entropy(losses.top_k_mean(acted, selected[..., :-1]), shared_out(targets))
         return loss.mean(), time_mean(outputs.embedding[0], mask=selected[..., -1])
 
-    loss_instance, instance_feature = branch(instance, top_k_divisor, 1, 0)
-    loss_context, context_feature = branch(context, context_divisor, 1, 1)
-    loss_background, background_feature = branch(background, background_divisor, 0, 1)
+    loss_instance, instance_feature = branch(instance, settings.top_k_divisor, 1, 0)
+    loss_context, context_feature = branch(context, settings.context_divisor, 1, 1)
+    loss_background, background_feature = branch(background, settings.background_divisor, 0, 1)
     absent = 1 - jax.nn.softmax(cas * instance[..., None])[..., -1]
     guide = jnp.abs(absent - jax.lax.stop_gradient(instance))
-    features = norm_loss(instance_feature, context_feature, background_feature, margin=margin)
+    features = norm_loss(instance_feature, context_feature, background_feature, margin=settings.margin)
     terms = {
-        "loss_instance": instance_weight * loss_instance,
+        "loss_instance": settings.instance_weight * loss_instance,
         "loss_context": loss_context,
         "loss_background": loss_background,
-        "loss_guide": guide_weight * without_padding(guide, mask=mask).sum(axis=1).mean(),
-        "loss_features": feature_weight * features.mean(),
-        "loss_sparse": sparse_weight * without_padding((instance + context) / 2, mask=mask).sum(axis=1).mean(),
+        "loss_guide": settings.guide_weight * without_padding(guide, mask=mask).sum(axis=1).mean(),
+        "loss_features": settings.feature_weight * features.mean(),
+        "loss_sparse": settings.sparse_weight * without_padding((instance + context) / 2, mask=mask).sum(axis=1).mean(),
     }
-    return jnp.stack(list(terms.values())).sum(), terms
+    scores = (cas * instance[..., None])[..., :-1]
+    foreground = top_k_foreground(scores, labels, outputs, divisor=settings.top_k_divisor, mask=mask)
+    return Loss.of(supervised(terms, outputs, step, mask=mask), foreground)
 
 
 def acm_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-    frame_weight: float | Float[Array, ""] = 1.0,
-) -> InferenceScores:
+    outputs: Outputs, *, settings: ACMSettings = ACMSettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
     """Inference: instance attention is thresholded; class probabilities from its product with the logits are ranked.
-
-    Args:
-      outputs: the network's predictions, without dropout.
-      foreground: P^M or another foreground probability in the place of instance attention, in all its places.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled in the video's scores.
-      frame_weight: of class probabilities in what is ranked; attention has the rest of 1.
 
     Returns:
       Scores of the C action classes; background has a part only in the softmax.
     """
-    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)[..., None]
+    attention = without_padding(outputs.attention[0], mask=mask)[..., None]
     acted = outputs.cas[0] * attention
-    pooled = losses.top_k_mean(acted, select_top_k(acted, divisor=top_k_divisor, mask=mask))
+    pooled = losses.top_k_mean(acted, select_top_k(acted, divisor=settings.top_k_divisor, mask=mask))
     frames = without_padding(jax.nn.softmax(acted)[..., :-1], mask=mask)
     thresholded = jnp.broadcast_to(attention, frames.shape)
-    ranked = frame_weight * frames + (1 - frame_weight) * thresholded
-    return InferenceScores(thresholded, ranked, jax.nn.softmax(pooled)[..., :-1])
+    ranked = settings.frame_weight * frames + (1 - settings.frame_weight) * thresholded
+    return SnippetScores(thresholded, jax.nn.softmax(pooled)[..., :-1], ranked)
 
 
-def _objective(
-    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    loss, terms = acm_objective(outputs, labels, mask=mask, **options_of(acm_objective, moment.settings))
-    return supervised(outputs, mask, moment, loss, terms)
+METHOD = Method(
+    "acmnet",
+    ACMSettings(),
+    Schedule(epochs=1000, weight_decay=5e-5),
+    Localization(
+        thresholds=tuple(np.arange(0.15, 1, 0.05).tolist()),
+        nms="hard",
+        nms_threshold=0.55,
+        scale=20,
+        outer_ratio=0.2,
+        score_weight=0.0,
+    ),
+    ACMNet,
+    acm_loss,
+    acm_scores,
+)
+"""As published. Thresholds are those of instance attention. The published program has further proposals, from class
+probabilities at 0.15 and 0.2, which compete with these; here they are left out. It also keeps test videos of fewer than
+750 snippets as they are."""
 
-
-BASE = Base(THUMOS14, ACMNet, _objective, acm_scores, has_background=True)
+ACTIVITYNET13 = replace(
+    METHOD,
+    settings=ACMSettings(
+        input_dropout=0.7,
+        attention_dropout=0.7,
+        top_k_divisor=2,
+        context_divisor=10,
+        background_divisor=10,
+        instance_weight=5.0,
+        guide_weight=5e-3,
+        sparse_weight=0.0,
+        frame_weight=0.7,
+    ),
+    schedule=Schedule(num_snippets=75, batch_size=64, epochs=1000, weight_decay=1e-3),
+    localization=Localization(
+        class_threshold=0.1,
+        thresholds=(0.005, 0.01, 0.015, 0.02),
+        nms="hard",
+        nms_threshold=0.9,
+        scale=20,
+        score_weight=0.25,
+    ),
+)
+"""As last published, with the same proviso (there at the same four thresholds)."""

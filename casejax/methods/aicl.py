@@ -15,67 +15,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax import losses
 from casejax.losses import select_top_k, stream_mean, time_mean, unit, without_padding
 from casejax.methods import asl
-from casejax.methods.asl import asl_scores as aicl_scores  # inference is that of ASL
-from casejax.methods.contract import Base, plain
+from casejax.methods.case.variants import SELECTION
+from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import TemporalConv, attend, check_counts, pointwise, read_streams
-from casejax.methods.outputs import BaseOutputs, Schedule
-from casejax.records import Localization
+from casejax.records import option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
-
-__all__ = [
-    "THUMOS14",
-    "AICLNet",
-    "AICLOwn",
-    "AICLSettings",
-    "Mined",
-    "aicl_objective",
-    "aicl_scores",
-    "contrastive_loss",
-    "mine",
-]
 
 _ABSENT = -1e30  # logit of a snippet that is no negative
 
 
 @dataclass(frozen=True)
-class AICLSettings:
-    """Settings of AICL; `THUMOS14` are the published ones.
+class AICLSettings(asl.ASLSettings):
+    """The settings of AICL, beside those of ASL; on ActivityNet 1.3 `hidden` is 1024 and `cas_weight` 1/2."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      top_k_divisor: snippets a selected one, in training and inference.
-      gce_exponent: of the generalized cross-entropy.
-      cas_weight: of the class probability beside the mean attention; 1/2 on ActivityNet.
-      mined_divisor: snippets to one of each mined kind.
-      temperature: of the contrastive loss.
-      stream_weight: of the distance between the streams' attention.
-      contrast_weight: of the contrastive losses.
-      actionness_weight: of the distance between both kinds of actionness.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    top_k_divisor: int = 8
-    gce_exponent: float = 0.7
-    cas_weight: float = 1 / 3
-    mined_divisor: int = 20
-    temperature: float = 0.1
-    stream_weight: float = 5.0
-    contrast_weight: float = 0.01
-    actionness_weight: float = 0.1
-
-
-THUMOS14 = AICLSettings(
-    Schedule(num_snippets=750, batch_size=16, epochs=300, learning_rate=1e-4, weight_decay=5e-4),
-    asl.THUMOS14.localization,
-)
-"""As published together with CASE; the authors' own program trains for 900 epochs."""
+    mined_divisor: int = option(20, "snippets to one of each mined kind", within="[1, inf)")
+    fill: bool = option(
+        False, "fill up mined snippets that are too few with the first of the video, as in effect published"
+    )
+    temperature: Number = option(0.1, "of the contrastive loss", within="(0, inf)")
+    stream_weight: Number = option(5.0, "of the distance between the streams' attention", within="[0, inf)")
+    contrast_weight: Number = option(0.01, "of the contrastive losses", within="[0, inf)")
+    actionness_weight: Number = option(0.1, "of the distance between both kinds of actionness", within="[0, inf)")
 
 
 class AICLOwn(NamedTuple):
@@ -116,8 +80,7 @@ class AICLNet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      hidden: width of all encoders, and of the embeddings; published for ActivityNet 1.3: 1024.
-      cas_weight: of the class probability in the scores that select snippets, beside the mean attention.
+      settings: `hidden`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -125,21 +88,15 @@ class AICLNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 512,
-        cas_weight: float = 1 / 3,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: AICLSettings = AICLSettings(), rngs: nnx.Rngs
     ) -> None:
+        hidden = settings.hidden
         check_counts(dims, num_classes=num_classes, hidden=hidden)
         self.class_encoder = TemporalConv(sum(dims), hidden, rngs=rngs)
         self.classifier = pointwise(hidden, num_classes, rngs)
         self.embedding_encoders = nnx.List([TemporalConv(dim, hidden, rngs=rngs) for dim in dims])
         self.attention = nnx.List([pointwise(hidden, 1, rngs) for _ in dims])
-        self.dims, self.cas_weight = tuple(dims), cas_weight
-        self.embedding_dims = (hidden,) * len(dims)
+        self.dims, self.embedding_dims = tuple(dims), (hidden,) * len(dims)
 
     def __call__(
         self,
@@ -147,7 +104,7 @@ class AICLNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -167,8 +124,7 @@ class AICLNet(nnx.Module):
         embedding, attention = attend(self.embedding_encoders, self.attention, features)
         mean = stream_mean(attention)
         own = AICLOwn(joint, jax.nn.sigmoid(cas.sum(axis=2)), mean)
-        select = losses.calibrate([cas], mean, cas_weight=self.cas_weight)
-        return BaseOutputs((cas,), embedding, attention, select, own)
+        return Outputs((cas,), embedding, attention, own=own)
 
 
 def mine(
@@ -252,58 +208,56 @@ def contrastive_loss(
     )
 
 
-def aicl_objective(
-    outputs: BaseOutputs,
+def aicl_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     *,
+    settings: AICLSettings = AICLSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-    gce_exponent: float = 0.7,
-    mined_divisor: int = 20,
-    temperature: float | Float[Array, ""] = 0.1,
-    stream_weight: float | Float[Array, ""] = 5.0,
-    contrast_weight: float | Float[Array, ""] = 0.01,
-    actionness_weight: float | Float[Array, ""] = 0.1,
-    fill: bool = False,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> Loss:
     """The loss of one batch.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets a selected one.
-      gce_exponent: of the generalized cross-entropy.
-      mined_divisor: snippets to one of each mined kind.
-      temperature: of the contrastive loss.
-      stream_weight: of the squared distance between the streams' attention, mean over pairs of streams.
-      contrast_weight: of the contrastive losses, summed over the joint embedding and those of the streams.
-      actionness_weight: of the squared distance between both kinds of actionness.
-      fill: see `mine`.
 
     Returns:
-      The loss, and its terms, which add up to it: those of ASL, `loss_streams`, `loss_contrast` and
-      `loss_actionness`.
+      The loss, whose terms add up to it: those of ASL; `loss_streams`, the squared distance between the streams'
+      attention, mean over pairs of streams; `loss_contrast`, summed over the joint embedding and those of the streams;
+      and `loss_actionness`, the squared distance between both kinds of actionness.
     """
     own = outputs.own
-    video, attention = asl.selection_losses(
-        outputs, labels, mask=mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent
+    terms, foreground = asl.selection_losses(outputs, labels, settings=settings, mask=mask)
+    mined = mine(
+        own.class_actionness, own.stream_actionness, mask=mask, divisor=settings.mined_divisor, fill=settings.fill
     )
-    mined = mine(own.class_actionness, own.stream_actionness, mask=mask, divisor=mined_divisor, fill=fill)
     # Snippets that are not mined have no part in the loss, and those in padding never are.
     embeddings = [without_padding(e, mask=mask) for e in (own.embedding, *outputs.embedding)]
-    contrast = jnp.stack([contrastive_loss(e, mined, temperature=temperature) for e in embeddings]).sum(axis=0)
+    contrast = jnp.stack([contrastive_loss(e, mined, temperature=settings.temperature) for e in embeddings]).sum(axis=0)
     pairs = [time_mean((a - b) ** 2, mask=mask) for a, b in combinations(outputs.attention, 2)]
-    streams = stream_mean(pairs) if pairs else jnp.zeros_like(video)
+    streams = stream_mean(pairs).mean() if pairs else jnp.zeros((), contrast.dtype)
     actionness = time_mean((own.class_actionness - own.stream_actionness) ** 2, mask=mask)
-    terms = {
-        "loss_video": video.mean(),
-        "loss_attention": attention.mean(),
-        "loss_streams": stream_weight * streams.mean(),
-        "loss_contrast": contrast_weight * contrast.mean(),
-        "loss_actionness": actionness_weight * actionness.mean(),
+    terms |= {
+        "loss_streams": settings.stream_weight * streams,
+        "loss_contrast": settings.contrast_weight * contrast.mean(),
+        "loss_actionness": settings.actionness_weight * actionness.mean(),
     }
-    return jnp.stack(list(terms.values())).sum(), terms
+    return Loss.of(terms, foreground)
 
 
-BASE = Base(THUMOS14, AICLNet, plain(aicl_objective), aicl_scores, case_cas_weight=1 / 5)
+METHOD = Method(
+    "aicl",
+    AICLSettings(),
+    Schedule(),
+    asl.LOCALIZATION,
+    AICLNet,
+    aicl_loss,
+    asl.asl_scores,
+    with_head={"test_cas_weight": 1 / 5},
+    variants=SELECTION,
+)
+"""As published together with CASE; the authors' own program trains for 900 epochs. Inference is that of ASL."""

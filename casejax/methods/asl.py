@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from casejax import losses
 from casejax.labels.self_labels import foreground_labels
 from casejax.losses import select_top_k, stream_mean
-from casejax.methods.contract import Base, plain
-from casejax.methods.layers import attend, check_counts, pointwise, read_streams
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
-from casejax.records import Localization
+from casejax.methods.case.variants import SELECTION
+from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
+from casejax.methods.layers import attend, calibrated_scores, check_counts, pointwise, read_streams
+from casejax.records import Localization, SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -28,36 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ASLSettings:
-    """Settings of ASL; `THUMOS14` are the published ones.
+    """The settings of ASL."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      top_k_divisor: snippets a selected one, in training and inference.
-      gce_exponent: of the generalized cross-entropy.
-      cas_weight: of the class probability beside the mean attention.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    top_k_divisor: int = 8
-    gce_exponent: float = 0.7
-    cas_weight: float = 1 / 3
+    hidden: int = option(512, "width of all encoders, and of the embedding", within="[1, inf)")
+    top_k_divisor: int = option(8, "snippets a selected one, in training and inference", within="[1, inf)")
+    gce_exponent: float = option(0.7, "exponent of the generalized cross-entropy", within="[0, 1]")
+    cas_weight: Number = option(
+        1 / 3,
+        "omega, weight of the class probability beside the mean attention where snippets are selected",
+        within="[0, 1]",
+    )
+    test_cas_weight: float = option(1 / 3, "omega in inference", within="[0, 1]", inference=True)
 
 
-THUMOS14 = ASLSettings(
-    Schedule(num_snippets=750, batch_size=16, epochs=100, learning_rate=1e-4, weight_decay=5e-4),
-    Localization(
-        class_threshold=0.25,
-        thresholds=tuple(np.arange(0.1, 1, 0.1).tolist()),
-        nms="decay_once",
-        nms_unit="seconds",
-        test_sampling="resampled",
-        scale=24,
-        outer_ratio=0.2,
-        drop_lone_first=True,
-    ),
-)
+LOCALIZATION = Localization(outer_ratio=0.2)
 """As in the published command. The value named gamma, 0.2, is in effect the ratio of the outside, since it is passed
 in that one's place; the weight of the score is its default, also 0.2."""
 
@@ -70,8 +53,7 @@ class ASLNet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      hidden: width of all encoders, and of the embedding.
-      cas_weight: of the class probability in the scores that select snippets, beside the mean attention.
+      settings: `hidden`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -79,21 +61,15 @@ class ASLNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 512,
-        cas_weight: float = 1 / 3,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: ASLSettings = ASLSettings(), rngs: nnx.Rngs
     ) -> None:
+        hidden = settings.hidden
         check_counts(dims, num_classes=num_classes, hidden=hidden)
         self.class_encoder = pointwise(sum(dims), hidden, rngs)
         self.classifier = pointwise(hidden, num_classes, rngs)
         self.embedding_encoders = nnx.List([pointwise(dim, hidden, rngs) for dim in dims])
         self.attention = nnx.List([pointwise(hidden, 1, rngs) for _ in dims])
-        self.dims, self.cas_weight = tuple(dims), cas_weight
-        self.embedding_dims = (hidden,) * len(dims)
+        self.dims, self.embedding_dims = tuple(dims), (hidden,) * len(dims)
 
     def __call__(
         self,
@@ -101,7 +77,7 @@ class ASLNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -119,81 +95,74 @@ class ASLNet(nnx.Module):
         joint = jnp.concatenate(features, axis=2)
         cas = self.classifier(jax.nn.relu(self.class_encoder(joint)))
         embedding, attention = attend(self.embedding_encoders, self.attention, features)
-        select = losses.calibrate([cas], stream_mean(attention), cas_weight=self.cas_weight)
-        return BaseOutputs((cas,), embedding, attention, select)
+        return Outputs((cas,), embedding, attention)
 
 
-def asl_objective(
-    outputs: BaseOutputs,
+def asl_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     *,
+    settings: ASLSettings = ASLSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-    gce_exponent: float = 0.7,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> Loss:
     """The loss of one batch: video classification, and for every stream foreground against background.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets a selected one.
-      gce_exponent: of the generalized cross-entropy.
 
     Returns:
-      The loss, and its terms: `loss_video` and `loss_attention`, which add up to it.
+      The loss, whose terms `loss_video` and `loss_attention` add up to it.
     """
-    video, attention = selection_losses(
-        outputs, labels, mask=mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent
-    )
-    terms = {"loss_video": video.mean(), "loss_attention": attention.mean()}
-    return terms["loss_video"] + terms["loss_attention"], terms
+    return Loss.of(*selection_losses(outputs, labels, settings=settings, mask=mask))
 
 
 def selection_losses(
-    outputs: BaseOutputs,
+    outputs: Outputs,
     labels: Float[Array, "b c"],
     *,
+    settings: ASLSettings,
     mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int,
-    gce_exponent: float,
-) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Losses of the selected snippets: their class logits against the labels, all attention against themselves.
+) -> tuple[dict[str, Float[Array, ""]], tuple[Float[Array, "b t"], ...]]:
+    """The losses of selected snippets: their class logits against the labels, all attention against themselves.
 
     Returns:
-      (B,) cross-entropies of the pooled logits, and (B,) generalized cross-entropies, summed over streams.
+      `loss_video`, the cross-entropy of the pooled logits, and `loss_attention`, the generalized cross-entropy summed
+      over streams; and Q^A, (B, T), one array an embedding.
     """
-    selected = select_top_k(outputs.select_scores, divisor=top_k_divisor, mask=mask)
+    scores = losses.calibrate(outputs.cas, stream_mean(outputs.attention), cas_weight=settings.cas_weight)
+    selected = select_top_k(scores, divisor=settings.top_k_divisor, mask=mask)
     foreground = foreground_labels(selected, labels)
     video = stream_mean([losses.video_cross_entropy(losses.top_k_mean(cas, selected), labels) for cas in outputs.cas])
-    attention = [losses.generalized_bce(a, foreground, exponent=gce_exponent, mask=mask) for a in outputs.attention]
-    return video, jnp.stack(attention).sum(axis=0)
+    attention = [
+        losses.generalized_bce(a, foreground, exponent=settings.gce_exponent, mask=mask) for a in outputs.attention
+    ]
+    terms = {"loss_video": video.mean(), "loss_attention": jnp.stack(attention).sum(axis=0).mean()}
+    return terms, (foreground,) * len(outputs.embedding)
 
 
 def asl_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    cas_weight: float | Float[Array, ""] = 1 / 3,
-    top_k_divisor: int = 8,
-) -> InferenceScores:
-    """Inference: class probabilities and attention are averaged, and that is both thresholded and ranked.
-
-    Args:
-      outputs: the network's predictions.
-      foreground: P^M or another foreground probability in the place of the mean attention.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      cas_weight: of the class probability; published with P^M: 1/5.
-      top_k_divisor: snippets a selected one in the video's scores.
-    """
-    attention = foreground_or(foreground, stream_mean(outputs.attention))
-    fused = losses.calibrate(outputs.cas, attention, cas_weight=cas_weight)
-    selected = select_top_k(fused, divisor=top_k_divisor, mask=mask)
-    video = stream_mean([jax.nn.softmax(losses.top_k_mean(cas, selected)) for cas in outputs.cas])
-    if mask is not None:
-        fused = jnp.where(mask[..., None], fused, 0)
-    return InferenceScores(fused, fused, video)
+    outputs: Outputs, *, settings: ASLSettings = ASLSettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
+    """Inference: class probabilities and attention are averaged, and that is both thresholded and ranked."""
+    return calibrated_scores(
+        outputs, cas_weight=settings.test_cas_weight, top_k_divisor=settings.top_k_divisor, mask=mask
+    )
 
 
-BASE = Base(THUMOS14, ASLNet, plain(asl_objective), asl_scores, case_cas_weight=1 / 5)
+METHOD = Method(
+    "asl",
+    ASLSettings(),
+    Schedule(epochs=100),
+    LOCALIZATION,
+    ASLNet,
+    asl_loss,
+    asl_scores,
+    with_head={"test_cas_weight": 1 / 5},
+    variants=SELECTION,
+)
+"""As published."""

@@ -19,7 +19,7 @@ from flax import nnx
 from casejax import losses
 from casejax.losses import select_top_k, without_padding
 from casejax.losses.classification import shared_out, softmax_bce
-from casejax.methods.contract import Base, Moment, options_of, supervised
+from casejax.methods.contract import BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step, supervised
 from casejax.methods.layers import (
     TemporalConv,
     check_counts,
@@ -28,10 +28,10 @@ from casejax.methods.layers import (
     dropout_keys,
     pointwise,
     read_streams,
+    top_k_foreground,
     torch_default,
 )
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
-from casejax.records import Localization
+from casejax.records import Localization, SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -40,38 +40,16 @@ _leaky = partial(jax.nn.leaky_relu, negative_slope=0.01)
 
 
 @dataclass(frozen=True)
-class BaSSettings:
-    """Settings of BaS-Net; `THUMOS14` are the published ones.
+class BaSSettings(BackgroundSettings):
+    """The settings of BaS-Net."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled, in training and inference.
-      norm_weight: of the sum of a video's attention, alpha.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    top_k_divisor: int = 8
-    norm_weight: float = 1e-4
-
-
-THUMOS14 = BaSSettings(
-    Schedule(num_snippets=750, batch_size=16, epochs=125, learning_rate=1e-4, weight_decay=5e-4),
-    Localization(
-        class_threshold=0.25,
-        thresholds=tuple(np.arange(0, 0.25, 0.025).tolist()),
-        nms="hard",
-        nms_threshold=0.7,
-        nms_unit="seconds",
-        test_sampling="resampled",
-        scale=24,
-        score_weight=0.0,
-        drop_lone_first=True,
-    ),
-)
-"""As published, of 1,500 steps. The published score adds 0.2 to every class that is localised, whatever its
-probability, which ranks nothing: the weight is 0 here."""
+    hidden: int = option(512, "width of the filter, and of the embedding", within="[1, inf)")
+    class_hidden: int = option(2048, "width of the classifier", within="[1, inf)")
+    dropout: float = option(0.7, "rate before its last layer", within="[0, 1)")
+    top_k_divisor: int = option(8, "snippets to one that is pooled, in training and inference", within="[1, inf)")
+    norm_weight: Number = option(
+        1e-4, "of the sum of a video's attention, which grows with its length, alpha", within="[0, inf)"
+    )
 
 
 class BaSOwn(NamedTuple):
@@ -92,9 +70,7 @@ class BaSNet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C; background is added to them.
-      hidden: width of the filter, and of the embedding.
-      class_hidden: width of the classifier.
-      dropout: rate before its last layer.
+      settings: the widths and `dropout`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -102,17 +78,11 @@ class BaSNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 512,
-        class_hidden: int = 2048,
-        dropout: float = 0.7,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: BaSSettings = BaSSettings(), rngs: nnx.Rngs
     ) -> None:
+        hidden, class_hidden = settings.hidden, settings.class_hidden
         check_counts(dims, num_classes=num_classes, hidden=hidden, class_hidden=class_hidden)
-        check_rates(dropout=dropout)
+        check_rates(dropout=settings.dropout)
         joint, num_outputs = sum(dims), num_classes + 1
         self.filter_encoder = pointwise(joint, hidden, rngs)
         self.filter = pointwise(hidden, 1, rngs)
@@ -120,7 +90,7 @@ class BaSNet(nnx.Module):
         self.second = TemporalConv(class_hidden, class_hidden, rngs=rngs)
         kernel, _ = torch_default(class_hidden, num_outputs)
         self.classifier = nnx.Linear(class_hidden, num_outputs, use_bias=False, kernel_init=kernel, rngs=rngs)
-        self.dims, self.dropout, self.embedding_dims = tuple(dims), dropout, (hidden,)
+        self.dims, self.dropout, self.embedding_dims = tuple(dims), settings.dropout, (hidden,)
 
     def __call__(
         self,
@@ -128,7 +98,7 @@ class BaSNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -137,8 +107,7 @@ class BaSNet(nnx.Module):
           key: dropout of this call; None for none.
 
         Returns:
-          Predictions for all streams together. `cas` and `select_scores` are of the suppressed video; `own` is a
-          `BaSOwn`. The embedding is the filter's, and its weights are the attention.
+          Predictions for all streams together. `cas` is of the suppressed video; `own` is a `BaSOwn`. The embedding is the filter's, and its weights are the attention.
 
         Raises:
           ValueError: other streams than the network has.
@@ -149,7 +118,7 @@ class BaSNet(nnx.Module):
         attention = jax.nn.sigmoid(self.filter(embedding)[..., 0])
         base = self._classify(x, next(keys), mask=mask)
         suppressed = self._classify(attention[..., None] * x, next(keys), mask=mask)
-        return BaseOutputs((suppressed,), (embedding,), (attention,), suppressed[..., :-1], BaSOwn(base))
+        return Outputs((suppressed,), (embedding,), (attention,), own=BaSOwn(base))
 
     def _classify(
         self, x: Float[Array, "b t d"], key: Key[Array, ""] | None, *, mask: Bool[Array, "b t"] | None
@@ -158,39 +127,40 @@ class BaSNet(nnx.Module):
         return self.classifier(dropout(x, self.dropout, key))
 
 
-def bas_objective(
-    outputs: BaseOutputs,
+def bas_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     *,
+    settings: BaSSettings = BaSSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-    norm_weight: float | Float[Array, ""] = 1e-4,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> Loss:
     """The loss of one batch.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets to one that is pooled.
-      norm_weight: of the sum of a video's attention, as published a sum, which grows with the length.
 
     Returns:
-      The loss, and its terms, which add up to it: `loss_base`, in which background is present, `loss_suppressed`, in
-      which it is absent, and `loss_norm`.
+      The loss, whose terms add up to it: `loss_base`, in which background is present, `loss_suppressed`, in which it is
+      absent, and `loss_norm`.
     """
 
     def classification(cas: Float[Array, "b t k"], background: float) -> Float[Array, ""]:
-        pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
+        pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))
         targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
         return softmax_bce(pooled, shared_out(targets)).mean()
 
     terms = {
         "loss_base": classification(outputs.own.base, 1),
         "loss_suppressed": classification(outputs.cas[0], 0),
-        "loss_norm": norm_weight * without_padding(outputs.attention[0], mask=mask).sum(axis=1).mean(),
+        "loss_norm": settings.norm_weight * without_padding(outputs.attention[0], mask=mask).sum(axis=1).mean(),
     }
-    return jnp.stack(list(terms.values())).sum(), terms
+    foreground = top_k_foreground(outputs.cas[0][..., :-1], labels, outputs, divisor=settings.top_k_divisor, mask=mask)
+    return Loss.of(supervised(terms, outputs, step, mask=mask), foreground)
 
 
 def min_max(values: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
@@ -214,41 +184,42 @@ def min_max(values: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = 
 
 
 def bas_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-) -> InferenceScores:
+    outputs: Outputs, *, settings: BaSSettings = BaSSettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
     """Inference: the class logits of the suppressed video, scaled by their range over time.
 
     The published program skips a video whose only class is the first one, since it asks whether any of the classes'
     indices is other than 0; no video is skipped here, nor one whose classes are all improbable. It also counts what is
     below a threshold as 0 in the contrast of its proposals; here only what is below 0.
 
-    Args:
-      outputs: the network's predictions, without dropout.
-      foreground: P^M or another foreground probability. Since the published suppression acts before the classifier,
-        which is not asked again, it weights the scores of the suppressed video.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled in the video's scores.
+    With clusters, P^M weighs the scores of the suppressed video: the published suppression acts before the classifier,
+    which is not asked again.
 
     Returns:
       Scores of the C action classes; background has a part only in the softmax of `video`.
     """
     cas = outputs.cas[0]
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
+    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))
     scores = min_max(cas[..., :-1], mask=mask)
-    if foreground is not None:
-        scores = scores * without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)[..., None]
-    return InferenceScores(scores, jax.nn.relu(scores), jax.nn.softmax(pooled)[..., :-1])
+    if outputs.cluster_logits:
+        scores = scores * without_padding(outputs.attention[0], mask=mask)[..., None]
+    return SnippetScores(scores, jax.nn.softmax(pooled)[..., :-1], jax.nn.relu(scores))
 
 
-def _objective(
-    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    loss, terms = bas_objective(outputs, labels, mask=mask, **options_of(bas_objective, moment.settings))
-    return supervised(outputs, mask, moment, loss, terms)
-
-
-BASE = Base(THUMOS14, BaSNet, _objective, bas_scores, has_background=True)
+METHOD = Method(
+    "basnet",
+    BaSSettings(),
+    Schedule(epochs=125),
+    Localization(
+        thresholds=tuple(np.arange(0, 0.25, 0.025).tolist()),
+        nms="hard",
+        nms_threshold=0.7,
+        outer_ratio=0.25,
+        score_weight=0.0,
+    ),
+    BaSNet,
+    bas_loss,
+    bas_scores,
+)
+"""As published, of 1,500 steps. The published score adds 0.2 to every class that is localised, whatever its
+probability, which ranks nothing: the weight is 0 here."""

@@ -7,7 +7,7 @@ published program.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,17 @@ from flax import nnx
 
 from casejax import losses
 from casejax.losses import moving_average, select_top_k, stream_mean, time_mean, without_padding
-from casejax.methods.contract import Base, Moment, options_of, supervised
+from casejax.methods.contract import (
+    WHOLE,
+    BackgroundSettings,
+    Loss,
+    Method,
+    Number,
+    Outputs,
+    Schedule,
+    Step,
+    supervised,
+)
 from casejax.methods.layers import (
     TemporalConv,
     check_counts,
@@ -29,10 +39,10 @@ from casejax.methods.layers import (
     kaiming,
     pointwise,
     read_streams,
+    top_k_foreground,
 )
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
 from casejax.methods.wtalc import co_activity_loss
-from casejax.records import Localization
+from casejax.records import SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -41,54 +51,30 @@ _leaky = partial(jax.nn.leaky_relu, negative_slope=0.2)
 
 
 @dataclass(frozen=True)
-class CO2Settings:
-    """Settings of CO2-Net; `THUMOS14` and `ACTIVITYNET12` are the published ones.
+class CO2Settings(BackgroundSettings):
+    """The settings of CO2-Net."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled in training.
-      video_divisor: the same for the class probabilities of inference.
-      margin: of the co-activity loss.
-      norm_weight: of the mean attention.
-      guide_weight: of the distance between attention and what is not background.
-      pair_weight: of the co-activity loss.
-      mutual_weight: of the distance between the streams' attention.
-      smoothing: snippets over which class logits and attention are averaged.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    top_k_divisor: int = 7
-    video_divisor: int = 10
-    margin: float = 0.5
-    norm_weight: float = 0.8
-    guide_weight: float = 0.8
-    pair_weight: float = 1.0
-    mutual_weight: float = 1.0
-    smoothing: int = 1
-
-
-LOCALIZATION = Localization(
-    class_threshold=0.2,
-    thresholds=tuple(np.linspace(0.1, 0.9, 10).tolist()),
-    nms="soft",
-    nms_decay=0.3,
-)
-
-THUMOS14 = CO2Settings(
-    Schedule(num_snippets=500, batch_size=10, epochs=250, learning_rate=5e-5, weight_decay=1e-3, similar_pairs=3),
-    LOCALIZATION,
-)
-"""As in the published command, of 5,000 steps; its README says 20,000."""
-
-ACTIVITYNET12 = CO2Settings(
-    Schedule(num_snippets=60, batch_size=10, epochs=48, learning_rate=3e-5, weight_decay=5e-4, similar_pairs=3),
-    LOCALIZATION,
-    top_k_divisor=5,
-    smoothing=13,
-)
-"""As published, of 22,000 steps. Videos of 10 snippets or fewer are left out there."""
+    hidden: int = option(512, "width of the attention networks, and of the embedding", within="[1, inf)")
+    dropout: float = option(0.7, "rate on class features", within="[0, 1)")
+    attention_dropout: float = option(
+        0.5, "rate in the filters and the attention networks, whose logits are dropped too", within="[0, 1)"
+    )
+    smoothing: int = option(
+        1,
+        "snippets over which class logits and attention are averaged, odd; for short videos 13 as published",
+        within="[1, inf)",
+    )
+    top_k_divisor: int = option(7, "snippets to one that is pooled in training", within="[1, inf)")
+    video_divisor: int = option(
+        10, "the same for the class probabilities of inference", within="[1, inf)", inference=True
+    )
+    margin: float = option(0.5, "of the co-activity loss")
+    norm_weight: Number = option(0.8, "of the mean attention, alpha_1", within="[0, inf)")
+    guide_weight: Number = option(
+        0.8, "of the distance between attention and what is not background, alpha_2", within="[0, inf)"
+    )
+    pair_weight: Number = option(1.0, "of the co-activity loss, alpha_3", within="[0, inf)")
+    mutual_weight: Number = option(1.0, "of the distance between the streams' attention, alpha_4", within="[0, inf)")
 
 
 class CO2Own(NamedTuple):
@@ -143,12 +129,7 @@ class CO2Net(nnx.Module):
     Args:
       dims: feature dimension of each stream; two as published, or more: each is filtered by all others.
       num_classes: action classes C; background is added to them.
-      hidden: width of the attention networks, and of the embedding.
-      dropout: rate on class features.
-      attention_dropout: rate in the filters and the attention networks. The logits of attention are dropped too, so
-        that in training so many of its values are 1/2.
-      smoothing: snippets over which class logits and attention are averaged, odd; for short videos, 13 as published.
-        Those beyond either end count as zeros.
+      settings: the widths, the rates and `smoothing`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -156,18 +137,11 @@ class CO2Net(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 512,
-        dropout: float = 0.7,
-        attention_dropout: float = 0.5,
-        smoothing: int = 1,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: CO2Settings = CO2Settings(), rngs: nnx.Rngs
     ) -> None:
+        hidden, smoothing = settings.hidden, settings.smoothing
         check_counts(dims, num_classes=num_classes, hidden=hidden, smoothing=smoothing)
-        check_rates(dropout=dropout, attention_dropout=attention_dropout)
+        check_rates(dropout=settings.dropout, attention_dropout=settings.attention_dropout)
         if len(dims) < 2 or smoothing % 2 == 0:
             raise ValueError(
                 "CO2-Net filters one stream by another and averages over an odd number of snippets; it needs two or "
@@ -175,12 +149,15 @@ class CO2Net(nnx.Module):
             )
         joint = sum(dims)
         self.filters = nnx.List(
-            [CrossModalFilter(dim, joint - dim, hidden=hidden, dropout=attention_dropout, rngs=rngs) for dim in dims]
+            [
+                CrossModalFilter(dim, joint - dim, hidden=hidden, dropout=settings.attention_dropout, rngs=rngs)
+                for dim in dims
+            ]
         )
         self.fusion = pointwise(joint, joint, rngs, init=kaiming)
         self.class_encoder = TemporalConv(joint, joint, init=kaiming, rngs=rngs)
         self.classifier = pointwise(joint, num_classes + 1, rngs, init=kaiming)
-        self.dims, self.dropout, self.smoothing = tuple(dims), dropout, smoothing
+        self.dims, self.dropout, self.smoothing = tuple(dims), settings.dropout, smoothing
         self.embedding_dims = (hidden,) * len(dims)
 
     def __call__(
@@ -189,7 +166,7 @@ class CO2Net(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -200,7 +177,7 @@ class CO2Net(nnx.Module):
 
         Returns:
           Predictions with one class activation sequence for all streams, background last. Attention is that before
-          dropout, and so is the one in `select_scores`, the suppressed class logits; `own` is a `CO2Own`.
+          dropout; `own` is a `CO2Own`.
 
         Raises:
           ValueError: other streams than the network has.
@@ -220,8 +197,7 @@ class CO2Net(nnx.Module):
             tuple(moving_average(a[..., None], self.smoothing, mask=mask)[..., 0] for a in group)
             for group in (attention, dropped)
         )
-        select = suppress(cas, stream_mean(attention))[..., :-1]
-        return BaseOutputs((cas,), embedding, attention, select, CO2Own(feature, dropped))
+        return Outputs((cas,), embedding, attention, own=CO2Own(feature, dropped))
 
 
 def suppress(cas: Float[Array, "b t c"], attention: Float[Array, "b t"]) -> Float[Array, "b t c"]:
@@ -270,89 +246,102 @@ def guide_distance(attention: Sequence[Float[Array, "b t"]], cas: Float[Array, "
     return stream_mean([jnp.abs(1 - a - background) for a in attention])
 
 
-def co2_objective(
-    outputs: BaseOutputs,
+def co2_terms(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step,
     *,
+    settings: CO2Settings,
     mask: Bool[Array, "b t"] | None = None,
-    pairs: int = 3,
-    top_k_divisor: int = 7,
-    margin: float = 0.5,
-    norm_weight: float | Float[Array, ""] = 0.8,
-    guide_weight: float | Float[Array, ""] = 0.8,
-    pair_weight: float | Float[Array, ""] = 1.0,
-    mutual_weight: float | Float[Array, ""] = 1.0,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of one batch.
-
-    Args:
-      outputs: the network's predictions for B videos.
-      labels: (B, C) video-level labels, zeros and ones.
-      mask: True for real snippets; default all.
-      pairs: pairs of videos that share a class, at the head of the batch.
-      top_k_divisor: snippets to one that is pooled.
-      margin: of `co_activity_loss`.
-      norm_weight: of the mean attention, alpha_1.
-      guide_weight: of `guide_distance`, alpha_2.
-      pair_weight: of `co_activity_loss`, alpha_3.
-      mutual_weight: of `mutual_loss`, alpha_4.
-
-    Returns:
-      The loss, and its terms, which add up to it: `loss_video`, `loss_suppressed`, `loss_pairs`, `loss_mutual`,
-      `loss_norm` and `loss_guide`.
-    """
+) -> dict[str, Float[Array, ""]]:
+    """The terms of the loss: `loss_video`, `loss_suppressed`, `loss_pairs`, `loss_mutual`, `loss_norm`, `loss_guide`."""
     cas, own = outputs.cas[0], outputs.own
     fused = stream_mean(own.attention)
     suppressed = suppress(cas, fused)
     attention = (fused, *own.attention)
     norm = time_mean(stream_mean(attention), mask=mask)
     guide = time_mean(guide_distance(attention, cas), mask=mask)
-    video = background_mil(cas, labels, mask=mask, background=1, divisor=top_k_divisor)
-    acted = background_mil(suppressed, labels, mask=mask, background=0, divisor=top_k_divisor)
-    terms = {
+    video = background_mil(cas, labels, mask=mask, background=1, divisor=settings.top_k_divisor)
+    acted = background_mil(suppressed, labels, mask=mask, background=0, divisor=settings.top_k_divisor)
+    active = co_activity_loss(own.feature, suppressed, labels, mask=mask, pairs=step.pairs, margin=settings.margin)
+    return {
         "loss_video": video.mean(),
         "loss_suppressed": acted.mean(),
-        "loss_pairs": pair_weight
-        * co_activity_loss(own.feature, suppressed, labels, mask=mask, pairs=pairs, margin=margin),
-        "loss_mutual": mutual_weight * mutual_loss(own.attention, mask=mask).mean(),
-        "loss_norm": norm_weight * norm.mean(),
-        "loss_guide": guide_weight * guide.mean(),
+        "loss_pairs": settings.pair_weight * active,
+        "loss_mutual": settings.mutual_weight * mutual_loss(own.attention, mask=mask).mean(),
+        "loss_norm": settings.norm_weight * norm.mean(),
+        "loss_guide": settings.guide_weight * guide.mean(),
     }
-    return jnp.stack(list(terms.values())).sum(), terms
+
+
+def co2_foreground(
+    outputs: Outputs,
+    labels: Float[Array, "b c"],
+    *,
+    settings: CO2Settings,
+    mask: Bool[Array, "b t"] | None = None,
+) -> tuple[Float[Array, "b t"], ...]:
+    """Q^A by the suppressed class logits."""
+    scores = suppress(outputs.cas[0], stream_mean(outputs.attention))[..., :-1]
+    return top_k_foreground(scores, labels, outputs, divisor=settings.top_k_divisor, mask=mask)
+
+
+def co2_loss(
+    outputs: Outputs,
+    labels: Float[Array, "b c"],
+    step: Step = Step(),
+    *,
+    settings: CO2Settings = CO2Settings(),
+    mask: Bool[Array, "b t"] | None = None,
+) -> Loss:
+    """The loss of one batch, the sum of `co2_terms`; `step.pairs` stand at the head of the batch.
+
+    Args:
+      outputs: the network's predictions for B videos.
+      labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
+      mask: True for real snippets; default all.
+    """
+    terms = co2_terms(outputs, labels, step, settings=settings, mask=mask)
+    foreground = co2_foreground(outputs, labels, settings=settings, mask=mask)
+    return Loss.of(supervised(terms, outputs, step, mask=mask), foreground)
 
 
 def co2_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    video_divisor: int = 10,
-) -> InferenceScores:
+    outputs: Outputs, *, settings: CO2Settings = CO2Settings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
     """Inference: attention alone is thresholded; its product with the class logits is ranked.
-
-    Args:
-      outputs: the network's predictions, without dropout.
-      foreground: P^M or another foreground probability in the place of the mean attention.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      video_divisor: snippets to one that is pooled in the video's scores.
 
     Returns:
       Scores of the C action classes. `ranked` are logits; background has a part only in the softmax of `video`.
     """
-    attention = without_padding(foreground_or(foreground, stream_mean(outputs.attention)), mask=mask)
+    attention = without_padding(stream_mean(outputs.attention), mask=mask)
     ranked = without_padding(outputs.cas[0], mask=mask) * attention[..., None]
-    pooled = losses.top_k_mean(ranked, select_top_k(ranked, divisor=video_divisor, mask=mask))
+    pooled = losses.top_k_mean(ranked, select_top_k(ranked, divisor=settings.video_divisor, mask=mask))
     ranked = ranked[..., :-1]
     thresholded = jnp.broadcast_to(attention[..., None], ranked.shape)
-    return InferenceScores(thresholded, ranked, jax.nn.softmax(pooled)[..., :-1])
+    return SnippetScores(thresholded, jax.nn.softmax(pooled)[..., :-1], ranked)
 
 
-def _objective(
-    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    options = options_of(co2_objective, moment.settings)
-    loss, terms = co2_objective(outputs, labels, mask=mask, pairs=moment.pairs, **options)
-    return supervised(outputs, mask, moment, loss, terms)
+LOCALIZATION = replace(
+    WHOLE, class_threshold=0.2, thresholds=tuple(np.linspace(0.1, 0.9, 10).tolist()), nms="soft", nms_decay=0.3
+)
 
+METHOD = Method(
+    "co2net",
+    CO2Settings(),
+    Schedule(num_snippets=500, batch_size=10, epochs=250, learning_rate=5e-5, weight_decay=1e-3, similar_pairs=3),
+    LOCALIZATION,
+    CO2Net,
+    co2_loss,
+    co2_scores,
+)
+"""As in the published command, of 5,000 steps; its README says 20,000."""
 
-BASE = Base(THUMOS14, CO2Net, _objective, co2_scores, has_background=True)
+ACTIVITYNET12 = replace(
+    METHOD,
+    settings=CO2Settings(top_k_divisor=5, smoothing=13),
+    schedule=replace(METHOD.schedule, num_snippets=60, epochs=48, learning_rate=3e-5, weight_decay=5e-4),
+)
+"""As published, of 22,000 steps. Videos of 10 snippets or fewer are left out there."""

@@ -16,9 +16,10 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
+from casejax.labels import foreground_labels
 from casejax.losses import select_top_k, shared_out, softmax_bce, time_mean, unit, without_padding
 from casejax.methods.basnet import min_max
-from casejax.methods.contract import Base, plain
+from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import (
     TemporalConv,
     check_counts,
@@ -28,8 +29,7 @@ from casejax.methods.layers import (
     read_streams,
     torch_default,
 )
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
-from casejax.records import Localization
+from casejax.records import Localization, SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -39,64 +39,35 @@ _ABSENT = -1e30  # logit of a snippet that is no negative
 
 @dataclass(frozen=True)
 class CoLASettings:
-    """Settings of CoLA; `THUMOS14` and `ACTIVITYNET12` are the published ones.
+    """The settings of CoLA."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled, in training and inference; published as `easy_divisor`.
-      easy_divisor: snippets to one of each easy kind.
-      hard_divisor: snippets to one of each hard kind.
-      inner_width: smaller window by which stretches of high actionness shrink and grow; hard snippets lie between
-        its stretches and those of
-      outer_width: the greater window.
-      temperature: of the contrastive loss.
-      contrast_weight: of the contrastive loss.
-      width: snippets that an embedding sees.
-      class_width: snippets, two apart, that a class logit sees of itself.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    top_k_divisor: int = 5
-    easy_divisor: int = 5
-    hard_divisor: int = 20
-    inner_width: int = 3
-    outer_width: int = 6
-    temperature: float = 0.07
-    contrast_weight: float = 0.01
-    width: int = 3
-    class_width: int = 1
-
-
-THUMOS14 = CoLASettings(
-    Schedule(num_snippets=750, batch_size=16, epochs=500, learning_rate=1e-4, weight_decay=5e-4),
-    Localization(
-        class_threshold=0.2,
-        thresholds=tuple(np.arange(0.1, 0.925, 0.025).tolist()),
-        nms="hard",
-        nms_threshold=0.6,
-        nms_unit="seconds",
-        test_sampling="resampled",
-        scale=24,
-        drop_lone_first=True,
-    ),
-)
-"""As published, of 6,000 steps. Thresholds are those of attention. The published program has further proposals, from
-class logits scaled by `min_max` at 0, 0.025, ..., 0.225, which compete with these; here they are left out."""
-
-ACTIVITYNET12 = CoLASettings(
-    Schedule(num_snippets=50, batch_size=256, epochs=5555, learning_rate=1e-4, weight_decay=5e-4),
-    replace(THUMOS14.localization, class_threshold=0.1),
-    top_k_divisor=10,
-    easy_divisor=10,
-    hard_divisor=8,
-    contrast_weight=0.005,
-    width=9,
-    class_width=7,
-)
-"""As published, of 100,000 steps, with the same proviso. (In issue 12 of the published program a user could not
-reproduce its result with them.)"""
+    hidden: int = option(2048, "width of the embedding", within="[1, inf)")
+    dropout: float = option(0.7, "rate on it before the classifier", within="[0, 1)")
+    easy_dropout: float = option(0.6, "share of the snippets that cannot become easy ones in a step", within="[0, 1)")
+    width: int = option(3, "snippets that an embedding sees, odd; published for ActivityNet: 9", within="[1, inf)")
+    class_width: int = option(
+        1,
+        "snippets, two apart, that a class logit sees of itself, odd; published for ActivityNet: 7",
+        within="[1, inf)",
+    )
+    top_k_divisor: int = option(
+        5,
+        "snippets to one that is pooled, in training and inference; published as the one of easy snippets",
+        within="[1, inf)",
+    )
+    easy_divisor: int = option(5, "snippets to one of each easy kind", within="[1, inf)")
+    hard_divisor: int = option(20, "snippets to one of each hard kind", within="[1, inf)")
+    inner_width: int = option(
+        3, "smaller window by which stretches of high actionness shrink and grow", within="[1, inf)"
+    )
+    outer_width: int = option(
+        6, "greater window; hard snippets lie between the stretches of the two", within="[1, inf)"
+    )
+    fill: bool = option(
+        False, "fill up mined snippets that are too few with the first of the video, as in effect published"
+    )
+    temperature: Number = option(0.07, "of the contrastive loss", within="(0, inf)")
+    contrast_weight: Number = option(0.01, "of the contrastive loss", within="[0, inf)")
 
 
 class CoLAOwn(NamedTuple):
@@ -135,13 +106,8 @@ class CoLANet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      hidden: width of the embedding.
-      dropout: rate on it before the classifier.
-      easy_dropout: share of the snippets that cannot become easy ones in a call with a key.
-      width: snippets that an embedding sees, odd; published for ActivityNet: 9.
-      class_width: snippets, two apart, that a class logit sees of itself, odd; published for ActivityNet: 7. What is
-        known of the published program does not say on which side of the rectification this filter stands; here it
-        stands before, and has a bias.
+      settings: the widths and the rates. What is known of the published program does not say on which side of the rectification
+        the filter of `class_width` stands; here it stands before, and has a bias.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -149,19 +115,11 @@ class CoLANet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 2048,
-        dropout: float = 0.7,
-        easy_dropout: float = 0.6,
-        width: int = 3,
-        class_width: int = 1,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: CoLASettings = CoLASettings(), rngs: nnx.Rngs
     ) -> None:
+        hidden, width, class_width = settings.hidden, settings.width, settings.class_width
         check_counts(dims, num_classes=num_classes, hidden=hidden, width=width, class_width=class_width)
-        check_rates(dropout=dropout, easy_dropout=easy_dropout)
+        check_rates(dropout=settings.dropout, easy_dropout=settings.easy_dropout)
         if width % 2 == 0 or class_width % 2 == 0:
             raise ValueError(f"widths must be odd, got width={width} and class_width={class_width}")
         self.encoder = TemporalConv(sum(dims), hidden, width=width, rngs=rngs)
@@ -169,7 +127,7 @@ class CoLANet(nnx.Module):
         self.classifier = nnx.Linear(hidden, num_classes, use_bias=False, kernel_init=kernel, rngs=rngs)
         self.class_filter = _class_filter(num_classes, class_width, rngs) if class_width > 1 else None
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
-        self.dropout, self.easy_dropout = dropout, easy_dropout
+        self.dropout, self.easy_dropout = settings.dropout, settings.easy_dropout
 
     def __call__(
         self,
@@ -177,7 +135,7 @@ class CoLANet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -203,7 +161,7 @@ class CoLANet(nnx.Module):
         actionness = cas.sum(axis=2)
         drawn = dropout(jnp.ones_like(actionness), self.easy_dropout, next(keys)) > 0
         attention = min_max(actionness[..., None], mask=mask)[..., 0]
-        return BaseOutputs((cas,), (embedding,), (attention,), cas, CoLAOwn(actionness, drawn))
+        return Outputs((cas,), (embedding,), (attention,), own=CoLAOwn(actionness, drawn))
 
 
 def _class_filter(num_classes: int, width: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -312,78 +270,82 @@ def contrastive_loss(
     )
 
 
-def cola_objective(
-    outputs: BaseOutputs,
+def cola_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     *,
+    settings: CoLASettings = CoLASettings(),
     mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 5,
-    easy_divisor: int = 5,
-    hard_divisor: int = 20,
-    inner_width: int = 3,
-    outer_width: int = 6,
-    temperature: float | Float[Array, ""] = 0.07,
-    contrast_weight: float | Float[Array, ""] = 0.01,
-    fill: bool = False,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> Loss:
     """The loss of one batch.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets to one that is pooled.
-      easy_divisor: see `mine`, and so with all up to `outer_width`.
-      hard_divisor: snippets to one of each hard kind.
-      inner_width: of the smaller window.
-      outer_width: of the greater window.
-      temperature: of the contrastive loss.
-      contrast_weight: of the contrastive loss.
-      fill: see `mine`.
 
     Returns:
-      The loss, and its terms: `loss_video` and `loss_contrast`, which add up to it.
+      The loss, whose terms `loss_video` and `loss_contrast` add up to it.
     """
     cas, own = outputs.cas[0], outputs.own
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
+    selected = select_top_k(cas, divisor=settings.top_k_divisor, mask=mask)
     mined = mine(
         own.actionness,
         own.drawn,
         mask=mask,
-        easy_divisor=easy_divisor,
-        hard_divisor=hard_divisor,
-        inner_width=inner_width,
-        outer_width=outer_width,
-        fill=fill,
+        easy_divisor=settings.easy_divisor,
+        hard_divisor=settings.hard_divisor,
+        inner_width=settings.inner_width,
+        outer_width=settings.outer_width,
+        fill=settings.fill,
     )
-    contrast = contrastive_loss(outputs.embedding[0], mined, temperature=temperature)
+    contrast = contrastive_loss(outputs.embedding[0], mined, temperature=settings.temperature)
     terms = {
-        "loss_video": softmax_bce(pooled, shared_out(labels)).mean(),
-        "loss_contrast": contrast_weight * contrast.mean(),
+        "loss_video": softmax_bce(losses.top_k_mean(cas, selected), shared_out(labels)).mean(),
+        "loss_contrast": settings.contrast_weight * contrast.mean(),
     }
-    return terms["loss_video"] + terms["loss_contrast"], terms
+    return Loss.of(terms, (foreground_labels(selected, labels),))
 
 
 def cola_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 5,
-) -> InferenceScores:
-    """Inference: attention is thresholded, and class logits scaled by their range over time are ranked.
-
-    Args:
-      outputs: the network's predictions, without dropout.
-      foreground: P^M or another foreground probability in the place of attention.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled in the video's scores.
-    """
+    outputs: Outputs, *, settings: CoLASettings = CoLASettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
+    """Inference: attention is thresholded, and class logits scaled by their range over time are ranked."""
     cas = outputs.cas[0]
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
-    attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)
+    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))
+    attention = without_padding(outputs.attention[0], mask=mask)
     thresholded = jnp.broadcast_to(attention[..., None], cas.shape)
-    return InferenceScores(thresholded, min_max(cas, mask=mask), jax.nn.softmax(pooled))
+    return SnippetScores(thresholded, jax.nn.softmax(pooled), min_max(cas, mask=mask))
 
 
-BASE = Base(THUMOS14, CoLANet, plain(cola_objective), cola_scores)
+METHOD = Method(
+    "cola",
+    CoLASettings(),
+    Schedule(epochs=500),
+    Localization(
+        class_threshold=0.2,
+        thresholds=tuple(np.arange(0.1, 0.925, 0.025).tolist()),
+        nms="hard",
+        nms_threshold=0.6,
+        outer_ratio=0.25,
+    ),
+    CoLANet,
+    cola_loss,
+    cola_scores,
+)
+"""As published, of 6,000 steps. Thresholds are those of attention. The published program has further proposals, from
+class logits scaled by `min_max` at 0, 0.025, ..., 0.225, which compete with these; here they are left out."""
+
+ACTIVITYNET12 = replace(
+    METHOD,
+    settings=CoLASettings(
+        top_k_divisor=10, easy_divisor=10, hard_divisor=8, contrast_weight=0.005, width=9, class_width=7
+    ),
+    schedule=Schedule(num_snippets=50, batch_size=256, epochs=5555),
+    localization=replace(METHOD.localization, class_threshold=0.1),
+)
+"""As published, of 100,000 steps, with the same proviso. (In issue 12 of the published program a user could not
+reproduce its result with them.)"""

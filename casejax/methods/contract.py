@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 Number = float | jax.Array
 """A float; inside the compiled step of several runs side by side, a traced value."""
 
-WHOLE = Localization(
-    test_sampling="whole", scale=1, outer_ratio=0.25, nms_unit="snippets", drop_lone_first=False
-)
+WHOLE = Localization(test_sampling="whole", scale=1, outer_ratio=0.25, nms_unit="snippets", drop_lone_first=False)
 """What programs that localise whole videos, snippet by snippet, have in common."""
 
 
@@ -134,9 +132,7 @@ class Schedule:
         "how training picks the T snippets: one from each cell with its end, without it, or its first; or a stretch, "
         "padded where a video is shorter",
     )
-    similar_pairs: int = option(
-        0, "pairs of videos that share a class, at the head of every batch", within="[0, inf)"
-    )
+    similar_pairs: int = option(0, "pairs of videos that share a class, at the head of every batch", within="[0, inf)")
 
 
 def adam(params: Any, rate: Number, *, settings: Any = None, schedule: Schedule) -> optax.GradientTransformation:

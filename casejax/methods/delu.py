@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,8 @@ import numpy as np
 from casejax import losses, ot
 from casejax.losses import lengths, select_top_k, stream_mean, time_mean
 from casejax.methods import co2net
-from casejax.methods.co2net import CO2Net as DELUNet  # the same network
-from casejax.methods.co2net import co2_scores as delu_scores  # and the same inference
-from casejax.methods.contract import Base, Moment, options_of, supervised
-from casejax.methods.outputs import BaseOutputs, Schedule
-from casejax.records import Localization
+from casejax.methods.contract import Loss, Number, Outputs, Step, supervised
+from casejax.records import option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -29,22 +26,6 @@ if TYPE_CHECKING:
     Evidence = Callable[[Float[Array, "b c"]], Float[Array, "b c"]]
     VideoLoss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
     Rank = Callable[..., Float[Array, " t"]]  # of (values, *, mask)
-
-__all__ = [
-    "ACTIVITYNET12",
-    "THUMOS14",
-    "DELUNet",
-    "DELUSettings",
-    "delu_objective",
-    "delu_scores",
-    "evidence_log_loss",
-    "evidence_square_loss",
-    "exp_evidence",
-    "progress_weights",
-    "published_order",
-    "uncertainty",
-    "video_evidence",
-]
 
 
 def exp_evidence(logits: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -82,51 +63,22 @@ def evidence_square_loss(evidence: Float[Array, "b c"], labels: Float[Array, "b 
 
 @dataclass(frozen=True)
 class DELUSettings(co2net.CO2Settings):
-    """Settings of DELU beside those of CO2-Net; `THUMOS14` and `ACTIVITYNET12` are the published ones.
+    """The settings of DELU, beside those of CO2-Net."""
 
-    Attributes:
-      guide_weight: 0.4 here.
-      evidence_divisor: snippets to one of those, by attention, that speak for the video.
-      evidence_weight: of the loss of their evidence.
-      uncertain_weight: of the guidance that is weighted by uncertainty.
-      amplitude: by how much that weight departs from 1 at the most.
-      evidence: from logits to evidence.
-      video_loss: of evidence and labels.
-    """
-
-    guide_weight: float = 0.4
-    evidence_divisor: int = 9
-    evidence_weight: float = 1.3
-    uncertain_weight: float = 0.4
-    amplitude: float = 0.7
-    evidence: Evidence = exp_evidence
-    video_loss: VideoLoss = evidence_log_loss
-
-
-_LOCALIZATION: Localization = replace(
-    co2net.LOCALIZATION, thresholds=tuple(np.linspace(0.1, 0.9, 20).tolist()), min_snippets=2
-)
-
-THUMOS14 = DELUSettings(
-    Schedule(num_snippets=320, batch_size=10, epochs=250, learning_rate=5e-5, weight_decay=1e-3, similar_pairs=3),
-    _LOCALIZATION,
-)
-"""As in the published command."""
-
-ACTIVITYNET12 = DELUSettings(
-    Schedule(num_snippets=60, batch_size=10, epochs=48, learning_rate=3e-5, weight_decay=5e-4, similar_pairs=3),
-    _LOCALIZATION,
-    top_k_divisor=5,
-    smoothing=13,
-    guide_weight=0.8,
-    evidence_divisor=5,
-    evidence_weight=1.2,
-    uncertain_weight=0.2,
-    amplitude=0.2,
-    evidence=jax.nn.relu,
-    video_loss=evidence_square_loss,
-)
-"""As published."""
+    guide_weight: Number = option(
+        0.4, "of the distance between attention and what is not background, alpha_2", within="[0, inf)"
+    )
+    evidence_divisor: int = option(
+        9, "snippets to one of those, by attention, that speak for the video", within="[1, inf)"
+    )
+    evidence_weight: Number = option(1.3, "of the loss of their evidence", within="[0, inf)")
+    uncertain_weight: Number = option(0.4, "of the guidance that is weighted by uncertainty", within="[0, inf)")
+    amplitude: Number = option(0.7, "by how much that weight departs from 1 at the most", within="[0, 1]")
+    evidence: Literal["exp", "relu"] = option("exp", "from logits to evidence")
+    video_loss: Literal["log", "square"] = option("log", "of evidence and labels; square as published for ActivityNet")
+    rank: Literal["true", "argsort"] = option(
+        "true", "of uncertainty: its rank, or the permutation that sorts it, as published"
+    )
 
 
 def video_evidence(
@@ -188,83 +140,77 @@ def progress_weights(
     return 1 + amplitude * jnp.tanh(theta * (1 - 2 * jnp.asarray(progress, theta.dtype)))
 
 
-def delu_objective(
-    outputs: BaseOutputs,
+EVIDENCE = {"exp": exp_evidence, "relu": jax.nn.relu}
+VIDEO_LOSSES = {"log": evidence_log_loss, "square": evidence_square_loss}
+RANKS = {"true": ot.ascending_rank, "argsort": published_order}
+
+
+def delu_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
-    progress: float | Float[Array, ""],
+    step: Step = Step(),
     *,
+    settings: DELUSettings = DELUSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    pairs: int = 3,
-    top_k_divisor: int = 7,
-    margin: float = 0.5,
-    norm_weight: float | Float[Array, ""] = 0.8,
-    guide_weight: float | Float[Array, ""] = 0.4,
-    pair_weight: float | Float[Array, ""] = 1.0,
-    mutual_weight: float | Float[Array, ""] = 1.0,
-    evidence_divisor: int = 9,
-    evidence_weight: float | Float[Array, ""] = 1.3,
-    uncertain_weight: float | Float[Array, ""] = 0.4,
-    amplitude: float | Float[Array, ""] = 0.7,
-    evidence: Evidence = exp_evidence,
-    video_loss: VideoLoss = evidence_log_loss,
-    rank: Rank = ot.ascending_rank,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of one batch.
+) -> Loss:
+    """The loss of one batch: that of CO2-Net, and of the evidence of videos and snippets.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
-      progress: share of the training that is done, in [0, 1].
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      pairs: see `co2net.co2_objective`, and so with all up to `mutual_weight`.
-      top_k_divisor: snippets to one that is pooled.
-      margin: of the co-activity loss.
-      norm_weight: alpha_1.
-      guide_weight: alpha_2.
-      pair_weight: alpha_3.
-      mutual_weight: alpha_4.
-      evidence_divisor: snippets to an attended one in `video_evidence`.
-      evidence_weight: of the loss of the videos' evidence.
-      uncertain_weight: of the guidance that is weighted by the snippets' uncertainty.
-      amplitude: of `progress_weights`.
-      evidence: from pooled logits to evidence of the video.
-      video_loss: `evidence_log_loss` or `evidence_square_loss`.
-      rank: of `progress_weights`; `published_order` as published.
 
     Returns:
-      The loss, and its terms, which add up to it: those of CO2-Net, `loss_evidence` and `loss_uncertain`.
+      The loss, whose terms add up to it: those of CO2-Net, `loss_evidence` and `loss_uncertain`.
     """
-    _, terms = co2net.co2_objective(
-        outputs,
-        labels,
-        mask=mask,
-        pairs=pairs,
-        top_k_divisor=top_k_divisor,
-        margin=margin,
-        norm_weight=norm_weight,
-        guide_weight=guide_weight,
-        pair_weight=pair_weight,
-        mutual_weight=mutual_weight,
-    )
+    terms = co2net.co2_terms(outputs, labels, step, settings=settings, mask=mask)
     cas, attention = outputs.cas[0], outputs.own.attention
     fused = stream_mean(attention)
     suppressed = co2net.suppress(cas, fused)
-    found = video_evidence(suppressed, fused, mask=mask, divisor=evidence_divisor, evidence=evidence)
-    weights = progress_weights(uncertainty(suppressed), progress, mask=mask, amplitude=amplitude, rank=rank)
+    found = video_evidence(
+        suppressed, fused, mask=mask, divisor=settings.evidence_divisor, evidence=EVIDENCE[settings.evidence]
+    )
+    weights = progress_weights(
+        uncertainty(suppressed),
+        step.progress,
+        mask=mask,
+        amplitude=settings.amplitude,
+        rank=RANKS[settings.rank],
+    )
     guide = time_mean(weights * co2net.guide_distance((fused, *attention), cas), mask=mask)
     terms |= {
-        "loss_evidence": evidence_weight * video_loss(found, labels).mean(),
-        "loss_uncertain": uncertain_weight * guide.mean(),
+        "loss_evidence": settings.evidence_weight * VIDEO_LOSSES[settings.video_loss](found, labels).mean(),
+        "loss_uncertain": settings.uncertain_weight * guide.mean(),
     }
-    return jnp.stack(list(terms.values())).sum(), terms
+    foreground = co2net.co2_foreground(outputs, labels, settings=settings, mask=mask)
+    return Loss.of(supervised(terms, outputs, step, mask=mask), foreground)
 
 
-def _objective(
-    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    options = options_of(delu_objective, moment.settings)
-    loss, terms = delu_objective(outputs, labels, moment.progress, mask=mask, pairs=moment.pairs, **options)
-    return supervised(outputs, mask, moment, loss, terms)
+METHOD = replace(
+    co2net.METHOD,
+    name="delu",
+    settings=DELUSettings(),
+    schedule=replace(co2net.METHOD.schedule, num_snippets=320),
+    localization=replace(co2net.LOCALIZATION, thresholds=tuple(np.linspace(0.1, 0.9, 20).tolist()), min_snippets=2),
+    loss=delu_loss,
+)
+"""As in the published command. Network and inference are those of CO2-Net."""
 
-
-BASE = Base(THUMOS14, DELUNet, _objective, delu_scores, has_background=True)
+ACTIVITYNET12 = replace(
+    METHOD,
+    settings=DELUSettings(
+        top_k_divisor=5,
+        smoothing=13,
+        guide_weight=0.8,
+        evidence_divisor=5,
+        evidence_weight=1.2,
+        uncertain_weight=0.2,
+        amplitude=0.2,
+        evidence="relu",
+        video_loss="square",
+    ),
+    schedule=replace(METHOD.schedule, num_snippets=60, epochs=48, learning_rate=3e-5, weight_decay=5e-4),
+)
+"""As published."""

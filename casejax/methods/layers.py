@@ -10,7 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.losses.pooling import without_padding
+from casejax import losses
+from casejax.labels import foreground_labels
+from casejax.losses import without_padding
+from casejax.methods.contract import Outputs
+from casejax.records import SnippetScores
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -42,10 +46,10 @@ def xavier(fan_in: int, fan_out: int) -> tuple[Initializer, Initializer]:
     return _uniform(math.sqrt(6 / (fan_in + fan_out))), nnx.initializers.zeros
 
 
-def pointwise(d_in: int, d_out: int, rngs: nnx.Rngs, *, init: Init = torch_default) -> nnx.Linear:
-    """A linear layer on each snippet, in other words a temporal convolution of width 1."""
+def pointwise(d_in: int, d_out: int, rngs: nnx.Rngs, *, init: Init = torch_default, dtype: Any = None) -> nnx.Linear:
+    """A linear layer on each snippet, in other words a temporal convolution of width 1; it computes in `dtype`."""
     kernel, bias = init(d_in, d_out)
-    return nnx.Linear(d_in, d_out, kernel_init=kernel, bias_init=bias, rngs=rngs)
+    return nnx.Linear(d_in, d_out, kernel_init=kernel, bias_init=bias, dtype=dtype, rngs=rngs)
 
 
 class TemporalConv(nnx.Module):
@@ -139,3 +143,49 @@ def attend(
     """Embedding (B, T, D) and attention (B, T) of each stream: an encoder with ReLU, a linear layer with a sigmoid."""
     embedding = tuple(jax.nn.relu(encoder(x)) for encoder, x in zip(encoders, features, strict=True))
     return embedding, tuple(jax.nn.sigmoid(head(e)[..., 0]) for head, e in zip(heads, embedding, strict=True))
+
+
+def top_k_foreground(
+    scores: Float[Array, "b t c"],
+    labels: Float[Array, "b c"],
+    outputs: Outputs,
+    *,
+    divisor: int = 8,
+    mask: Bool[Array, "b t"] | None = None,
+) -> tuple[Float[Array, "b t"], ...]:
+    """Foreground labels Q^A, one array an embedding: the best snippets of the video's classes (Eq. 15 of CASE).
+
+    Args:
+      scores: (B, T, C) by which the method itself selects the snippets of a class.
+      labels: (B, C) zeros and ones.
+      outputs: the network's predictions.
+      divisor: snippets a selected one.
+      mask: True for real snippets; default all.
+    """
+    selected = losses.select_top_k(scores, divisor=divisor, mask=mask)
+    return (foreground_labels(selected, labels),) * len(outputs.embedding)
+
+
+def calibrated_scores(
+    outputs: Outputs,
+    *,
+    cas_weight: float | Float[Array, ""],
+    top_k_divisor: int,
+    probabilities: bool = False,
+    mask: Bool[Array, "b t"] | None = None,
+) -> SnippetScores:
+    """Inference of CASE, ASL and AICL: the calibrated T-CAS is thresholded and ranked (appendix F.4 of CASE).
+
+    Args:
+      outputs: the network's predictions.
+      cas_weight: omega of the calibrated T-CAS.
+      top_k_divisor: snippets a selected one in the video's scores.
+      probabilities: average probabilities, not logits, over the selected snippets.
+      mask: True for real snippets; default all. Scores elsewhere are 0.
+    """
+    fused = losses.calibrate(outputs.cas, losses.stream_mean(outputs.attention), cas_weight=cas_weight)
+    selected = losses.select_top_k(fused, divisor=top_k_divisor, mask=mask)
+    video = losses.stream_mean(
+        [jax.nn.softmax(losses.pooled(cas, selected, probabilities=probabilities)) for cas in outputs.cas]
+    )
+    return SnippetScores(losses.without_padding(fused, mask=mask), video)

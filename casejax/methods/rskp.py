@@ -19,85 +19,62 @@ from flax import nnx
 from casejax import losses
 from casejax.labels.pseudo_labels import pseudo_label_loss
 from casejax.losses import select_top_k, time_mean, unit, without_padding
-from casejax.methods.contract import Base, Moment, options_of
-from casejax.methods.layers import check_counts, check_rates, dropout, dropout_keys, pointwise, read_streams, xavier
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
+from casejax.methods.contract import WHOLE, BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step
+from casejax.methods.layers import (
+    check_counts,
+    check_rates,
+    dropout,
+    dropout_keys,
+    pointwise,
+    read_streams,
+    top_k_foreground,
+    xavier,
+)
 from casejax.methods.representatives import Memory, reallocate, recall, refine_tokens, remember
-from casejax.records import Localization
+from casejax.records import SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)
-class RSKPSettings:
-    """Settings of RSKP; `THUMOS14` are the published ones, `ZHOU` those of Zhou et al.
+class RSKPSettings(BackgroundSettings):
+    """The settings of RSKP; in a run of more or fewer epochs than published, epochs are stretched."""
 
-    Attributes:
-      schedule: how it is trained. In a run of more or fewer epochs than that, epochs below are stretched.
-      localization: how its scores become segments.
-      rates: epochs, counted from 0, and the factor on the learning rate from each on; the first is 0.
-      memory_epoch: epochs before other videos' tokens take part.
-      late_until: epochs until which the late consistency weight holds.
-      divisor: of the attention loss, snippets to one of the highest, and to one of the lowest.
-      classwise_weight: of the classification that models background, lambda_b.
-      attention_weight: of the attention loss, lambda_a.
-      consistency_weight: of the consistency loss, lambda_s, until other videos' tokens take part.
-      late_consistency_weight: the same from then on.
-      temperature: of both sides of the consistency loss.
-      memory_weight: of the classifications through the tokens of other videos.
-      memory_mix: share of these in the consistency loss's target.
-      label_mix: share of the video's own description in the pseudo-label loss.
-      frame_mix: share of the video's own description in the class probabilities of snippets, in inference.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    rates: tuple[tuple[int, float], ...] = ((0, 1.0),)
-    memory_epoch: int = 100
-    late_until: int = 200
-    divisor: int = 8
-    classwise_weight: float = 0.2
-    attention_weight: float = 0.1
-    consistency_weight: float = 1.0
-    late_consistency_weight: float = 0.5
-    temperature: float = 0.2
-    memory_weight: float = 0.5
-    memory_mix: float = 0.2
-    label_mix: float = 0.8
-    frame_mix: float = 0.6
-
-
-THUMOS14 = RSKPSettings(
-    # The gradients of ten videos are summed. For Adam that is their mean with a tenth of the published decay of 5e-4.
-    Schedule(
-        num_snippets=1500,
-        batch_size=10,
-        epochs=200,
-        learning_rate=5e-5,
-        weight_decay=5e-5,
-        second_moment=0.99,
-        sampling="crop",
-    ),
-    Localization(
-        class_threshold=0.1,
-        thresholds=tuple(np.arange(0.001, 0.04, 0.002).tolist()),
-        nms="hard",
-        nms_threshold=0.5,
-        min_snippets=2,
-    ),
-)
-"""As published, but for training videos of more than 1,500 snippets, which are cropped."""
-
-ZHOU = replace(
-    THUMOS14,
-    schedule=replace(THUMOS14.schedule, epochs=350),
-    localization=replace(THUMOS14.localization, class_threshold=0.16, outer_ratio=0.0785, outer_power=0.9),
-    rates=((0, 1.0), (80, 0.8), (200, 0.4096), (245, 0.01024), (260, 0.00512)),
-    frame_mix=0.85,
-)
-"""As published by Zhou et al. After 200 epochs the consistency weight is 1 again, pseudo labels set in
-(`pseudo_labels.label_target`, `label_weight`), and `fusion.fuse_instances` takes the place of suppression."""
+    hidden: int = option(2048, "width D of the embedding", within="[1, inf)")
+    num_tokens: int = option(8, "representative snippets of a video", within="[1, inf)")
+    num_iters: int = option(2, "steps by which they are found", within="[1, inf)")
+    scale: float = option(20.0, "factor on all cosines with classes and foreground", within="(0, inf)")
+    token_weight: float = option(0.5, "of the tokens where snippets are described anew", within="[0, 1]")
+    dropout: float = option(0.6, "rate on the embedding", within="[0, 1)")
+    published_epochs: int = option(200, "epochs of the published run", flag=False)
+    rates: tuple[tuple[int, float], ...] = option(
+        ((0, 1.0),),
+        "epochs, counted from 0, and the factor on the learning rate from each on; the first is 0",
+        flag=False,
+    )
+    memory_epoch: int = option(100, "epochs before other videos' tokens take part", within="[0, inf)")
+    late_until: int = option(200, "epochs until which the late consistency weight holds", within="[0, inf)")
+    divisor: int = option(
+        8, "of the attention loss, snippets to one of the highest, and to one of the lowest", within="[1, inf)"
+    )
+    classwise_weight: Number = option(0.2, "of the classification that models background, lambda_b", within="[0, inf)")
+    attention_weight: Number = option(0.1, "of the attention loss, lambda_a", within="[0, inf)")
+    consistency_weight: Number = option(
+        1.0, "of the consistency loss, lambda_s, until other videos' tokens take part", within="[0, inf)"
+    )
+    late_consistency_weight: Number = option(0.5, "the same from then on", within="[0, inf)")
+    temperature: Number = option(0.2, "of both sides of the consistency loss", within="(0, inf)")
+    memory_weight: Number = option(0.5, "of the classifications through the tokens of other videos", within="[0, inf)")
+    memory_mix: Number = option(0.2, "share of these in the consistency loss's target", within="[0, 1]")
+    label_mix: Number = option(0.8, "share of the video's own description in the pseudo-label loss", within="[0, 1]")
+    frame_mix: Number = option(
+        0.6,
+        "share of the video's own description in the class probabilities of snippets, in inference",
+        within="[0, 1]",
+        inference=True,
+    )
+    video_mix: Number = option(0.6, "the same in the class probabilities of the video", within="[0, 1]", inference=True)
 
 
 class Prediction(NamedTuple):
@@ -140,12 +117,7 @@ class RSKPNet(nnx.Module):
     Args:
       dims: feature dimension of each stream.
       num_classes: action classes C; background is added to them.
-      hidden: width D of the embedding.
-      num_tokens: representative snippets of a video.
-      num_iters: steps by which they are found.
-      scale: factor on all cosines with classes and foreground.
-      weight: of the tokens in `reallocate`.
-      dropout: rate on the embedding.
+      settings: the counts, `scale`, `token_weight` and `dropout`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -153,20 +125,12 @@ class RSKPNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 2048,
-        num_tokens: int = 8,
-        num_iters: int = 2,
-        scale: float = 20.0,
-        weight: float = 0.5,
-        dropout: float = 0.6,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: RSKPSettings = RSKPSettings(), rngs: nnx.Rngs
     ) -> None:
-        check_counts(dims, num_classes=num_classes, hidden=hidden, num_tokens=num_tokens, num_iters=num_iters)
-        check_rates(dropout=dropout)
+        hidden, num_tokens = settings.hidden, settings.num_tokens
+        counts = {"hidden": hidden, "num_tokens": num_tokens, "num_iters": settings.num_iters}
+        check_counts(dims, num_classes=num_classes, **counts)
+        check_rates(dropout=settings.dropout)
 
         def directions(count: int) -> nnx.Param[Array]:
             return nnx.Param(xavier(hidden, count)[0](rngs.params(), (count, hidden)))
@@ -177,7 +141,8 @@ class RSKPNet(nnx.Module):
         # Away from background at first; from then on it is free.
         self.foreground_center = nnx.Param(-self.class_centers[...][-1])
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
-        self.num_iters, self.scale, self.weight, self.dropout = num_iters, scale, weight, dropout
+        self.num_iters, self.scale = settings.num_iters, settings.scale
+        self.weight, self.dropout = settings.token_weight, settings.dropout
 
     def __call__(
         self,
@@ -185,7 +150,7 @@ class RSKPNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -205,9 +170,8 @@ class RSKPNet(nnx.Module):
         tokens = refine_tokens(tokens, x, mask=mask, num_iters=self.num_iters)
         original = self.predict(x, mask=mask)
         reallocated = self.predict(reallocate(x, tokens, mask=mask, weight=self.weight), mask=mask)
-        select = jax.nn.softmax(original.frames)[..., :-1] * original.attention[..., None]
         own = RSKPOwn(original, reallocated, tokens, self._classify(tokens))
-        return BaseOutputs((original.frames,), (x,), (original.attention,), select, own)
+        return Outputs((original.frames,), (x,), (original.attention,), own=own)
 
     def predict(self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None) -> Prediction:
         """What a description (B, T, D) of the snippets says of them and of their videos."""
@@ -250,52 +214,35 @@ def consistency_loss(
     return time_mean(losses.soft_cross_entropy(frames / temperature, labels), mask=mask)
 
 
-def rskp_objective(
-    outputs: BaseOutputs,
+def rskp_terms(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     remembered: Prediction | None = None,
-    snippet_labels: Float[Array, "b t k"] | None = None,
     *,
+    settings: RSKPSettings = RSKPSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    divisor: int = 8,
-    classwise_weight: float | Float[Array, ""] = 0.2,
-    attention_weight: float | Float[Array, ""] = 0.1,
-    consistency_weight: float | Float[Array, ""] = 1.0,
-    temperature: float | Float[Array, ""] = 0.2,
-    memory_weight: float | Float[Array, ""] = 0.5,
-    memory_mix: float | Float[Array, ""] = 0.2,
-    label_weight: float | Float[Array, ""] = 1.0,
-    label_mix: float = 0.8,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of one batch.
+) -> dict[str, Float[Array, ""]]:
+    """The terms of the loss of one batch, with the weights as the settings have them.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
-      mask: True for real snippets; default all.
+      step: `snippet_labels` of which are what snippets are trained towards, if there are any.
       remembered: what the embedding says once it is re-described through other videos' tokens, by
         `representatives.recall`, `reallocate` and `RSKPNet.predict`; None before there is a memory.
-      snippet_labels: (B, T, C + 1) of `pseudo_labels.label_target`; None for none.
-      divisor: of `attention_loss`.
-      classwise_weight: of the classification that models background, lambda_b.
-      attention_weight: of `attention_loss`, lambda_a.
-      consistency_weight: of `consistency_loss`, lambda_s.
-      temperature: of `consistency_loss`.
-      memory_weight: of the classifications of `remembered`.
-      memory_mix: its share in the target of `consistency_loss`.
-      label_weight: of the pseudo-label loss, `pseudo_labels.label_weight`.
-      label_mix: share of the original description in that.
+      settings: the method's.
+      mask: True for real snippets; default all.
 
     Returns:
-      The loss, and its terms, which add up to it: `loss_agnostic`, `loss_classwise`, `loss_attention`,
-      `loss_consistency` and, with snippet labels, `loss_labels`.
+      `loss_agnostic`, `loss_classwise`, `loss_attention`, `loss_consistency` and, with snippet labels, `loss_labels`.
     """
     original, reallocated = outputs.own.original, outputs.own.reallocated
     descriptions: list[tuple[Any, Prediction]] = [(1.0, original), (1.0, reallocated)]
     target = reallocated.frames
     if remembered is not None:
-        descriptions.append((memory_weight, remembered))
-        target = memory_mix * remembered.frames + (1 - memory_mix) * target
+        descriptions.append((settings.memory_weight, remembered))
+        target = settings.memory_mix * remembered.frames + (1 - settings.memory_mix) * target
 
     def classify(logits: Sequence[Float[Array, "b k"]], background: float) -> Float[Array, ""]:
         targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
@@ -305,83 +252,134 @@ def rskp_objective(
         ]
         return jnp.stack(weighted).sum()
 
-    consistency = consistency_loss(original.frames, target, mask=mask, temperature=temperature)
+    consistency = consistency_loss(original.frames, target, mask=mask, temperature=settings.temperature)
     terms = {
         "loss_agnostic": classify([said.agnostic for _, said in descriptions], 0),
-        "loss_classwise": classwise_weight * classify([said.classwise for _, said in descriptions], 1),
-        "loss_attention": attention_weight * attention_loss(original.attention, mask=mask, divisor=divisor).mean(),
-        "loss_consistency": consistency_weight * consistency.mean(),
+        "loss_classwise": settings.classwise_weight * classify([said.classwise for _, said in descriptions], 1),
+        "loss_attention": settings.attention_weight
+        * attention_loss(original.attention, mask=mask, divisor=settings.divisor).mean(),
+        "loss_consistency": settings.consistency_weight * consistency.mean(),
     }
-    if snippet_labels is not None:
+    if step.snippet_labels is not None:
         own, carried = (
-            pseudo_label_loss(said.frames, snippet_labels, mask=mask).mean() for said in (original, reallocated)
+            pseudo_label_loss(said.frames, step.snippet_labels, mask=mask).mean() for said in (original, reallocated)
         )
-        terms["loss_labels"] = label_weight * (label_mix * own + (1 - label_mix) * carried)
-    return jnp.stack(list(terms.values())).sum(), terms
+        terms["loss_labels"] = settings.label_mix * own + (1 - settings.label_mix) * carried
+    return terms
+
+
+def rskp_loss(
+    outputs: Outputs,
+    labels: Float[Array, "b c"],
+    step: Step = Step(),
+    *,
+    settings: RSKPSettings = RSKPSettings(),
+    mask: Bool[Array, "b t"] | None = None,
+) -> Loss:
+    """The loss of one batch, the sum of `rskp_terms` with the weights of its epoch; `step.network` describes snippets anew.
+
+    Args:
+      outputs: the network's predictions for B videos.
+      labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
+      mask: True for real snippets; default all.
+    """
+    network = step.network
+    tokens, of_video = recall(step.memory, labels)
+    x = reallocate(outputs.embedding[0], tokens, mask=mask, token_mask=of_video, weight=network.weight)
+    epoch = _epoch(settings, step)
+    late = epoch >= settings.memory_epoch
+    known = late.astype(x.dtype)
+    early_again = ~late | (epoch >= settings.late_until)
+    now = replace(
+        settings,
+        consistency_weight=jnp.where(early_again, settings.consistency_weight, settings.late_consistency_weight).astype(
+            x.dtype
+        ),
+        memory_weight=settings.memory_weight * known,
+        memory_mix=settings.memory_mix * known,
+    )
+    terms = rskp_terms(outputs, labels, step, network.predict(x, mask=mask), settings=now, mask=mask)
+    scores = jax.nn.softmax(outputs.cas[0])[..., :-1] * outputs.attention[0][..., None]
+    return Loss.of(terms, top_k_foreground(scores, labels, outputs, mask=mask))
+
+
+def _epoch(settings: RSKPSettings, step: Step) -> Float[Array, ""]:
+    """Epochs done, in a run of as many as are published; a run of half as many goes through them twice as fast."""
+    return jnp.asarray(step.progress * settings.published_epochs)
+
+
+def rate(settings: RSKPSettings, step: Step) -> Number:
+    """Factor on the learning rate."""
+    if len(settings.rates) == 1:
+        return 1.0
+    first, factors = (jnp.asarray(column) for column in zip(*settings.rates, strict=True))
+    return factors[(_epoch(settings, step) >= first).sum() - 1]
 
 
 def rskp_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    frame_mix: float = 0.6,
-    video_mix: float = 0.6,
-) -> InferenceScores:
+    outputs: Outputs, *, settings: RSKPSettings = RSKPSettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
     """Inference: class probabilities of both descriptions times attention, both thresholded and ranked.
-
-    Args:
-      outputs: the network's predictions, without dropout.
-      foreground: P^M or another foreground probability in the place of the attention.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      frame_mix: share of the original description in the snippets' probabilities.
-      video_mix: the same in the video's.
 
     Returns:
       Scores of the C action classes; background has a part only in the softmax.
     """
     original, reallocated = outputs.own.original, outputs.own.reallocated
 
-    def mixed(share: float, own: Float[Array, "*b k"], carried: Float[Array, "*b k"]) -> Float[Array, "*b c"]:
+    def mixed(share: Number, own: Float[Array, "*b k"], carried: Float[Array, "*b k"]) -> Float[Array, "*b c"]:
         return (share * jax.nn.softmax(own) + (1 - share) * jax.nn.softmax(carried))[..., :-1]
 
-    attention = foreground_or(foreground, original.attention)
-    frames = mixed(frame_mix, original.frames, reallocated.frames) * attention[..., None]
+    attention = outputs.attention[0]
+    frames = mixed(settings.frame_mix, original.frames, reallocated.frames) * attention[..., None]
     frames = without_padding(frames, mask=mask)
-    return InferenceScores(frames, frames, mixed(video_mix, original.agnostic, reallocated.agnostic))
+    return SnippetScores(frames, mixed(settings.video_mix, original.agnostic, reallocated.agnostic))
 
 
-def _objective(
-    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    settings, network = moment.settings, moment.network
-    tokens, of_video = recall(moment.memory, labels)
-    x = reallocate(outputs.embedding[0], tokens, mask=mask, token_mask=of_video, weight=network.weight)
-    epoch = jnp.asarray(moment.epoch)
-    late = epoch >= settings.memory_epoch
-    known = late.astype(x.dtype)
-    early_again = ~late | (epoch >= settings.late_until)
-    options = options_of(rskp_objective, settings) | {
-        "memory_weight": settings.memory_weight * known,
-        "memory_mix": settings.memory_mix * known,
-        "consistency_weight": jnp.where(
-            early_again, settings.consistency_weight, settings.late_consistency_weight
-        ).astype(x.dtype),
-    }
-    return rskp_objective(outputs, labels, network.predict(x, mask=mask), moment.snippet_labels, mask=mask, **options)
-
-
-def _remember(memory: Memory, outputs: BaseOutputs, labels: Float[Array, "b c"]) -> Memory:
-    return remember(memory, outputs.own.tokens, outputs.own.token_logits, labels)
-
-
-BASE = Base(
-    THUMOS14,
+METHOD = Method(
+    "rskp",
+    RSKPSettings(),
+    # The gradients of ten videos are summed. For Adam that is their mean with a tenth of the published decay of 5e-4.
+    Schedule(
+        num_snippets=1500,
+        batch_size=10,
+        epochs=200,
+        learning_rate=5e-5,
+        weight_decay=5e-5,
+        second_moment=0.99,
+        sampling="crop",
+    ),
+    replace(
+        WHOLE,
+        class_threshold=0.1,
+        thresholds=tuple(np.arange(0.001, 0.04, 0.002).tolist()),
+        nms="hard",
+        nms_threshold=0.5,
+        min_snippets=2,
+    ),
     RSKPNet,
-    _objective,
+    rskp_loss,
     rskp_scores,
-    first_memory=lambda settings, network, num_classes: Memory.empty(num_classes, network.embedding_dims[0]),
-    remember=_remember,
-    has_background=True,
+    first_memory=lambda settings, network, num_classes: Memory.empty(num_classes, settings.hidden),
+    remember=lambda memory, outputs, labels: remember(memory, outputs.own.tokens, outputs.own.token_logits, labels),
+    rate=rate,
 )
-ZHOU_BASE = replace(BASE, settings=ZHOU, options=(("pseudo_labels", True), ("fusion", "gaussian")))
+"""As published, but for training videos of more than 1,500 snippets, which are cropped."""
+
+ZHOU = replace(
+    METHOD,
+    name="zhou",
+    settings=RSKPSettings(
+        pseudo_labels=True,
+        published_epochs=350,
+        rates=((0, 1.0), (80, 0.8), (200, 0.4096), (245, 0.01024), (260, 0.00512)),
+        frame_mix=0.85,
+    ),
+    schedule=replace(METHOD.schedule, epochs=350),
+    localization=replace(
+        METHOD.localization, class_threshold=0.16, outer_ratio=0.0785, outer_power=0.9, fusion="gaussian"
+    ),
+)
+"""RSKP as Zhou et al. train it. After 200 epochs the consistency weight is 1 again, pseudo labels set in
+(`labels.label_target`, `label_weight`), and fused proposals take the place of suppressed ones."""

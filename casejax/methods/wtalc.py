@@ -7,7 +7,7 @@ published program.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -16,10 +16,9 @@ from flax import nnx
 
 from casejax import losses
 from casejax.losses import mil_loss, select_top_k, unit, without_padding
-from casejax.methods.contract import Base, Moment, options_of
+from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import check_counts, check_rates, dropout, dropout_keys, pointwise, read_streams, xavier
-from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule
-from casejax.records import Localization
+from casejax.records import SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -27,47 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WTALCSettings:
-    """Settings of W-TALC; `THUMOS14` are the published ones.
+    """The settings of W-TALC."""
 
-    Attributes:
-      schedule: how it is trained.
-      localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled, in training and inference.
-      margin: of the co-activity loss.
-      video_weight: of the video classification, lambda; the co-activity loss has the rest of 1.
-      confidence_weight: of the confidence in a class beside the greatest logit of a segment.
-    """
-
-    schedule: Schedule
-    localization: Localization
-    top_k_divisor: int = 8
-    margin: float = 0.5
-    video_weight: float = 0.5
-    confidence_weight: float = 0.7
-
-
-THUMOS14 = WTALCSettings(
-    Schedule(
-        num_snippets=750,
-        batch_size=10,
-        epochs=5000,
-        learning_rate=1e-4,
-        weight_decay=5e-4,
-        sampling="crop",
-        similar_pairs=3,
-    ),
-    Localization(
-        class_threshold=0.5,
-        thresholds=(0.5,),
-        nms="hard",
-        nms_plus_one=False,
-        outer_ratio=0.0,
-        score_weight=0.0,
-        min_snippets=2,
-    ),
-)
-"""As published: 100,000 steps by default. The runs of a single threshold do not overlap, so nothing is suppressed;
-without an outside and a weight of its own a proposal's score is what `wtalc_scores` puts into `ranked`."""
+    hidden: int = option(2048, "width of the embedding", within="[1, inf)")
+    dropout: float = option(0.7, "rate on it", within="[0, 1)")
+    top_k_divisor: int = option(
+        8, "snippets to one that is pooled, in training rounded up, in inference down", within="[1, inf)"
+    )
+    margin: float = option(0.5, "of the co-activity loss")
+    video_weight: Number = option(
+        0.5, "of the video classification, lambda; the co-activity loss has the rest of 1", within="[0, 1]"
+    )
+    confidence_weight: Number = option(
+        0.7, "of the confidence in a class beside the greatest logit of a segment", inference=True
+    )
 
 
 class WTALCNet(nnx.Module):
@@ -79,8 +51,7 @@ class WTALCNet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      hidden: width of the embedding.
-      dropout: rate on it.
+      settings: `hidden` and `dropout`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -88,13 +59,14 @@ class WTALCNet(nnx.Module):
     """
 
     def __init__(
-        self, dims: Sequence[int], num_classes: int, *, hidden: int = 2048, dropout: float = 0.7, rngs: nnx.Rngs
+        self, dims: Sequence[int], num_classes: int, *, settings: WTALCSettings = WTALCSettings(), rngs: nnx.Rngs
     ) -> None:
+        hidden = settings.hidden
         check_counts(dims, num_classes=num_classes, hidden=hidden)
-        check_rates(dropout=dropout)
+        check_rates(dropout=settings.dropout)
         self.encoder = pointwise(sum(dims), hidden, rngs, init=xavier)
         self.classifier = pointwise(hidden, num_classes, rngs, init=xavier)
-        self.dims, self.dropout, self.embedding_dims = tuple(dims), dropout, (hidden,)
+        self.dims, self.dropout, self.embedding_dims = tuple(dims), settings.dropout, (hidden,)
 
     def __call__(
         self,
@@ -102,7 +74,7 @@ class WTALCNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> BaseOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -121,44 +93,44 @@ class WTALCNet(nnx.Module):
         embedding = jax.nn.relu(self.encoder(jnp.concatenate(features, axis=2)))
         embedding = dropout(embedding, self.dropout, next(dropout_keys(key)))
         cas = self.classifier(embedding)
-        return BaseOutputs((cas,), (embedding,), (), cas)
+        return Outputs((cas,), (embedding,))
 
 
-def wtalc_objective(
-    outputs: BaseOutputs,
+def wtalc_loss(
+    outputs: Outputs,
     labels: Float[Array, "b c"],
+    step: Step = Step(),
     *,
+    settings: WTALCSettings = WTALCSettings(),
     mask: Bool[Array, "b t"] | None = None,
-    pairs: int = 3,
-    top_k_divisor: int = 8,
-    margin: float = 0.5,
-    video_weight: float | Float[Array, ""] = 0.5,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of one batch.
+) -> Loss:
+    """The loss of one batch; `step.pairs` stand at the head of it.
 
     Args:
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
+      step: when and with what the loss is computed.
+      settings: the method's.
       mask: True for real snippets; default all.
-      pairs: pairs of videos that share a class, at the head of the batch.
-      top_k_divisor: snippets to one that is pooled, rounded up.
-      margin: of the co-activity loss.
-      video_weight: of the video classification; the co-activity loss has the rest of 1.
 
     Returns:
-      The loss, and its terms: `loss_video` and `loss_pairs`, which add up to it.
+      The loss, whose terms `loss_video` and `loss_pairs` add up to it.
 
     Raises:
       ValueError: a batch too small for the pairs.
     """
     cas = outputs.cas[0]
     with_background = jnp.pad(cas, ((0, 0), (0, 0), (0, 1)))  # a column that the co-activity loss leaves out
-    active = co_activity_loss(outputs.embedding[0], with_background, labels, mask=mask, pairs=pairs, margin=margin)
-    terms = {
-        "loss_video": video_weight * mil_loss(cas, labels, mask=mask, divisor=top_k_divisor).mean(),
-        "loss_pairs": (1 - video_weight) * active,
-    }
-    return terms["loss_video"] + terms["loss_pairs"], terms
+    active = co_activity_loss(
+        outputs.embedding[0], with_background, labels, mask=mask, pairs=step.pairs, margin=settings.margin
+    )
+    return Loss.of(
+        {
+            "loss_video": settings.video_weight
+            * mil_loss(cas, labels, mask=mask, divisor=settings.top_k_divisor).mean(),
+            "loss_pairs": (1 - settings.video_weight) * active,
+        }
+    )
 
 
 def run_maximum(values: Float[Array, "b t c"], inside: Bool[Array, "b t c"]) -> Float[Array, "b t c"]:
@@ -175,55 +147,28 @@ def run_maximum(values: Float[Array, "b t c"], inside: Bool[Array, "b t c"]) -> 
 
 
 def wtalc_scores(
-    outputs: BaseOutputs,
-    foreground: Float[Array, "_ _"] | None = None,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
-    top_k_divisor: int = 8,
-    confidence_weight: float | Float[Array, ""] = 0.7,
-) -> InferenceScores:
+    outputs: Outputs, *, settings: WTALCSettings = WTALCSettings(), mask: Bool[Array, "b t"] | None = None
+) -> SnippetScores:
     """Inference: a class is active where its logit is above the middle of its range in the video.
 
     The confidence in a class is the mean of its greatest logits. Classes without a positive one are not localised.
 
-    Args:
-      outputs: the network's predictions, without dropout.
-      foreground: must be None.
-      mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled, rounded down in inference, as published.
-      confidence_weight: of the confidence in `ranked`.
-
     Returns:
-      `thresholded`: class logits that are moved and scaled to span [0, 1] in each video and class, so that the
-      published threshold, which is halfway, is 0.5 for all; 0 for a class that is not localised, and for one whose
-      logits are all the same. `ranked`: the published score of the run above 0.5 that a snippet belongs to, its
-      greatest logit and the weighted confidence; elsewhere the same of the snippet alone. `video`: sigmoid of the
-      confidence, from 0.5 on where a class is localised.
-
-    Raises:
-      ValueError: a `foreground`, which has no attention to replace.
+      `fused`: class logits that are moved and scaled to span [0, 1] in each video and class, so that the published
+      threshold, which is halfway, is 0.5 for all; 0 for a class that is not localised, and for one whose logits are all
+      the same. `ranked`: the published score of the run above 0.5 that a snippet belongs to, its greatest logit and the
+      weighted confidence; elsewhere the same of the snippet alone. `video`: sigmoid of the confidence, from 0.5 on where
+      a class is localised.
     """
-    if foreground is not None:
-        raise ValueError("W-TALC has no attention that a foreground could take the place of; choose a base that has")
     cas = outputs.cas[0]
     shown = jnp.ones((*cas.shape[:2], 1), bool) if mask is None else mask[..., None]
-    confidence = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))[:, None]
+    confidence = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))[:, None]
     least = jnp.min(cas, axis=1, keepdims=True, where=shown, initial=jnp.inf)
     spread = jnp.max(cas, axis=1, keepdims=True, where=shown, initial=-jnp.inf) - least
     relative = (cas - least) / jnp.where(spread > 0, spread, 1)
     thresholded = jnp.where(shown & (confidence > 0), relative, 0)
-    ranked = run_maximum(cas, thresholded >= 0.5) + confidence_weight * confidence
-    return InferenceScores(thresholded, jnp.where(shown, ranked, 0), jax.nn.sigmoid(confidence[:, 0]))
-
-
-def _objective(
-    outputs: BaseOutputs, labels: Float[Array, "b c"], mask: Bool[Array, "b t"] | None, moment: Moment
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    options = options_of(wtalc_objective, moment.settings)
-    return wtalc_objective(outputs, labels, mask=mask, pairs=moment.pairs, **options)
-
-
-BASE = Base(THUMOS14, WTALCNet, _objective, wtalc_scores, has_attention=False)
+    ranked = run_maximum(cas, thresholded >= 0.5) + settings.confidence_weight * confidence
+    return SnippetScores(thresholded, jax.nn.sigmoid(confidence[:, 0]), jnp.where(shown, ranked, 0))
 
 
 def co_activity_loss(
@@ -279,3 +224,26 @@ def co_activity_loss(
 
 
 _PADDED = -1e30  # logit of padded snippets in a softmax over time
+
+
+METHOD = Method(
+    "wtalc",
+    WTALCSettings(),
+    Schedule(batch_size=10, epochs=5000, sampling="crop", similar_pairs=3),
+    replace(
+        WHOLE,
+        class_threshold=0.5,
+        thresholds=(0.5,),
+        nms="hard",
+        nms_plus_one=False,
+        outer_ratio=0.0,
+        score_weight=0.0,
+        min_snippets=2,
+    ),
+    WTALCNet,
+    wtalc_loss,
+    wtalc_scores,
+    has_attention=False,
+)
+"""As published: 100,000 steps by default. The runs of a single threshold do not overlap, so nothing is suppressed;
+without an outside and a weight of its own a proposal's score is what `wtalc_scores` puts into `ranked`."""

@@ -18,9 +18,7 @@ class Training:
     """Seed, devices, checkpoints and the choice of a step."""
 
     seed: int = option(0, "seed of parameters, order and sampling")
-    log_every: int = option(
-        12, "steps a line of metrics.jsonl; that many run in one dispatch", within="[1, inf)"
-    )
+    log_every: int = option(12, "steps a line of metrics.jsonl; that many run in one dispatch", within="[1, inf)")
     checkpoint_every: int = option(120, "steps between checkpoints, rounded up to a log step", within="[1, inf)")
     select: Literal["last", "train-holdout", "test-oracle"] = option(
         "last", "the model to evaluate: the last step's, or the best by mAP on held-out training videos or on test"
@@ -304,7 +302,9 @@ def _lies(value: Any, within: str) -> bool:
     low, high = (float(end) for end in within[1:-1].split(","))
     if isinstance(value, str) or not math.isfinite(value):
         return False
-    return (value >= low if within[0] == "[" else value > low) and (value <= high if within[-1] == "]" else value < high)
+    return (value >= low if within[0] == "[" else value > low) and (
+        value <= high if within[-1] == "]" else value < high
+    )
 
 
 def _with_tuples(value: Any) -> Any:

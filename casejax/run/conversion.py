@@ -14,7 +14,6 @@ from casejax.records import Dataset, Features, Split
 from casejax.run.config import Config
 from casejax.run.folder import describe, restore_run
 from casejax.run.state import initial_state
-from casejax.runtime import files
 from casejax.runtime.checkpoint import Checkpoints
 
 
@@ -91,15 +90,5 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
     except ValueError as error:
         raise CheckpointError(f"{run}: {error}") from error
     write_torch(model_path, arrays)
-    _write_npy(Path(cls_gt_path), labels)
-
-
-def _write_npy(path: Path, array: np.ndarray) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with files.whole_file(cls_gt_path, "wb") as file:
+        np.save(file, labels, allow_pickle=False)

@@ -58,7 +58,9 @@ def check_folder(checkpoints: Checkpoints, config: Config, meta: dict[str, Any],
     """
     if checkpoints.latest is None:
         return
-    differences = _differences(checkpoints.meta(), meta, MAY_CHANGE | (set() if config.method.epochs_fixed else {"epochs"}))
+    differences = _differences(
+        checkpoints.meta(), meta, MAY_CHANGE | (set() if config.method.epochs_fixed else {"epochs"})
+    )
     run = checkpoints.folder.parent
     if differences:
         raise CheckpointError(

@@ -13,7 +13,6 @@ from jax.sharding import PartitionSpec as P
 from casejax.errors import OptionError
 
 
-
 def make_mesh(num_devices: int | None = None, model_devices: int = 1) -> Mesh:
     """A mesh of the axes `data` and `model` over the first `num_devices` devices, or all.
 

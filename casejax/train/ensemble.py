@@ -26,6 +26,7 @@ from casejax.runtime import mesh as placement
 from casejax.train.feed import pack
 from casejax.train.step import Metrics, num_steps_per_epoch, one_step, steps
 
+
 @dataclass(frozen=True)
 class Member:
     """One trained run of an ensemble.

@@ -13,7 +13,7 @@ from rich.console import Console
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import CASE, DetectionResult
-from casejax.inference.evaluate import report_scores, default_console, evaluate_scores
+from casejax.inference.evaluate import default_console, evaluate_scores, report_scores
 from casejax.inference.scoring import make_test_scorer
 from casejax.records import Dataset, SegmentTable, SnippetScores
 from casejax.report import pictures

@@ -60,7 +60,7 @@ class PseudoLabels:
             self._features.lengths,
             self._labels,
             self._config.localization,
-            temperature=self._temperatures[due - 1]
+            temperature=self._temperatures[due - 1],
         )
         shardings = placement.state_shardings(state, self._mesh, self._config.method.split)
         history = jax.jit(lambda history, new: history.push(new), out_shardings=shardings.labels)(state.labels, labels)

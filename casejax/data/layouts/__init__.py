@@ -31,15 +31,25 @@ class Writer(Protocol):
 
 
 class Layout(NamedTuple):
-    """How one layout is read and written; a reader may have further options of its own."""
+    """How one layout is read and written.
+
+    Attributes:
+      read: a reader.
+      write: a writer.
+      packs: the reader can pack features, and read a part of them: it also takes `packed`, `packed_dtype`, `part`
+        and `parts`.
+      on_grid: its published program judges on the grid of snippets, without ambiguous intervals.
+    """
 
     read: Reader
     write: Writer
+    packs: bool = False
+    on_grid: bool = False
 
 
 LAYOUTS = {
-    "published": Layout(read_dataset, write_dataset),
-    "a2cl_pt": Layout(read_a2cl_pt, write_a2cl_pt),
+    "published": Layout(read_dataset, write_dataset, packs=True),
+    "a2cl_pt": Layout(read_a2cl_pt, write_a2cl_pt, on_grid=True),
 }
 """Every layout, by the name of its module."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,34 +16,12 @@ from casejax.losses import initial_centers, pool_top
 from casejax.methods.a2cl_pt.network import A2CLPTNet
 from casejax.methods.a2cl_pt.objective import a2cl_pt_objective
 from casejax.methods.a2cl_pt.optimizer import network_and_centers
+from casejax.methods.a2cl_pt.settings import A2CLPTSettings
 from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step, adam
-from casejax.records import Dataset, SnippetScores, option
-from dataclasses import replace
+from casejax.records import Dataset, SnippetScores
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
-
-
-@dataclass(frozen=True)
-class A2CLPTSettings:
-    """The settings of A2CL-PT; in a run of more or fewer steps than published, `multi_label_from` is stretched."""
-
-    hidden: int = option(1024, "width of both layers and of the embedding", within="[1, inf)")
-    dropout: float = option(0.7, "rate on the embedding", within="[0, 1)")
-    erase_divisor: int = option(
-        40, "of each class one in so many snippets is hidden from the adversary, s_a", within="[2, inf)"
-    )
-    adversary_weight: float = option(0.6, "of the adversary in the T-CAM, omega")
-    divisor: int = option(8, "snippets a pooled one", within="[1, inf)")
-    center_weight: Number = option(1.0, "of the center losses, alpha", within="[0, inf)")
-    first_center_rate: Number = option(0.1, "learning rate of the first stream's centers", within="(0, inf)")
-    center_rate: Number = option(0.2, "of the other streams' centers", within="(0, inf)")
-    multi_label_from: Number = option(
-        5000 / 45000,
-        "share of the training after which videos of several classes take part in the center losses",
-        within="[0, 1]",
-    )
-    max_labels: int = option(8, "the most labels of any training video", within="[1, inf)")
 
 
 class CenteredNet(nnx.Module):
@@ -60,10 +38,7 @@ class CenteredNet(nnx.Module):
         self.network = A2CLPTNet(dims, num_classes, settings=settings, rngs=rngs)
         keys = jax.random.split(rngs.params(), (len(dims), 2))
         self.centers = nnx.List(
-            [
-                nnx.Param(jnp.stack([initial_centers(num_classes, settings.hidden, key) for key in own]))
-                for own in keys
-            ]
+            [nnx.Param(jnp.stack([initial_centers(num_classes, settings.hidden, key) for key in own])) for own in keys]
         )
         self.embedding_dims = (settings.hidden,) * len(dims)
 

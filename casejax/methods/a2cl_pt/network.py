@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.methods.a2cl_pt.settings import A2CLPTSettings
+from casejax.methods.contract import Outputs
+from casejax.methods.layers import check_counts, check_rates
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
 
@@ -17,19 +21,16 @@ ERASED = -100.0
 """Logit of erased snippets."""
 
 
-class A2CLPTOutputs(NamedTuple):
-    """Predictions for B videos of T snippets; fields are named as in `Outputs`, of which there is no attention here.
+class A2CLPTOwn(NamedTuple):
+    """What only A2CL-PT has.
 
     Attributes:
-      cas: (B, T, C) class activation sequence of the class branch, logits, one array a stream.
-      erased: (B, T, C) the same of the adversary, `ERASED` where the snippet was erased for a class.
-      embedding: (B, T, D) of each stream, after dropout.
+      erased: (B, T, C) class logits of the adversary, one array a stream, `ERASED` where the snippet was erased for a
+        class; those of the class branch are `cas`.
       tcam: (B, T, C) both branches of all streams together, nothing erased; this is what is localised.
     """
 
-    cas: tuple[Float[Array, "b t c"], ...]
     erased: tuple[Float[Array, "b t c"], ...]
-    embedding: tuple[Float[Array, "b t d"], ...]
     tcam: Float[Array, "b t c"]
 
 
@@ -100,10 +101,7 @@ class A2CLPTNet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      hidden: width D of both layers and of the embedding.
-      dropout: rate on the embedding, in [0, 1).
-      erase_divisor: of each class one in so many snippets is hidden from the adversary, s_a.
-      adversary_weight: of the adversary in the T-CAM, omega.
+      settings: the width, `dropout`, `erase_divisor` and `adversary_weight`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -111,29 +109,17 @@ class A2CLPTNet(nnx.Module):
     """
 
     def __init__(
-        self,
-        dims: Sequence[int],
-        num_classes: int,
-        *,
-        hidden: int = 1024,
-        dropout: float = 0.7,
-        erase_divisor: int = 40,
-        adversary_weight: float = 0.6,
-        rngs: nnx.Rngs,
+        self, dims: Sequence[int], num_classes: int, *, settings: A2CLPTSettings = A2CLPTSettings(), rngs: nnx.Rngs
     ) -> None:
-        if not dims or min(*dims, num_classes, hidden) < 1:
-            raise ValueError(
-                f"the network needs at least one stream and counts of at least 1, got dims={tuple(dims)}, "
-                f"num_classes={num_classes}, hidden={hidden}"
-            )
-        if not 0 <= dropout < 1 or erase_divisor < 2:
-            raise ValueError(
-                f"dropout must lie in [0, 1) and erase_divisor be 2 or more, got {dropout} and {erase_divisor}"
-            )
+        hidden, dropout, erase_divisor = settings.hidden, settings.dropout, settings.erase_divisor
+        check_counts(dims, num_classes=num_classes, hidden=hidden)
+        check_rates(dropout=dropout)
+        if erase_divisor < 2:
+            raise ValueError(f"erase_divisor must be 2 or more, or nothing is left, got {erase_divisor}")
         self.streams = nnx.List(
             [A2CLPTStream(dim, num_classes, hidden=hidden, dropout=dropout, rngs=rngs) for dim in dims]
         )
-        self.erase_divisor, self.adversary_weight = erase_divisor, adversary_weight
+        self.erase_divisor, self.adversary_weight = erase_divisor, settings.adversary_weight
 
     def __call__(
         self,
@@ -141,7 +127,7 @@ class A2CLPTNet(nnx.Module):
         key: Key[Array, ""] | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
-    ) -> A2CLPTOutputs:
+    ) -> Outputs:
         """Predict on a batch.
 
         Args:
@@ -167,4 +153,5 @@ class A2CLPTNet(nnx.Module):
             erased.append(jnp.where(hidden, ERASED, adversary))
             embeddings.append(embedding)
             parts.append((logits + self.adversary_weight * adversary) * stream.scale[...][None, None, :])
-        return A2CLPTOutputs(tuple(cas), tuple(erased), tuple(embeddings), sum(parts[1:], start=parts[0]))
+        own = A2CLPTOwn(tuple(erased), sum(parts[1:], start=parts[0]))
+        return Outputs(tuple(cas), tuple(embeddings), own=own)

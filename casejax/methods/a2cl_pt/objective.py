@@ -18,7 +18,7 @@ from casejax.losses.classification import mil_loss
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
 
-    from casejax.methods.a2cl_pt.network import A2CLPTOutputs
+    from casejax.methods.contract import Outputs
 
     # features F, background f (N, D), labels (N,), centers (C, D), mask (N,); `candidates` (N, C) by keyword
     CenterLoss = Callable[..., Float[Array, ""]]
@@ -164,7 +164,7 @@ def branch_center_loss(
 
 
 def a2cl_pt_objective(
-    outputs: A2CLPTOutputs,
+    outputs: Outputs,
     labels: Float[Array, "b _"],
     centers: Sequence[Float[Array, "2 _ _"]],
     key: Key[Array, ""],
@@ -203,20 +203,20 @@ def a2cl_pt_objective(
     Raises:
       ValueError: arrays whose shapes do not fit, or temperatures out of order.
     """
-    if len(centers) != len(outputs.cas) or labels.shape[1] != outputs.tcam.shape[2]:
+    if len(centers) != len(outputs.cas) or labels.shape[1] != outputs.own.tcam.shape[2]:
         raise ValueError(
-            f"outputs of {len(outputs.cas)} streams and {outputs.tcam.shape[2]} classes need as many arrays of centers "
+            f"outputs of {len(outputs.cas)} streams and {outputs.own.tcam.shape[2]} classes need as many arrays of centers "
             f"and columns of labels, got {len(centers)} and {labels.shape[1]}"
         )
     if not 0 <= betas[0] <= betas[1]:
         raise ValueError(f"betas must be a range of temperatures from 0 on, got {betas}")
     pairs = class_pairs(labels, multi_label=multi_label, max_labels=max_labels)
     candidates = labels == 0 if absent_negatives else None
-    branches = list(zip(outputs.cas, outputs.erased, strict=True))
-    scores = jnp.stack([outputs.tcam, *outputs.cas, *outputs.erased])
+    branches = list(zip(outputs.cas, outputs.own.erased, strict=True))
+    scores = jnp.stack([outputs.own.tcam, *outputs.cas, *outputs.own.erased])
     mil = jax.vmap(lambda cas: mil_loss(cas, labels, mask=mask, divisor=divisor).mean())(scores)
     drawn = jax.random.uniform(
-        key, (len(branches), 2, *pairs.label.shape), outputs.tcam.dtype, minval=betas[0], maxval=betas[1]
+        key, (len(branches), 2, *pairs.label.shape), outputs.own.tcam.dtype, minval=betas[0], maxval=betas[1]
     )
     center = [
         branch_center_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -17,7 +17,11 @@ from casejax.methods.contract import Loss, Outputs
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
-RANKS = {"true": ot.ascending_rank, "argsort": ot.published_rank, "attention": lambda p, mask: p}
+RANKS: dict[str, Callable[..., Array]] = {
+    "true": ot.ascending_rank,
+    "argsort": ot.published_rank,
+    "attention": lambda p, mask=None: p,
+}
 FUSES = {"logits": losses.stream_mean, "probabilities": self_labels.mean_probabilities}
 
 
@@ -66,15 +70,16 @@ def clustering_loss(
         q_cluster = group_cluster_labels(logits, q_foreground, group_attention, settings=settings, mask=flat_mask)
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
             snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
-            loss_snippet[s] = losses.masked_mean(
-                losses.soft_cross_entropy(own_flat, q_snippet.labels), mask=flat_mask
-            )
+            loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), mask=flat_mask)
             loss_cluster[s] = losses.soft_cross_entropy(own_logits, q_cluster.labels).mean()
             new_cluster_labels[s] = q_cluster
             kept[s] = settings.cluster_momentum * cluster_labels[s] + (1 - settings.cluster_momentum) * q_cluster.labels
 
     count = len(streams)
-    terms = {"loss_snippet": count * mean_over_streams(loss_snippet), "loss_cluster": count * mean_over_streams(loss_cluster)}
+    terms = {
+        "loss_snippet": count * mean_over_streams(loss_snippet),
+        "loss_cluster": count * mean_over_streams(loss_cluster),
+    }
     value = settings.snippet_weight * terms["loss_snippet"] + settings.cluster_weight * terms["loss_cluster"]
     stacked = jnp.stack([kept[s] for s in streams])
     mean_attention = losses.stream_mean(attention)
@@ -172,7 +177,7 @@ def _prototype_logits(
     if settings.prototype_features == "unit":
         flat = losses.unit(flat)
     # One product for both kinds: it reads the embedding once, and once more for the gradient.
-    weights = jnp.concatenate([q_snippet, self_labels.foreground_background(q_foreground, mask)], axis=1)
+    weights = jnp.concatenate([q_snippet, self_labels.foreground_background(q_foreground, mask=mask)], axis=1)
     if rows is not None:
         weights = jax.ops.segment_sum(weights, rows.reshape(-1), len(flat))
     clusters, sides = jnp.split(self_labels.prototypes(weights, flat), [q_snippet.shape[1]])

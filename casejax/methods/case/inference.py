@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 
 from casejax.losses import stream_mean
@@ -12,8 +13,6 @@ from casejax.methods.case.settings import CaseSettings, Clustered
 from casejax.methods.contract import Foreground, Outputs
 from casejax.methods.layers import calibrated_scores
 from casejax.records import SnippetScores
-
-import jax
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -48,9 +47,7 @@ def fused_foreground(
     return (1 - weight) * attention + weight * transformed
 
 
-def clustered_foreground(
-    outputs: Outputs, cluster_labels: Float[Array, "s k 2"], *, settings: Clustered
-) -> Foreground:
+def clustered_foreground(outputs: Outputs, cluster_labels: Float[Array, "s k 2"], *, settings: Clustered) -> Foreground:
     """P^T and P^M of a method with the clustering head."""
     transformed = transformed_foreground(outputs.cluster_logits, cluster_labels)
     attention = stream_mean(outputs.attention)

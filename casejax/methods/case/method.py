@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ BASELINE = Method(
 """The two-branch network with an attention trained on its own most certain snippets (appendix F.1 of CASE)."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def with_head(method: Method) -> Method:
     """A method with the clustering head of CASE: its labels, its losses and its inference.
 

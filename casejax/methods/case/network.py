@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
-SPLIT = {
+SPLIT: dict[str, dict[str, tuple[str | None, ...]]] = {
     "class_encoder": {"kernel": (None, "model"), "bias": ("model",)},
     "embedding_encoder": {"kernel": (None, "model"), "bias": ("model",)},
     "classifier": {"kernel": ("model", None)},

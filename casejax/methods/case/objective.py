@@ -47,7 +47,10 @@ def case_loss(
             loss_attention[s] = losses.generalized_bce(
                 outputs.attention[s], foreground[s], exponent=settings.gce_exponent, mask=mask
             )
-    terms = {"loss_video": mean_over_streams(loss_video), "loss_attention": len(streams) * mean_over_streams(loss_attention)}
+    terms = {
+        "loss_video": mean_over_streams(loss_video),
+        "loss_attention": len(streams) * mean_over_streams(loss_attention),
+    }
     value = terms["loss_video"] + settings.attention_weight * terms["loss_attention"]
     return Loss(value, terms, tuple(foreground[s] for s in streams))
 

@@ -19,9 +19,7 @@ _PAPER: dict[str, Any] = {
     "drop_lone_first": False,
 }
 
-VARIANTS = MappingProxyType(
-    {"official": {}, "paper": _PAPER, "corrected": _PAPER | {"cas_weight": 1.0, "nms": "soft"}}
-)
+VARIANTS = MappingProxyType({"official": {}, "paper": _PAPER, "corrected": _PAPER | {"cas_weight": 1.0, "nms": "soft"}})
 """`official` is the published program, quirks included. `paper` follows the text where the program departs from it; it
 keeps what is published where the text is silent, and in two places where its letter cannot be meant: the kernel of the
 transport (Alg. 1 read literally gives uniform labels) and logits pooled over the top k (Eq. 16 read literally bounds

@@ -44,9 +44,7 @@ def make_whole_split_labels(
         outputs: Outputs = nnx.merge(graphdef, params)(features)
         foreground: dict[int, jax.Array] = {}
         for group in stream_groups(len(streams), together=base.co_label_selection):
-            _, q_foreground = group_selection(
-                outputs, group, labels, cas_weight=base.cas_weight, settings=base
-            )
+            _, q_foreground = group_selection(outputs, group, labels, cas_weight=base.cas_weight, settings=base)
             foreground |= dict.fromkeys(group, q_foreground)
         return outputs.cluster_logits, outputs.attention, tuple(foreground[s] for s in streams)
 
