@@ -167,21 +167,26 @@ class Dataset:
 def videos_of_part(num_videos: int, part: int, parts: int) -> range:
     """The videos of one of several contiguous parts of a split, whose sizes differ by one at most.
 
-    Parts of parts nest: the videos of part p of P are those of the parts pS/P to (p + 1)S/P - 1 of S, where P
-    divides S.
+    Where one number of parts divides another, each of the larger parts is a row of the smaller ones, whole: part 0 of
+    2 is parts 0 and 1 of 4.
+
+    Args:
+      num_videos: videos of the split.
+      part: which part, from 0.
+      parts: how many there are.
     """
     first, last = (-(-num_videos * p // parts) for p in (part, part + 1))
     return range(first, last)
 
 
 class Batch(NamedTuple):
-    """What a step is trained on: B videos of T snippets.
+    """What one training step sees: B videos of T snippets.
 
     Attributes:
       streams: (B, T, D_s) features, one array a stream; (R, D_s) where there are `rows`.
       labels: (B, C) float32, video-level labels, zeros and ones.
-      rows: (B, T) which row of the features stands at each place; None where every place has its own.
-      mask: (B, T) True for real snippets, which come first; None where all are.
+      rows: (B, T) which of the R rows stands at each place; None where every place has its own features.
+      mask: (B, T) True for real snippets, which come first; None where all are real.
       videos: (B,) which videos these are.
       snippets: (B, T) which of their snippets.
     """

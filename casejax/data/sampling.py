@@ -213,8 +213,11 @@ def gather(
       split: the features.
       videos: (B,).
       snippets: (B, T), ascending.
-      num_rows: static; gather that many rows instead, no snippet of a short video twice. At least
-        `distinct_rows(...).sum()`; the rows beyond repeat the last.
+      num_rows: R, static. Snippets that a short video repeats are then gathered once, into R rows, and the batch says
+        which row stands at which place. At least `distinct_rows(...).sum()`; what is left over repeats the last row.
+
+    Returns:
+      (B, T, D_s) features and (B, C) labels; with `num_rows`, (R, D_s) features and the (B, T) `rows`.
     """
     if num_rows is None:
         places = split.offsets[videos][:, None] + snippets
@@ -233,17 +236,17 @@ def gather(
 
 
 def distinct_rows(lengths: Int[Array, " b"], num_snippets: int) -> Int[Array, " b"]:
-    """Rows that T samples of each video need: all of a video shorter than T, which they repeat, or else T."""
+    """(B,) rows that T samples of each video need: T, or all rows of a shorter video, which repeats them."""
     return jnp.minimum(lengths, num_snippets)
 
 
 def half_the_places(num_videos: int, num_snippets: int) -> int:
-    """Rows that a batch is gathered in where no more are distinct."""
+    """Half of the B T places of a batch, rounded up: the rows it is gathered into where that many are enough."""
     return -(-num_videos * num_snippets // 2)
 
 
 def all_compact(lengths: np.ndarray, batch_size: int, num_snippets: int) -> bool | None:
-    """Whether every batch needs half of its places at the most, or none does (False); None if it depends.
+    """Whether half of the places hold the distinct rows of every batch (True), of none (False), or of some (None).
 
     Args:
       lengths: (V,) snippets each video has.
@@ -265,7 +268,7 @@ def gather_on_host(
       features: of the split.
       videos: (B,).
       snippets: (B, T), ascending.
-      compact: gather no snippet of a short video twice, where that halves the batch.
+      compact: gather the snippets that a short video repeats once, where half of the rows are then enough.
 
     Returns:
       Features (B, T, D_s), one array a stream, and None; or (R, D_s) and `rows` (B, T), as in `Batch`.

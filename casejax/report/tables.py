@@ -1,4 +1,4 @@
-"""What a run leaves for a person: result table, predictions, per-class AP, pictures."""
+"""Results as printed tables, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -51,8 +51,14 @@ def print_results(
 ) -> None:
     """Print the protocol line and one table row a model: mAP at each tIoU, averages, classification; %.
 
-    A model that `intervals` names gets two more rows, the ends of its intervals. Their thresholds are
-    those of the protocol.
+    Args:
+      console: where to print.
+      rows: by the name of the model, its detection and classification results.
+      protocol: how they were evaluated.
+      num_videos: test videos.
+      num_instances: annotated instances in them.
+      selection: how the model was selected, such as "last step".
+      intervals: bootstrap intervals at the protocol's tIoU, by the name of the model, which then gets two more rows.
     """
     intervals = intervals or {}
     description = protocol.describe(num_videos, num_instances, selection=selection)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from casejax.data import synthetic
-from casejax.data.layouts import published as formats
+from casejax.data.layouts import published
 from casejax.errors import DataError
 from casejax.records import SNIPPET_SECONDS
 
@@ -269,7 +269,7 @@ def test_scene_of_a_class_tempts_a_learner_of_video_labels(scores):
 def test_written_world_is_read_back(tmp_path):
     world = synthetic.make_world(seed=3, **SMALL)
     synthetic.write_world(tmp_path / "world", seed=3, **SMALL)
-    data = formats.read_dataset(tmp_path / "world")
+    data = published.read_dataset(tmp_path / "world")
     assert (data.classes, data.streams) == (world.classes, world.streams)
     assert_same_split(data.train, world.train)
     assert_same_split(data.test, world.test)

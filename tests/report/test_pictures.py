@@ -6,8 +6,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from casejax.report import canvas
-from casejax.report import pictures as plots
+from casejax.report import canvas, pictures
 
 
 def draw(figure, folder):
@@ -46,7 +45,7 @@ def names(ax):
 
 def test_timeline_rows_bars_curves_and_limits(rng, tmp_path):
     arguments = video(rng, 75)
-    figure = draw(plots.timeline(**arguments), tmp_path)
+    figure = draw(pictures.timeline(**arguments), tmp_path)
     truth, curves, found = figure.axes
     np.testing.assert_allclose(spans(truth), [(0, 3, 9), (0, 20, 31.5), (1, 40, 42)])
     assert names(truth) == ["Diving", "Jump"]
@@ -71,7 +70,7 @@ def test_timeline_rows_bars_curves_and_limits(rng, tmp_path):
 
 
 def test_timeline_keeps_the_strongest_apart_and_annotated_classes_first(rng, tmp_path):
-    found = draw(plots.timeline(**video(rng, 75)), tmp_path).axes[-1]
+    found = draw(pictures.timeline(**video(rng, 75)), tmp_path).axes[-1]
     assert names(found) == ["Diving", "Jump", "Shot"]
     # 0.1 is below a fifth of 0.8; the weaker of two overlapping jumps goes.
     np.testing.assert_allclose(spans(found), [(0, 2, 9), (0, 20, 30), (1, 41, 44), (2, 50, 55)])
@@ -84,16 +83,16 @@ def test_timeline_keeps_the_strongest_apart_and_annotated_classes_first(rng, tmp
 
 def test_timeline_limits_the_classes(rng, tmp_path):
     one = np.array([[1.0, 2.0]])
-    predictions = [(f"class {i}", one, np.array([0.5 + i / 100])) for i in range(plots.MAX_LANES + 3)]
-    found = draw(plots.timeline(**video(rng, 9, predictions=predictions)), tmp_path).axes[-1]
-    assert names(found) == [f"class {i}" for i in reversed(range(3, plots.MAX_LANES + 3))]
+    predictions = [(f"class {i}", one, np.array([0.5 + i / 100])) for i in range(pictures.MAX_LANES + 3)]
+    found = draw(pictures.timeline(**video(rng, 9, predictions=predictions)), tmp_path).axes[-1]
+    assert names(found) == [f"class {i}" for i in reversed(range(3, pictures.MAX_LANES + 3))]
     assert found.get_title(loc="right").endswith("weaker classes left out: 3")
 
 
 @pytest.mark.parametrize("scores", [[-0.5, -1.0], [0.0, 0.0]])
 def test_timeline_draws_scores_that_are_not_positive(rng, tmp_path, scores):
     predictions = [("Diving", np.array([[1.0, 2.0], [3.0, 4.0]]), np.array(scores))]
-    assert len(draw(plots.timeline(**video(rng, 9, predictions=predictions)), tmp_path).axes[-1].patches) == 2
+    assert len(draw(pictures.timeline(**video(rng, 9, predictions=predictions)), tmp_path).axes[-1].patches) == 2
 
 
 @pytest.mark.parametrize("count", [1, 9])
@@ -101,7 +100,7 @@ def test_timeline_of_nothing(rng, tmp_path, count):
     nothing = [("Diving", np.zeros((0, 2)), np.zeros(0))]
     arguments = video(rng, count, duration=6.0, ground_truth=[], transformed=None)
     for predictions in ([], nothing):
-        figure = draw(plots.timeline(**arguments | {"predictions": predictions}), tmp_path)
+        figure = draw(pictures.timeline(**arguments | {"predictions": predictions}), tmp_path)
         truth, curves, found = figure.axes
         assert not truth.patches
         assert not found.patches
@@ -114,7 +113,7 @@ def test_timeline_of_many_snippets_gives_each_curve_a_row(rng, tmp_path):
     start = np.sort(rng.uniform(0, 1390, 200))
     segments = np.stack([start, start + 1.5], 1)
     arguments = video(rng, 2187, duration=1400.0, ground_truth=[("CricketShot", segments)])
-    figure = draw(plots.timeline(**arguments), tmp_path)
+    figure = draw(pictures.timeline(**arguments), tmp_path)
     truth, *rows, _ = figure.axes
     assert len(truth.patches) == 200
     assert [len(row.patches) for row in rows] == [1, 1, 1]
@@ -126,7 +125,7 @@ def test_timeline_shows_long_and_mathematical_names_whole(rng, tmp_path):
     name = "Putting $5 and $10 notes_into the slot of a vending machine in the hall"
     one = np.array([[1.0, 2.0]])
     arguments = video(rng, 9, title=name * 3, ground_truth=[(name, one)], predictions=[(name, one, np.ones(1))])
-    figure = draw(plots.timeline(**arguments), tmp_path)
+    figure = draw(pictures.timeline(**arguments), tmp_path)
     for ax in (figure.axes[0], figure.axes[-1]):
         (label,) = ax.get_yticklabels()
         assert label.get_text().startswith("Putting $5 and $10")
@@ -140,18 +139,18 @@ def test_timeline_shows_long_and_mathematical_names_whole(rng, tmp_path):
 @pytest.mark.parametrize("duration", [0.0, -1.0, np.inf, np.nan])
 def test_timeline_refuses_impossible_durations(rng, duration):
     with pytest.raises(ValueError, match="duration"):
-        plots.timeline(**video(rng, 9, duration=duration))
+        pictures.timeline(**video(rng, 9, duration=duration))
 
 
 def test_timeline_refuses_curves_of_different_lengths(rng):
-    unchecked = getattr(plots.timeline, "__wrapped__", plots.timeline)
+    unchecked = getattr(pictures.timeline, "__wrapped__", pictures.timeline)
     with pytest.raises(ValueError, match=r"\(9,\), \(8,\), \(9,\)"):
         unchecked(**video(rng, 9, transformed=np.zeros(8)))
     with pytest.raises(ValueError, match="T >= 1"):
         unchecked(**video(rng, 0))
 
 
-KEYS = [*plots.LOSSES, *plots.ENTROPIES, *plots.ERRORS]
+KEYS = [*pictures.LOSSES, *pictures.ENTROPIES, *pictures.ERRORS]
 
 
 def log(rng, count, keys=KEYS, **constants):
@@ -160,7 +159,7 @@ def log(rng, count, keys=KEYS, **constants):
 
 def test_training_curves_hold_every_series_and_ln_k(rng, tmp_path):
     metrics = log(rng, 30, log_num_clusters=np.log(16))
-    figure = draw(plots.training_curves(metrics), tmp_path)
+    figure = draw(pictures.training_curves(metrics), tmp_path)
     losses, entropies, _ = figure.axes
     assert [len(ax.lines) for ax in figure.axes] == [5, 4, 2]
     np.testing.assert_array_equal(losses.lines[0].get_xdata(), np.arange(0, 300, 10))
@@ -179,7 +178,7 @@ def test_training_curves_hold_every_series_and_ln_k(rng, tmp_path):
 
 def test_training_curves_draw_means_of_many_lines(rng, tmp_path):
     metrics = [{"step": i, "loss": 2.0} for i in range(200)]
-    (ax,) = draw(plots.training_curves(metrics), tmp_path).axes
+    (ax,) = draw(pictures.training_curves(metrics), tmp_path).axes
     pale, mean = ax.lines
     assert pale.get_alpha() < 0.5
     np.testing.assert_allclose(mean.get_ydata(), 2.0)
@@ -193,14 +192,14 @@ def test_training_curves_skip_what_is_missing(rng, tmp_path):
         {"note": "resumed"},
         {"step": 2, "loss": None},
     ]
-    (ax,) = draw(plots.training_curves(metrics), tmp_path).axes
+    (ax,) = draw(pictures.training_curves(metrics), tmp_path).axes
     (line,) = ax.lines
     np.testing.assert_array_equal(line.get_xdata(), [0, 2])
     np.testing.assert_array_equal(line.get_ydata(), [1, np.nan])
-    (entropies,) = draw(plots.training_curves(log(rng, 3, ["entropy_cluster_labels"])), tmp_path).axes
+    (entropies,) = draw(pictures.training_curves(log(rng, 3, ["entropy_cluster_labels"])), tmp_path).axes
     assert len(entropies.lines) == 1
     for empty in ([], [{"step": 0, "mAP": 0.3}]):
-        figure = draw(plots.training_curves(empty), tmp_path)
+        figure = draw(pictures.training_curves(empty), tmp_path)
         assert not figure.axes
         assert figure.texts[0].get_text() == "no metrics"
 
@@ -209,12 +208,12 @@ def test_training_curves_skip_what_is_missing(rng, tmp_path):
 @pytest.mark.parametrize("count", [1, 120])
 def test_training_curves_bear_any_value(tmp_path, value, count):
     metrics = [{"step": i, **dict.fromkeys(KEYS, value)} for i in range(count)]
-    assert len(draw(plots.training_curves(metrics), tmp_path).axes) == 3
+    assert len(draw(pictures.training_curves(metrics), tmp_path).axes) == 3
 
 
 def test_cluster_foreground_sorts_every_stream(tmp_path):
     probabilities = np.array([[0.2, 0.9, 0.6], [0.1, 0.5, 0.8]])
-    figure = draw(plots.cluster_foreground(probabilities, ["rgb", "flow"]), tmp_path)
+    figure = draw(pictures.cluster_foreground(probabilities, ["rgb", "flow"]), tmp_path)
     for ax, heights, order, name, count in zip(
         figure.axes,
         ([0.9, 0.6, 0.2], [0.8, 0.5, 0.1]),
@@ -233,7 +232,7 @@ def test_cluster_foreground_sorts_every_stream(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 16, 400])
 def test_cluster_foreground_names_what_fits(rng, tmp_path, count):
-    (ax,) = draw(plots.cluster_foreground(rng.uniform(size=count), ["fused"]), tmp_path).axes
+    (ax,) = draw(pictures.cluster_foreground(rng.uniform(size=count), ["fused"]), tmp_path).axes
     assert len(ax.patches) == count
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert len(boxes) == count if count <= 16 else len(boxes) > 20
@@ -242,13 +241,13 @@ def test_cluster_foreground_names_what_fits(rng, tmp_path, count):
 
 def test_cluster_foreground_wants_a_name_a_stream():
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
-        plots.cluster_foreground(np.full((2, 3), 0.5), ["rgb"])
+        pictures.cluster_foreground(np.full((2, 3), 0.5), ["rgb"])
 
 
 def test_save_writes_the_same_bytes_and_leaves_nothing_else(rng, tmp_path):
     metrics = log(rng, 5)
     for name in ("a.png", "b.png", "b.png"):
-        canvas.save(plots.training_curves(metrics), tmp_path / name)
+        canvas.save(pictures.training_curves(metrics), tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
     written = (tmp_path / "a.png").read_bytes()
     assert written.startswith(b"\x89PNG")
@@ -259,7 +258,7 @@ def test_save_writes_the_same_bytes_and_leaves_nothing_else(rng, tmp_path):
 def test_save_that_fails_keeps_the_old_file(rng, tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
-    figure = plots.training_curves(log(rng, 5))
+    figure = pictures.training_curves(log(rng, 5))
 
     def fail(*_):
         raise OSError("disk full")
@@ -273,17 +272,17 @@ def test_save_that_fails_keeps_the_old_file(rng, tmp_path, monkeypatch):
 
 def test_save_writes_png_only(rng, tmp_path):
     with pytest.raises(ValueError, match=r"a\.pdf"):
-        canvas.save(plots.training_curves(log(rng, 2)), tmp_path / "a.pdf")
+        canvas.save(pictures.training_curves(log(rng, 2)), tmp_path / "a.pdf")
     assert not list(tmp_path.iterdir())
 
 
-def test_plots_never_touch_pyplot(rng, monkeypatch):
+def test_pictures_never_touch_pyplot(rng, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # an import of it would fail
-    plots.timeline(**video(rng, 9))
-    plots.training_curves(log(rng, 2))
+    pictures.timeline(**video(rng, 9))
+    pictures.training_curves(log(rng, 2))
 
 
-def test_plots_say_what_to_install(monkeypatch):
+def test_pictures_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'casejax\[plots\]'"):
-        plots.training_curves([])
+        pictures.training_curves([])

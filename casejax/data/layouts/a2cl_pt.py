@@ -72,7 +72,7 @@ def read_a2cl_pt(root: str | os.PathLike[str], *, streams: tuple[str, ...] = ("r
     subsets = _subsets(database, path)
     arrays = {split: _feature_arrays(root, split) for split in SUBSETS}
     for split in SUBSETS:
-        _check_subsets(root, split, database, subsets, arrays[split])
+        _check_subsets(root, split, subsets, arrays[split])
     kept = {split: _kept(root, split, database, subsets, arrays[split]) for split in SUBSETS}
     dims = {
         f"{_path(root, split)}: video {video!r}": arrays[split][video].shape[1]
@@ -253,16 +253,14 @@ def _defect(video: Any, array: Any, path: Path) -> str | None:
     return None
 
 
-def _check_subsets(
-    root: Path, split: str, database: Mapping[str, Any], subsets: Mapping[str, str], arrays: Mapping[str, Any]
-) -> None:
+def _check_subsets(root: Path, split: str, subsets: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
     """Refuse features of videos that are no part of their split."""
     path, annotation = _path(root, split), root / "annotation.json"
     unknown = sorted(set(arrays) - set(subsets))
     if unknown:
         raise DataError(f"{path}: features of {first_three(unknown)}, which {annotation} lacks; add or remove them")
     raise_first(
-        f"{path}: features of {video!r}, whose subset in {annotation} is {database[video]['subset']!r}; "
+        f"{path}: features of {video!r}, whose subset in {annotation} is {SUBSETS[subsets[video]]!r}; "
         f"put them into {_path(root, subsets[video])} or fix the subset"
         for video in sorted(arrays)
         if subsets[video] != split

@@ -168,11 +168,12 @@ def _item(dtype: np.dtype, contents: memoryview) -> str | int | float:
 # The pickle machine
 
 
-class _Pickle:
-    """What a pickle of NumPy may do, and the memory that is left for what it copies: `room`, in bytes or objects."""
+class _NumpyMachine(Machine):
+    """Interpreter of a pickle of NumPy; `room`, in bytes or objects, is the memory left for what it copies."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, data: memoryview) -> None:
+        super().__init__(data, self._named, _refused, _OPCODES | {"BUILD": _NumpyMachine._build})
+        self.room = len(data)
         self.builders = {
             "numpy.ndarray": _NDARRAY,
             "numpy.dtype": _type,
@@ -182,7 +183,7 @@ class _Pickle:
             "_codecs.encode": lambda args: self.encode(args),
         }
 
-    def named(self, module: str, name: str) -> Any:
+    def _named(self, module: str, name: str) -> Any:
         """What stands for a class or function."""
         core = "numpy.core" + module.removeprefix("numpy._core") if module.startswith("numpy._core.") else module
         target = f"{core}.{name}"
@@ -192,17 +193,17 @@ class _Pickle:
             )
         return self.builders[target]
 
-    def build(self, machine: Machine) -> None:
+    def _build(self) -> None:
         """The opcode that gives contents to the value before it."""
-        (state,) = machine.pop(1)
-        target = machine.top(object)
+        (state,) = self.pop(1)
+        target = self.top(object)
         if isinstance(target, _Type):
             target.build(state)
         elif isinstance(target, _Unfilled):
-            array = machine.stack[-1] = self.filled(state)
-            for index, value in reversed(machine.memo.items()):  # the newest: it was remembered a moment ago
+            array = self.stack[-1] = self.filled(state)
+            for index, value in reversed(self.memo.items()):  # the newest: it was remembered a moment ago
                 if value is target:
-                    machine.memo[index] = array
+                    self.memo[index] = array
                     break
         else:
             raise _refused("refused: its pickle sets attributes (BUILD) of something else than an array")
@@ -264,8 +265,7 @@ class _Pickle:
 
 def _interpret(data: memoryview) -> Any:
     """The value of the pickle that fills `data`."""
-    pickle = _Pickle(len(data))
-    machine = Machine(data, pickle.named, _refused, _OPCODES | {"BUILD": pickle.build})
+    machine = _NumpyMachine(data)
     value = machine.run()
     if machine.position != len(data):
         raise damaged(f"it has {len(data) - machine.position} bytes after its pickle")

@@ -11,8 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from casejax.data.layouts import feature_files
-from casejax.data.layouts import published as formats
+from casejax.data.layouts import feature_files, published
 from casejax.errors import DataError
 
 LENGTHS = {"a": 5, "b": 3, "c": 4, "d": 6}
@@ -59,7 +58,7 @@ def edit(root, change):
     (root / "gt.json").write_text(json.dumps(document))
 
 
-def refusal(*args, read=formats.read_dataset, **options):
+def refusal(*args, read=published.read_dataset, **options):
     with pytest.raises(DataError) as caught:
         read(*args, **options)
     return str(caught.value)
@@ -75,7 +74,7 @@ def assert_says(message, *parts):
 
 
 def test_reads_annotations_classes_and_packed_features(root):
-    data = formats.read_dataset(root)
+    data = published.read_dataset(root)
     assert data.classes == ("Jump", "Run")
     assert data.streams == ("rgb", "flow")
     assert data.dims == (4, 3)
@@ -96,7 +95,7 @@ def test_reads_annotations_classes_and_packed_features(root):
 def test_one_stream_is_enough(root):
     for split in SPLITS:
         shutil.rmtree(root / "features" / split / "flow")
-    data = formats.read_dataset(root, streams=("rgb",))
+    data = published.read_dataset(root, streams=("rgb",))
     assert data.streams == ("rgb",)
     assert data.dims == (4,)
 
@@ -107,7 +106,7 @@ def test_other_floats_are_read_as_float32(root, dtype, order):
     path = root / "features" / "train" / "rgb" / "a.npy"
     stored = features("a", "rgb", dtype)
     np.save(path, np.asarray(stored, order=order))
-    packed = formats.read_dataset(root).train.features.streams[0]
+    packed = published.read_dataset(root).train.features.streams[0]
     assert packed.dtype == np.float32
     np.testing.assert_array_equal(packed[:5], stored.astype(np.float32))
     np.testing.assert_array_equal(feature_files.load_npy(path), stored.astype(np.float32))
@@ -115,27 +114,27 @@ def test_other_floats_are_read_as_float32(root, dtype, order):
 
 def test_classes_file_gives_order_and_vocabulary(root):
     (root / "classes.txt").write_text("Run\r\n\nSwim\nJump\n")
-    data = formats.read_dataset(root)
+    data = published.read_dataset(root)
     assert data.classes == ("Run", "Swim", "Jump")
     np.testing.assert_array_equal(data.train.multi_hot(data.classes), [[1, 0, 1], [0, 0, 1]])
 
 
 def test_entries_outside_both_splits_are_left_out(root):
     edit(root, lambda db: db.update(z={"subset": "test", "annotations": [{"label": "X", "segment": [0, 1]}]}))
-    data = formats.read_dataset(root)
+    data = published.read_dataset(root)
     assert data.classes == ("Jump", "Run")
     assert [v.id for v in data.test.videos] == ["c", "d"]
 
 
 def test_duration_is_read_and_may_be_exceeded_by_rounding(root):
     edit(root, lambda db: db["c"].update(duration="1.8995"))
-    with pytest.warns(formats.DurationMismatchWarning):
-        data = formats.read_dataset(root)
+    with pytest.warns(published.DurationMismatchWarning):
+        data = published.read_dataset(root)
     assert [v.duration for v in data.test.videos] == [1.8995, None]
 
 
 def test_read_features_takes_videos_and_streams_in_the_order_given(root):
-    got = formats.read_features(root, "train", ("b", "a"), ("flow", "rgb"))
+    got = published.read_features(root, "train", ("b", "a"), ("flow", "rgb"))
     np.testing.assert_array_equal(got.starts, [0, 3])
     np.testing.assert_array_equal(got.streams[0][:3], features("b", "flow"))
     np.testing.assert_array_equal(got.streams[1][3:], features("a", "rgb"))
@@ -149,7 +148,7 @@ def test_reading_needs_little_more_memory_than_the_packed_arrays(tmp_path):
         np.save(folder / f"{video}.npy", np.ones(shape, np.float32))
     one = 4 * shape[0] * shape[1]
     tracemalloc.start()
-    formats.read_features(tmp_path, "train", videos, ("rgb",))
+    published.read_features(tmp_path, "train", videos, ("rgb",))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(videos) * one <= peak < (len(videos) + 3) * one
@@ -168,7 +167,7 @@ def test_missing_split_file(root):
 
 
 def test_unknown_split(root):
-    message = refusal(root, "val", ("a",), ("rgb",), read=formats.read_features)
+    message = refusal(root, "val", ("a",), ("rgb",), read=published.read_features)
     assert_says(message, root / "features" / "val", "'val'", "found: test, train")
 
 
@@ -184,12 +183,12 @@ def test_unknown_stream(root):
 def test_options_without_sense_are_refused(root, options):
     (value,) = options.values()
     with pytest.raises(ValueError, match=re.escape(f"got {value}")):
-        formats.read_dataset(root, **options)
+        published.read_dataset(root, **options)
 
 
 def test_no_videos_are_no_features(root):
     with pytest.raises(ValueError, match="videos is empty"):
-        formats.read_features(root, "train", (), ("rgb",))
+        published.read_features(root, "train", (), ("rgb",))
 
 
 def test_missing_feature_file(root):
@@ -370,7 +369,7 @@ def test_bad_classes_file(root, text, parts):
 
 
 def test_bad_id_is_refused_before_it_makes_a_path(root):
-    message = refusal(root, "train", ("../train/a",), ("rgb",), read=formats.read_features)
+    message = refusal(root, "train", ("../train/a",), ("rgb",), read=published.read_features)
     assert_says(message, root / "features" / "train", "'../train/a'", "rename the video")
 
 
@@ -379,8 +378,8 @@ def test_bad_id_is_refused_before_it_makes_a_path(root):
 
 def test_durations_that_miss_the_features_are_remarked_once(root):
     edit(root, lambda db: [video.update(duration=60.0) for video in db.values()])
-    with pytest.warns(formats.DurationMismatchWarning) as caught:
-        formats.read_dataset(root)
+    with pytest.warns(published.DurationMismatchWarning) as caught:
+        published.read_dataset(root)
     assert len(caught) == 1
     assert_says(str(caught[0].message), "4 videos", "20%", "a, b, c (and 1 more)", "0.64 s", "snippet_seconds")
 
@@ -393,5 +392,5 @@ def test_only_large_misses_are_remarked(root, factor, remarked):
     edit(root, lambda db: db["d"].update(duration=duration))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        formats.read_dataset(root, snippet_seconds=2.0 * factor)
+        published.read_dataset(root, snippet_seconds=2.0 * factor)
     assert bool(caught) == remarked

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from casejax.data.layouts import published as formats
+from casejax.data.layouts import published
 from casejax.errors import DataError
 from casejax.records import Dataset, Features, Split, Video
 
@@ -47,14 +47,14 @@ def assert_same(got, want):
 @pytest.mark.parametrize("classes", [("Jump", "Run"), ("Run", "Jump"), ("Jump", "Run", "Swim")])
 def test_what_is_written_is_read_back(tmp_path, classes):
     data = small_dataset(classes)
-    formats.write_dataset(data, tmp_path / "new" / "set")
-    assert_same(formats.read_dataset(tmp_path / "new" / "set"), data)
+    published.write_dataset(data, tmp_path / "new" / "set")
+    assert_same(published.read_dataset(tmp_path / "new" / "set"), data)
     assert (tmp_path / "new" / "set" / "classes.txt").exists() == (classes != ("Jump", "Run"))
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["set"]
 
 
 def test_times_are_written_as_strings(tmp_path):
-    formats.write_dataset(small_dataset(), tmp_path / "set")
+    published.write_dataset(small_dataset(), tmp_path / "set")
     database = json.loads((tmp_path / "set" / "gt.json").read_text())["database"]
     assert database["train_0"]["annotations"][0] == {"label": "Run", "segment": ["0.1", "0.7"]}
     assert "duration" not in database["train_0"]
@@ -65,7 +65,7 @@ def test_existing_folder_is_not_overwritten(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "notes.txt").write_text("mine")
     with pytest.raises(DataError) as caught:
-        formats.write_dataset(small_dataset(), tmp_path / "set")
+        published.write_dataset(small_dataset(), tmp_path / "set")
     for part in (str(tmp_path / "set"), "exists already", "choose another folder"):
         assert part in str(caught.value)
     assert [p.name for p in (tmp_path / "set").iterdir()] == ["notes.txt"]
@@ -81,7 +81,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", save_two)
     with pytest.raises(KeyboardInterrupt):
-        formats.write_dataset(small_dataset(), tmp_path / "set")
+        published.write_dataset(small_dataset(), tmp_path / "set")
     assert len(saved) == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -93,5 +93,5 @@ def test_ids_that_cannot_be_files_are_not_written(tmp_path, video, part):
     renamed = Video(video, first.subset, first.segments, first.segment_labels)
     train = Split("train", (renamed, data.train.videos[1]), data.train.features)
     with pytest.raises(DataError, match=re.escape(part)):
-        formats.write_dataset(Dataset("here", data.classes, data.streams, train, data.test), tmp_path / "set")
+        published.write_dataset(Dataset("here", data.classes, data.streams, train, data.test), tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
