@@ -88,6 +88,7 @@ def draw_pictures(
         figures["clusters"] = cluster_foreground(cluster_labels[:, :, 0], streams)
     lengths = dataset.test.features.lengths
     by_length = np.argsort(lengths, kind="stable")
+    attention, foreground = np.asarray(scores.attention), np.asarray(scores.foreground)
     spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
     for v in by_length[spread[:timelines]]:
         video = dataset.test.videos[v]
@@ -97,9 +98,9 @@ def draw_pictures(
             ground_truth=[
                 (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
             ],
-            attention=np.asarray(scores.attention[v]),
+            attention=attention[v],
             transformed=None if scores.transformed is None else np.asarray(scores.transformed[v]),
-            fused=np.asarray(scores.foreground[v]),
+            fused=foreground[v],
             predictions=[
                 (dataset.classes[c], found.segment, found.score)
                 for c in np.unique(detections.label[detections.video == v])

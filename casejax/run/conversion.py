@@ -14,6 +14,7 @@ from casejax.records import Dataset, Features, Split
 from casejax.run.config import Config
 from casejax.run.folder import describe, restore_run
 from casejax.run.state import initial_state
+from casejax.runtime import files
 from casejax.runtime.checkpoint import Checkpoints
 
 
