@@ -180,7 +180,7 @@ class Method:
       has_attention: `Outputs.attention` is there, to which the clustering head refers.
       epochs_fixed: what it does depends on the share of the run that is done, so a run cannot be prolonged.
       with_head: settings that change under the clustering head, by name.
-      variants: options that a variant changes, by its name.
+      variants: options that a variant changes, by its name; those that the method does not have are left out.
       split: axis names of the parameters that have the hidden dimension, by layer and parameter; {}: not split.
     """
 

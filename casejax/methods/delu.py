@@ -76,7 +76,7 @@ class DELUSettings(co2net.CO2Settings):
     amplitude: Number = option(0.7, "by how much that weight departs from 1 at the most", within="[0, 1]")
     evidence: Literal["exp", "relu"] = option("exp", "from logits to evidence")
     video_loss: Literal["log", "square"] = option("log", "of evidence and labels; square as published for ActivityNet")
-    rank: Literal["true", "argsort"] = option(
+    uncertainty_rank: Literal["true", "argsort"] = option(
         "true", "of uncertainty: its rank, or the permutation that sorts it, as published"
     )
 
@@ -177,7 +177,7 @@ def delu_loss(
         step.progress,
         mask=mask,
         amplitude=settings.amplitude,
-        rank=RANKS[settings.rank],
+        rank=RANKS[settings.uncertainty_rank],
     )
     guide = time_mean(weights * co2net.guide_distance((fused, *attention), cas), mask=mask)
     terms |= {

@@ -44,7 +44,7 @@ class RSKPSettings(BackgroundSettings):
     hidden: int = option(2048, "width D of the embedding", within="[1, inf)")
     num_tokens: int = option(8, "representative snippets of a video", within="[1, inf)")
     num_iters: int = option(2, "steps by which they are found", within="[1, inf)")
-    scale: float = option(20.0, "factor on all cosines with classes and foreground", within="(0, inf)")
+    cosine_scale: float = option(20.0, "factor on all cosines with classes and foreground", within="(0, inf)")
     token_weight: float = option(0.5, "of the tokens where snippets are described anew", within="[0, 1]")
     dropout: float = option(0.6, "rate on the embedding", within="[0, 1)")
     published_epochs: int = option(200, "epochs of the published run", flag=False)
@@ -117,7 +117,7 @@ class RSKPNet(nnx.Module):
     Args:
       dims: feature dimension of each stream.
       num_classes: action classes C; background is added to them.
-      settings: the counts, `scale`, `token_weight` and `dropout`.
+      settings: the counts, `cosine_scale`, `token_weight` and `dropout`.
       rngs: seeds of the initial parameters.
 
     Raises:
@@ -141,7 +141,7 @@ class RSKPNet(nnx.Module):
         # Away from background at first; from then on it is free.
         self.foreground_center = nnx.Param(-self.class_centers[...][-1])
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
-        self.num_iters, self.scale = settings.num_iters, settings.scale
+        self.num_iters, self.scale = settings.num_iters, settings.cosine_scale
         self.weight, self.dropout = settings.token_weight, settings.dropout
 
     def __call__(

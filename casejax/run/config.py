@@ -116,7 +116,8 @@ class Config:
             has = ", ".join(method.variants) or "none"
             raise OptionError(f"variant {variant}: method {method.name} has no such variant; it has {has}")
         start = cls(method, variant, method.settings, method.schedule, method.localization)
-        return start.changed(**method.variants.get(variant, {})).changed(**values)
+        has = start.flat()
+        return start.changed(**{k: v for k, v in method.variants.get(variant, {}).items() if k in has}).changed(**values)
 
     def options(self) -> Iterator[Option]:
         """Every option, the method's own first."""

@@ -78,7 +78,8 @@ class ClusteredNet(nnx.Module):
 
     def __init__(self, base: nnx.Module, head: MakeHead, *, rngs: nnx.Rngs) -> None:
         self.base = base
-        self.clusters = nnx.List([head(dim, rngs) for dim in base.embedding_dims])
+        self.embedding_dims = tuple(base.embedding_dims)
+        self.clusters = nnx.List([head(dim, rngs) for dim in self.embedding_dims])
 
     def __call__(
         self,
