@@ -88,6 +88,6 @@ def _fusion(config: InferenceConfig) -> Callable[..., localize.FusedTable] | Non
         localize.fuse_table,
         template=template,
         temperature=config.fusion_temperature,
-        overlap={"candidate": localize.candidate_overlap, "iou": localize.iou}[config.fusion_overlap],
+        overlap={"candidate": localize.candidate_overlap, "iou": localize.temporal_iou}[config.fusion_overlap],
         threshold=config.fusion_threshold,
     )

@@ -15,8 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax import losses
-from casejax.losses import select_top_k, shared_out, time_mean, without_padding
+from casejax.losses import (
+    norm,
+    select_top_k,
+    selected_mean,
+    shared_out,
+    soft_cross_entropy,
+    time_mean,
+    top_k_mean,
+    with_background,
+    without_padding,
+)
 from casejax.methods.contract import Base, Moment, options_of, supervised
 from casejax.methods.layers import (
     TemporalConv,
@@ -216,14 +225,8 @@ def norm_loss(
     Returns:
       (B,) losses.
     """
-    i, c, b = _norm(instance), _norm(context), _norm(background)
+    i, c, b = norm(instance), norm(context), norm(background)
     return (jax.nn.relu(margin - i + c) + jax.nn.relu(margin - c + b) + b) ** 2
-
-
-def _norm(x: Float[Array, "b d"]) -> Float[Array, " b"]:
-    squared = (x * x).sum(axis=1)
-    longer = squared > 0  # at 0 the root has no slope
-    return jnp.where(longer, jnp.sqrt(jnp.where(longer, squared, 1)), 0)
 
 
 def acm_objective(
@@ -270,8 +273,8 @@ def acm_objective(
         acted = cas * attention[..., None]
         ranked = jnp.concatenate([acted, attention[..., None]], axis=2)
         selected = select_top_k(ranked, divisor=divisor, mask=mask)
-        targets = jnp.concatenate([actions * labels, jnp.full_like(labels[:, :1], last)], axis=1)
-        loss = losses.soft_cross_entropy(losses.top_k_mean(acted, selected[..., :-1]), shared_out(targets))
+        targets = shared_out(with_background(actions * labels, last))
+        loss = soft_cross_entropy(selected_mean(acted, selected[..., :-1]), targets)
         return loss.mean(), time_mean(outputs.embedding[0], mask=selected[..., -1])
 
     loss_instance, instance_feature = branch(instance, top_k_divisor, 1, 0)
@@ -313,7 +316,7 @@ def acm_scores(
     """
     attention = without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)[..., None]
     acted = outputs.cas[0] * attention
-    pooled = losses.top_k_mean(acted, select_top_k(acted, divisor=top_k_divisor, mask=mask))
+    pooled = top_k_mean(acted, divisor=top_k_divisor, mask=mask)
     frames = without_padding(jax.nn.softmax(acted)[..., :-1], mask=mask)
     thresholded = jnp.broadcast_to(attention, frames.shape)
     ranked = frame_weight * frames + (1 - frame_weight) * thresholded

@@ -165,7 +165,9 @@ def selection_losses(
     """
     selected = select_top_k(outputs.select_scores, divisor=top_k_divisor, mask=mask)
     foreground = foreground_labels(selected, labels)
-    video = stream_mean([losses.video_cross_entropy(losses.top_k_mean(cas, selected), labels) for cas in outputs.cas])
+    video = stream_mean(
+        [losses.video_cross_entropy(losses.selected_mean(cas, selected), labels) for cas in outputs.cas]
+    )
     attention = [losses.generalized_bce(a, foreground, exponent=gce_exponent, mask=mask) for a in outputs.attention]
     return video, jnp.stack(attention).sum(axis=0)
 
@@ -190,9 +192,8 @@ def asl_scores(
     attention = foreground_or(foreground, stream_mean(outputs.attention))
     fused = losses.calibrate(outputs.cas, attention, cas_weight=cas_weight)
     selected = select_top_k(fused, divisor=top_k_divisor, mask=mask)
-    video = stream_mean([jax.nn.softmax(losses.top_k_mean(cas, selected)) for cas in outputs.cas])
-    if mask is not None:
-        fused = jnp.where(mask[..., None], fused, 0)
+    video = stream_mean([jax.nn.softmax(losses.selected_mean(cas, selected)) for cas in outputs.cas])
+    fused = losses.without_padding(fused, mask=mask)
     return InferenceScores(fused, fused, video)
 
 

@@ -16,9 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax import losses
-from casejax.losses import select_top_k, without_padding
-from casejax.losses.classification import shared_out, softmax_bce
+from casejax.losses import shared_out, softmax_bce, top_k_mean, with_background, without_padding
 from casejax.methods.contract import Base, Moment, options_of, supervised
 from casejax.methods.layers import (
     TemporalConv,
@@ -28,7 +26,6 @@ from casejax.methods.layers import (
     dropout_keys,
     pointwise,
     read_streams,
-    torch_default,
 )
 from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
 from casejax.records import Localization
@@ -118,8 +115,7 @@ class BaSNet(nnx.Module):
         self.filter = pointwise(hidden, 1, rngs)
         self.first = TemporalConv(joint, class_hidden, rngs=rngs)
         self.second = TemporalConv(class_hidden, class_hidden, rngs=rngs)
-        kernel, _ = torch_default(class_hidden, num_outputs)
-        self.classifier = nnx.Linear(class_hidden, num_outputs, use_bias=False, kernel_init=kernel, rngs=rngs)
+        self.classifier = pointwise(class_hidden, num_outputs, rngs, bias=False)
         self.dims, self.dropout, self.embedding_dims = tuple(dims), dropout, (hidden,)
 
     def __call__(
@@ -181,9 +177,8 @@ def bas_objective(
     """
 
     def classification(cas: Float[Array, "b t k"], background: float) -> Float[Array, ""]:
-        pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
-        targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
-        return softmax_bce(pooled, shared_out(targets)).mean()
+        pooled = top_k_mean(cas, divisor=top_k_divisor, mask=mask)
+        return softmax_bce(pooled, shared_out(with_background(labels, background))).mean()
 
     terms = {
         "loss_base": classification(outputs.own.base, 1),
@@ -237,7 +232,7 @@ def bas_scores(
       Scores of the C action classes; background has a part only in the softmax of `video`.
     """
     cas = outputs.cas[0]
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))
+    pooled = top_k_mean(cas, divisor=top_k_divisor, mask=mask)
     scores = min_max(cas[..., :-1], mask=mask)
     if foreground is not None:
         scores = scores * without_padding(foreground_or(foreground, outputs.attention[0]), mask=mask)[..., None]

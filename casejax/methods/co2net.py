@@ -17,8 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax import losses
-from casejax.losses import moving_average, select_top_k, stream_mean, time_mean, without_padding
+from casejax.losses import (
+    moving_average,
+    soft_cross_entropy,
+    stream_mean,
+    time_mean,
+    top_k_mean,
+    with_background,
+    without_padding,
+)
 from casejax.methods.contract import Base, Moment, options_of, supervised
 from casejax.methods.layers import (
     TemporalConv,
@@ -250,10 +257,9 @@ def background_mil(
     Returns:
       (B,) losses. Targets sum to a little less than 1, as published: 1e-4 is added to what they are divided by.
     """
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=divisor, mask=mask))
-    targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
+    targets = with_background(labels, background)
     targets = targets / (targets.sum(axis=1, keepdims=True) + 1e-4)
-    return losses.soft_cross_entropy(pooled, targets)
+    return soft_cross_entropy(top_k_mean(cas, divisor=divisor, mask=mask), targets)
 
 
 def mutual_loss(
@@ -341,7 +347,7 @@ def co2_scores(
     """
     attention = without_padding(foreground_or(foreground, stream_mean(outputs.attention)), mask=mask)
     ranked = without_padding(outputs.cas[0], mask=mask) * attention[..., None]
-    pooled = losses.top_k_mean(ranked, select_top_k(ranked, divisor=video_divisor, mask=mask))
+    pooled = top_k_mean(ranked, divisor=video_divisor, mask=mask)
     ranked = ranked[..., :-1]
     thresholded = jnp.broadcast_to(attention[..., None], ranked.shape)
     return InferenceScores(thresholded, ranked, jax.nn.softmax(pooled)[..., :-1])

@@ -18,7 +18,7 @@ from flax import nnx
 
 from casejax import losses
 from casejax.labels.pseudo_labels import pseudo_label_loss
-from casejax.losses import select_top_k, time_mean, unit, without_padding
+from casejax.losses import time_mean, unit, without_padding
 from casejax.methods.contract import Base, Moment, options_of
 from casejax.methods.layers import check_counts, check_rates, dropout, dropout_keys, pointwise, read_streams, xavier
 from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule, foreground_or
@@ -233,7 +233,7 @@ def attention_loss(
     """Draw attention apart: mean of its lowest values less that of its highest, one snippet in `divisor` each."""
 
     def highest(values: Float[Array, "b t"]) -> Float[Array, " b"]:
-        return losses.top_k_mean(values[..., None], select_top_k(values[..., None], divisor=divisor, mask=mask))[:, 0]
+        return losses.top_k_mean(values[..., None], divisor=divisor, mask=mask)[:, 0]
 
     return -highest(-attention) - highest(attention)
 
@@ -298,7 +298,7 @@ def rskp_objective(
         target = memory_mix * remembered.frames + (1 - memory_mix) * target
 
     def classify(logits: Sequence[Float[Array, "b k"]], background: float) -> Float[Array, ""]:
-        targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
+        targets = losses.with_background(labels, background)
         weighted = [
             weight * losses.video_cross_entropy(x, targets, smoothing=0.0).mean()
             for (weight, _), x in zip(descriptions, logits, strict=True)

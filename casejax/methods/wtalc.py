@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax import losses
-from casejax.losses import mil_loss, select_top_k, unit, without_padding
+from casejax.losses import mil_loss, time_softmax, top_k_mean, unit, without_padding
 from casejax.methods.contract import Base, Moment, options_of
 from casejax.methods.layers import check_counts, check_rates, dropout, dropout_keys, pointwise, read_streams, xavier
 from casejax.methods.outputs import BaseOutputs, InferenceScores, Schedule
@@ -207,7 +206,7 @@ def wtalc_scores(
         raise ValueError("W-TALC has no attention that a foreground could take the place of; choose a base that has")
     cas = outputs.cas[0]
     shown = jnp.ones((*cas.shape[:2], 1), bool) if mask is None else mask[..., None]
-    confidence = losses.top_k_mean(cas, select_top_k(cas, divisor=top_k_divisor, mask=mask))[:, None]
+    confidence = top_k_mean(cas, divisor=top_k_divisor, mask=mask)[:, None]
     least = jnp.min(cas, axis=1, keepdims=True, where=shown, initial=jnp.inf)
     spread = jnp.max(cas, axis=1, keepdims=True, where=shown, initial=-jnp.inf) - least
     relative = (cas - least) / jnp.where(spread > 0, spread, 1)
@@ -259,10 +258,8 @@ def co_activity_loss(
     head = slice(2 * pairs)
     feature, labels = feature[head], labels[head]
     mask = None if mask is None else mask[head]
-    feature, logits = without_padding(feature, mask=mask), without_padding(suppressed[head, :, :-1], mask=mask)
-    if mask is not None:
-        logits = jnp.where(mask[..., None], logits, _PADDED)
-    active = jax.nn.softmax(logits, axis=1)
+    feature, logits = (without_padding(x, mask=mask) for x in (feature, suppressed[head, :, :-1]))
+    active = time_softmax(logits, mask=mask)
     # Published weights of what is idle are divided by T - 1, which their direction does not show.
     high, low = (
         unit(jnp.einsum("btc,btd->bcd", weights, feature, precision="highest")) for weights in (active, 1 - active)
@@ -276,6 +273,3 @@ def co_activity_loss(
     crossed = cosine(high[0::2], low[1::2]), cosine(high[1::2], low[0::2])
     hinges = [jax.nn.relu(other - both + margin) for other in crossed]
     return (0.5 * sum(hinges[1:], start=hinges[0]) * shared).sum() / jnp.maximum(shared.sum(), 1)
-
-
-_PADDED = -1e30  # logit of padded snippets in a softmax over time

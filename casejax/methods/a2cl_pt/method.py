@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from casejax.losses import initial_centers, pool_top
+from casejax.losses import initial_centers, top_k_mean
 from casejax.methods.a2cl_pt.center_update import network_and_centers
 from casejax.methods.a2cl_pt.network import A2CLPTNet
 from casejax.methods.a2cl_pt.objective import a2cl_pt_objective
@@ -125,7 +125,7 @@ def _scorer(graphdef: nnx.GraphDef[Any], divisor: int) -> Scorer:
     ) -> SnippetScores:
         outputs = nnx.merge(graphdef, params[0])(features, mask=mask)
         best = jax.nn.sigmoid(outputs.tcam.max(axis=2))
-        video = jax.nn.softmax(pool_top(outputs.tcam, mask=mask, divisor=divisor))
+        video = jax.nn.softmax(top_k_mean(outputs.tcam, divisor=divisor, rounding="up", mask=mask))
         return SnippetScores(outputs.tcam, best, None, best, video)
 
     return score

@@ -12,21 +12,12 @@ from flax import nnx
 
 from casejax.losses import inverse_norm, unit
 from casejax.methods.case.outputs import Outputs
+from casejax.methods.layers import pointwise
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 Params = Any  # a pytree of arrays, as nnx.split gives it
-
-
-def _linear(d_in: int, d_out: int, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Linear:
-    """A 1 x 1 temporal convolution: a linear layer on each snippet, uniform in ±1/sqrt(d_in) at first."""
-    limit = 1 / math.sqrt(d_in)
-
-    def uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return nnx.Linear(d_in, d_out, kernel_init=uniform, bias_init=uniform, dtype=dtype, rngs=rngs)
 
 
 class CosineHead(nnx.Module):
@@ -75,10 +66,10 @@ class Stream(nnx.Module):
         encoder_dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        self.class_encoder = _linear(dim, hidden, rngs, encoder_dtype)
-        self.classifier = _linear(hidden, num_classes, rngs)
-        self.embedding_encoder = _linear(dim, hidden, rngs, encoder_dtype)
-        self.attention = _linear(hidden, 1, rngs)
+        self.class_encoder = pointwise(dim, hidden, rngs, dtype=encoder_dtype)
+        self.classifier = pointwise(hidden, num_classes, rngs)
+        self.embedding_encoder = pointwise(dim, hidden, rngs, dtype=encoder_dtype)
+        self.attention = pointwise(hidden, 1, rngs)
         self.clusters = CosineHead(
             hidden, num_clusters, temperature=temperature, projected=projected, detached=detached, rngs=rngs
         )
