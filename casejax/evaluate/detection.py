@@ -250,7 +250,7 @@ def _edges(
         rank = np.repeat(block, count[block])
         within = np.arange(len(rank)) - np.repeat(np.cumsum(count[block]) - count[block], count[block])
         truth = by_key[begin[rank] + within]
-        tiou = temporal_iou(ranked.segment[rank], ground_truth.segment[truth])
+        tiou = np.asarray(temporal_iou(ranked.segment[rank], ground_truth.segment[truth]))
         close = tiou >= least
         found.append((rank[close], truth[close], tiou[close]))
     rank, truth, tiou = (np.concatenate(column) for column in zip(*found, strict=True))

@@ -3,12 +3,11 @@
 from casejax.localize.fusion import (
     FusedInstances,
     FusedTable,
-    candidate_overlap,
     fuse_instances,
     fuse_table,
-    iou,
 )
-from casejax.localize.nms import Survivors, decay_once_nms, hard_nms, soft_nms, temporal_iou
+from casejax.localize.nms import Survivors, decay_once_nms, hard_nms, soft_nms
+from casejax.localize.overlap import candidate_overlap, temporal_iou
 from casejax.localize.proposals import (
     THRESHOLDS,
     Runs,
@@ -40,7 +39,6 @@ __all__ = [
     "fuse_instances",
     "FusedInstances",
     "candidate_overlap",
-    "iou",
     "gaussian",
     "exponential",
     "uniform",

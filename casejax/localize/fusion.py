@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.localize.overlap import candidate_overlap
 from casejax.localize.templates import Fit as Fit
 from casejax.localize.templates import Template as Template
 from casejax.localize.templates import exponential as exponential
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 
-Overlap = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""From the length of an intersection and those of the group's best proposal and of a candidate, to their overlap."""
+Overlap = Callable[..., Any]
+"""From a group's best proposal (1, 2), candidates (N, 2) and `extra` to their overlaps (N,), in [0, 1]."""
 
 
 class FusedInstances(NamedTuple):
@@ -67,29 +68,6 @@ class FusedInstances(NamedTuple):
     mask: Bool[Array, " g"]
     member_of: Int[Array, " n"]
     num_groups: Int[Array, ""]
-
-
-# Overlaps
-
-
-def iou(
-    intersection: Float[Array, "*n"], best: Float[Array, "*#n"], candidate: Float[Array, "*#n"]
-) -> Float[Array, "*n"]:
-    """Temporal intersection over union."""
-    return intersection / (best + candidate - intersection)
-
-
-def candidate_overlap(
-    intersection: Float[Array, "*n"], best: Float[Array, "*#n"], candidate: Float[Array, "*#n"]
-) -> Float[Array, "*n"]:
-    """The share of the candidate that the best proposal covers, as in the published program.
-
-    A short proposal inside a long one is always absorbed, whatever their tIoU.
-    """
-    return intersection / candidate
-
-
-# Fusion
 
 
 def fuse_instances(
@@ -125,7 +103,7 @@ def fuse_instances(
         pass a `functools.partial`, made once: every new one is compiled for.
       temperature: T of Eq. 2, in the unit of the logits. Towards 0 the best member alone counts, towards infinity
         all count the same.
-      overlap: `candidate_overlap`, `iou` or another of their kind; static.
+      overlap: `candidate_overlap`, `temporal_iou` or another of their kind; static.
       threshold: overlap above which a proposal joins a group, in [0, 1].
       extra: added to every length and intersection. 1 for the published convention, where the end of a segment is
         a snippet that it still contains.
@@ -304,8 +282,7 @@ def _group(
     extra: ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
     """The group (N,) of every row, -1 for masked ones, and the number of groups."""
-    start, end = segments[:, 0], segments[:, 1]
-    length = end - start + extra
+    start, length = segments[:, 0], segments[:, 1] - segments[:, 0]
 
     def absorb(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         left, group, count = state
@@ -314,9 +291,8 @@ def _group(
             key = jnp.where(best, key, -jnp.inf)
             best = best & (key == key.max())
         best = jnp.argmax(best)
-        intersection = jnp.minimum(end, end[best]) - jnp.maximum(start, start[best]) + extra
-        ratio = overlap(jnp.maximum(intersection, 0), length[best][None], length)
-        joins = left & (labels == labels[best]) & (ratio > threshold)
+        overlaps = overlap(segments[best][None], segments, extra=extra)
+        joins = left & (labels == labels[best]) & (overlaps > threshold)
         joins = joins.at[best].set(True)
         return left & ~joins, jnp.where(joins, count, group), count + 1
 

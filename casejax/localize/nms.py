@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from casejax.localize.overlap import temporal_iou
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
@@ -15,23 +17,6 @@ class Survivors(NamedTuple):
 
     row: np.ndarray  # (m,) int64, row of the input table
     score: np.ndarray  # (m,) float64
-
-
-def temporal_iou(
-    a: Float[np.ndarray, "*#n 2"], b: Float[np.ndarray, "*#n 2"], *, plus_one: bool = False
-) -> Float[np.ndarray, "*n"]:
-    """Temporal IoU of segments [start, end), broadcast; zero where the union is empty.
-
-    Args:
-      a: segments in seconds.
-      b: segments in seconds.
-      plus_one: add one second to both lengths and to the overlap, as the published NMS does.
-    """
-    extra = 1.0 if plus_one else 0.0
-    overlap = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0]) + extra
-    overlap = np.maximum(overlap, 0)
-    union = (a[..., 1] - a[..., 0] + extra) + (b[..., 1] - b[..., 0] + extra) - overlap
-    return overlap / np.where(union > 0, union, 1)
 
 
 def hard_nms(
@@ -87,7 +72,7 @@ def decay_once_nms(
     """
     order, suppressor = _suppress(segment, score, group, threshold, plus_one)
     gone = suppressor != np.arange(len(order))
-    iou = temporal_iou(segment[order], segment[order[suppressor]], plus_one=plus_one)
+    iou = temporal_iou(segment[order], segment[order[suppressor]], extra=float(plus_one))
     decayed = score[order] * np.where(gone, np.exp(-(iou**2) / sigma), 1.0)
     output = np.lexsort((suppressor, gone, group[order]))
     return Survivors(order[output], decayed[output])
@@ -137,7 +122,7 @@ def soft_nms(
         worse = (value < worst[0][own]) | ((value == worst[0][own]) & (rank[pick] > worst[1][own]))
         worst[0][own[worse]], worst[1][own[worse]] = value[worse], rank[pick[worse]]
         rounds.append((pick, worst[0][own], worst[1][own]))
-        iou = temporal_iou(segment[rest], segment[pick][member], plus_one=plus_one)
+        iou = temporal_iou(segment[rest], segment[pick][member], extra=float(plus_one))
         iou[best] = 0  # a pick does not decay itself
         current[rest] *= np.exp(-(iou**2) / sigma)
         rest = np.delete(rest, best)
@@ -184,7 +169,7 @@ def _overlapping(
     while len(row):
         row = row[(group[row + lag] == group[row]) & (start[row + lag] < reach[row])]
         pair = order[np.stack([row, row + lag])]
-        iou = temporal_iou(segment[pair[0]], segment[pair[1]], plus_one=plus_one)
+        iou = temporal_iou(segment[pair[0]], segment[pair[1]], extra=float(plus_one))
         pairs.append(pair[:, iou >= threshold])
         lag += 1
         row = row[row + lag < len(order)]

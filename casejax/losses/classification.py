@@ -1,4 +1,4 @@
-"""The losses of weakly-supervised localisation; one value an example, for the caller to average."""
+"""Losses of classes, of videos and of snippets; one value an example, for the caller to average."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax import losses
-from casejax.losses.pooling import pool_top
+from casejax.losses.pooling import ABSENT, top_k_mean
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -27,9 +26,7 @@ def video_cross_entropy(
     Returns:
       (B,) losses; a video without a label gives the (negligible) loss of `smoothing` alone.
     """
-    total = labels.sum(axis=-1, keepdims=True)
-    target = labels / jnp.where(total > 0, total, 1) + smoothing
-    return -(target * jax.nn.log_softmax(video_scores)).sum(axis=-1)
+    return soft_cross_entropy(video_scores, shared_out(labels) + smoothing)
 
 
 def generalized_bce(
@@ -103,18 +100,21 @@ def mil_loss(
     mask: Bool[Array, "b t"] | None = None,
     divisor: int = 8,
 ) -> Float[Array, " b"]:
-    """Multiple-instance learning: cross-entropy of `pool_top` with the video's labels, shared out to sum to 1.
+    """Multiple-instance learning: cross-entropy of each class's top-k mean with the video's labels.
+
+    The labels are shared out to sum to 1. The number of pooled snippets is rounded up, as A2CL-PT and W-TALC have it.
 
     Args:
       cas: (B, T, C) class logits.
       labels: (B, C) zeros and ones.
       mask: True for real snippets; default all.
-      divisor: snippets a pooled one.
+      divisor: one in so many snippets is pooled.
 
     Returns:
       (B,) losses; 0 for a video without a label, for which the published program has NaN.
     """
-    return losses.video_cross_entropy(pool_top(cas, mask=mask, divisor=divisor), labels, smoothing=0.0)
+    pooled = top_k_mean(cas, divisor=divisor, rounding="up", mask=mask)
+    return video_cross_entropy(pooled, labels, smoothing=0.0)
 
 
 def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
@@ -129,7 +129,7 @@ def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
     """
     total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
     own = jnp.eye(logits.shape[1], dtype=bool)[None]
-    others = jax.nn.logsumexp(jnp.where(own, _ABSENT, logits[:, None, :]), axis=2)
+    others = jax.nn.logsumexp(jnp.where(own, ABSENT, logits[:, None, :]), axis=2)
     return -(targets * (logits - total) + (1 - targets) * (others - total)).mean(axis=1)
 
 
@@ -138,4 +138,6 @@ def shared_out(labels: Float[Array, "b k"]) -> Float[Array, "b k"]:
     return labels / jnp.maximum(labels.sum(axis=1, keepdims=True), 1)
 
 
-_ABSENT = -1e30  # logit of a class that is left out of a sum; finite, for the sake of a single class
+def with_background(labels: Float[Array, "b c"], background: float) -> Float[Array, "b k"]:
+    """Labels (B, C + 1) of the classes and, last, of background: the same number in every video, such as 1 or 0."""
+    return jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)

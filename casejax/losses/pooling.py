@@ -1,15 +1,122 @@
-"""."""
+"""Scores over time: which snippets of a video are selected, and means and softmax over its snippets under a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
+
+ABSENT = -1e30
+"""Logit of what takes no part in a softmax. It is finite, so that nothing becomes NaN where no entry takes part."""
+
+
+# Selected snippets
+
+
+def select_top_k(
+    scores: Float[Array, "b t c"],
+    *,
+    divisor: int = 8,
+    rounding: Literal["down", "up"] = "down",
+    mask: Bool[Array, "b t"] | None = None,
+) -> Bool[Array, "b t c"]:
+    """The k snippets of highest score of every video and class (Eq. 15 of CASE); k = length / divisor, at least 1.
+
+    Args:
+      scores: (B, T, C) calibrated T-CAS, or other scores; no gradient goes through them.
+      divisor: one in so many snippets is selected; 8 for THUMOS14, 2 for ActivityNet (appendix F.3 of CASE).
+      rounding: of k to a whole number; "down" in CASE, "up" in A2CL-PT.
+      mask: True for real snippets; a video's length is the number of its real ones. Default all.
+
+    Returns:
+      (B, T, C), True at exactly k snippets of each column; of equal scores the earlier is taken. A video without a
+      real snippet has none.
+
+    Raises:
+      ValueError: `divisor` below 1.
+    """
+    if divisor < 1:
+        raise ValueError(f"divisor must be 1 or more, got {divisor}")
+    batch, length, _ = scores.shape
+    scores = jax.lax.stop_gradient(scores)
+    if mask is None:
+        lengths = jnp.full(batch, length)
+    else:
+        lengths = mask.sum(axis=1)
+        scores = jnp.where(mask[:, :, None], scores, -jnp.inf)
+    k = lengths // divisor if rounding == "down" else -(-lengths // divisor)
+    k = jnp.minimum(jnp.maximum(k, 1), lengths)[:, None, None]
+    return jnp.swapaxes(_greatest(jnp.swapaxes(scores, 1, 2), k), 1, 2)
+
+
+def _greatest(x: Float[Array, "b c t"], k: Int[Array, "b 1 1"]) -> Bool[Array, "b c t"]:
+    """The k greatest entries along the last axis; of equal entries the earlier are taken.
+
+    A radix selection: it decides by one bit after the other, from the highest. Unlike a sort, or `top_k` with a
+    scatter, it is made of sums along the axis, so each device selects in its own part of a batch. And no score is
+    compared with the k-th: a compiler may compute a score twice and round it differently.
+    """
+    bits = jnp.finfo(x.dtype).bits
+    signed = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), f"int{bits}")  # -0 is 0
+    sign = jnp.array(-1, signed.dtype) << (bits - 1)
+    keys = jax.lax.bitcast_convert_type(jnp.where(signed < 0, ~signed, signed ^ sign), f"uint{bits}")  # in x's order
+    Carry = tuple[jax.Array, jax.Array, jax.Array]
+
+    def body(i: jax.Array, carry: Carry) -> Carry:
+        undecided, taken, missing = carry
+        ones = undecided & ((keys >> (bits - 1 - i).astype(keys.dtype)) & 1).astype(bool)
+        count = ones.sum(axis=2, keepdims=True, dtype=jnp.int32)
+        enough = count >= missing
+        undecided = jnp.where(enough, ones, undecided & ~ones)
+        return undecided, taken | (ones & ~enough), jnp.where(enough, missing, missing - count)
+
+    missing = jnp.broadcast_to(k.astype(jnp.int32), (*x.shape[:2], 1))
+    start = (jnp.ones(x.shape, bool), jnp.zeros(x.shape, bool), missing)
+    undecided, taken, missing = jax.lax.fori_loop(0, bits, body, start)
+    return taken | (undecided & (jnp.cumsum(undecided, axis=2) <= missing))
+
+
+def selected_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"]) -> Float[Array, "b c"]:
+    """Mean of the values at the selected snippets of every video and class (Eq. 16 of CASE, inner mean).
+
+    Args:
+      values: (B, T, C) snippet scores, logits or probabilities.
+      selected: (B, T, C) the snippets to pool, from `select_top_k`.
+
+    Returns:
+      (B, C) means; 0 where nothing is selected.
+    """
+    count = selected.sum(axis=1)
+    return jnp.where(selected, values, 0).sum(axis=1) / jnp.maximum(count, 1).astype(values.dtype)
+
+
+def top_k_mean(
+    values: Float[Array, "b t c"],
+    *,
+    divisor: int = 8,
+    rounding: Literal["down", "up"] = "down",
+    mask: Bool[Array, "b t"] | None = None,
+) -> Float[Array, "b c"]:
+    """Mean of the highest values of every video and class: its score, or the confidence that it is there.
+
+    Args:
+      values: (B, T, C) class scores of snippets.
+      divisor: one in so many snippets is pooled; 1 pools all.
+      rounding: of the number of pooled snippets, see `select_top_k`.
+      mask: True for real snippets; default all.
+
+    Returns:
+      (B, C); 0 for a video without a real snippet.
+
+    Raises:
+      ValueError: `divisor` below 1.
+    """
+    return selected_mean(values, select_top_k(values, divisor=divisor, rounding=rounding, mask=mask))
 
 
 def pooled(
@@ -19,10 +126,18 @@ def pooled(
 
     Args:
       cas: (B, T, C) class logits.
-      selected: (B, T, C) snippets to pool, from `self_labels.select_top_k`.
+      selected: (B, T, C) the snippets to pool, from `select_top_k`.
       probabilities: average the snippets' probabilities, as printed; default their logits, as published.
     """
-    return top_k_mean(jax.nn.softmax(cas) if probabilities else cas, selected)
+    return selected_mean(jax.nn.softmax(cas) if probabilities else cas, selected)
+
+
+# Streams
+
+
+def stream_mean(streams: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
+    """Mean over streams of arrays of one shape; of their logits, it is co-labelling as published."""
+    return sum(streams[1:], start=streams[0]) / len(streams)
 
 
 def class_probabilities(cas: Sequence[Float[Array, "b t c"]]) -> Float[Array, "b t c"]:
@@ -46,100 +161,28 @@ def calibrate(
     return cas_weight * class_probabilities(cas) + (1 - cas_weight) * foreground[:, :, None]
 
 
-def select_top_k(
-    scores: Float[Array, "b t c"], *, divisor: int = 8, mask: Bool[Array, "b t"] | None = None
-) -> Bool[Array, "b t c"]:
-    """The top-k snippets of every video and class (Eq. 15 of CASE); k = length // divisor, at least 1.
-
-    Args:
-      scores: (B, T, C) calibrated T-CAS.
-      divisor: snippets a selected one; 8 for THUMOS14, 2 for ActivityNet (appendix F.3).
-      mask: True for real snippets; a video's length is the number of its real ones. Default all.
-
-    Returns:
-      (B, T, C), True at exactly k snippets of each column; of equal scores the earlier one is taken.
-
-    Raises:
-      ValueError: `divisor` below 1.
-    """
-    if divisor < 1:
-        raise ValueError(f"divisor must be at least 1, got {divisor}")
-    batch, length, _ = scores.shape
-    scores = jax.lax.stop_gradient(scores)
-    if mask is None:
-        lengths = jnp.full(batch, length)
-    else:
-        lengths = mask.sum(axis=1)
-        scores = jnp.where(mask[:, :, None], scores, -jnp.inf)
-    k = jnp.minimum(jnp.maximum(lengths // divisor, 1), lengths)[:, None, None]
-    return jnp.swapaxes(_greatest(jnp.swapaxes(scores, 1, 2), k), 1, 2)
-
-
-def _greatest(x: Float[Array, "b c t"], k: Int[Array, "b 1 1"]) -> Bool[Array, "b c t"]:
-    """The k greatest entries along the last axis, of equals the earlier ones.
-
-    A radix selection, one bit after the other from the top: unlike a sort or `top_k` with its scatter, it is
-    made of sums along the axis, so a batch that is split over devices is selected where it is. Nor is a score
-    ever compared with the k-th: a compiler may compute it twice, rounded differently.
-    """
-    bits = jnp.finfo(x.dtype).bits
-    signed = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), f"int{bits}")  # -0 is 0
-    sign = jnp.array(-1, signed.dtype) << (bits - 1)
-    keys = jax.lax.bitcast_convert_type(jnp.where(signed < 0, ~signed, signed ^ sign), f"uint{bits}")  # in x's order
-    Carry = tuple[jax.Array, jax.Array, jax.Array]
-
-    def body(i: jax.Array, carry: Carry) -> Carry:
-        undecided, taken, missing = carry
-        ones = undecided & ((keys >> (bits - 1 - i).astype(keys.dtype)) & 1).astype(bool)
-        count = ones.sum(axis=2, keepdims=True, dtype=jnp.int32)
-        enough = count >= missing
-        undecided = jnp.where(enough, ones, undecided & ~ones)
-        return undecided, taken | (ones & ~enough), jnp.where(enough, missing, missing - count)
-
-    missing = jnp.broadcast_to(k.astype(jnp.int32), (*x.shape[:2], 1))
-    start = (jnp.ones(x.shape, bool), jnp.zeros(x.shape, bool), missing)
-    undecided, taken, missing = jax.lax.fori_loop(0, bits, body, start)
-    return taken | (undecided & (jnp.cumsum(undecided, axis=2) <= missing))
-
-
-def stream_mean(streams: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
-    """Mean over streams of arrays of one shape; of their logits, it is co-labelling as published."""
-    return sum(streams[1:], start=streams[0]) / len(streams)
-
-
-def top_k_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"]) -> Float[Array, "b c"]:
-    """Video-level scores by temporal pooling over the selected snippets (Eq. 16 of CASE, inner mean).
-
-    Args:
-      values: (B, T, C) snippet scores, logits or probabilities.
-      selected: (B, T, C) the snippets to pool, `self_labels.select_top_k`.
-
-    Returns:
-      (B, C) means; 0 where nothing is selected.
-    """
-    count = selected.sum(axis=1)
-    return jnp.where(selected, values, 0).sum(axis=1) / jnp.maximum(count, 1).astype(values.dtype)
-
-
-def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
-    """Mean over the entries that `mask` admits; 0 where it admits none."""
-    if mask is None:
-        return values.mean()
-    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
+# Time under a mask
 
 
 def without_padding(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t *d"]:
-    """`x` with zeros in padding, whatever stood there."""
+    """`x` with zeros in padding, also where NaN stood there."""
     if mask is None:
         return x
     return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, 0)
 
 
 def lengths(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
-    """Real snippets of each video, at least 1, in the dtype of `x`."""
+    """The number of real snippets of each video, at least 1, in the dtype of `x`."""
     if mask is None:
         return jnp.full(x.shape[0], x.shape[1], x.dtype)
     return jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)
+
+
+def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
+    """Mean over all entries that are True in `mask`; 0 where there is none."""
+    if mask is None:
+        return values.mean()
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
 def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b *d"]:
@@ -148,35 +191,19 @@ def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = No
     return without_padding(x, mask=mask).sum(axis=1) / count.reshape(-1, *(1,) * (x.ndim - 2))
 
 
+def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
+    """Weights of a video's real snippets that sum to 1 over time, for each class apart.
+
+    Padding has weight 0; in a video without a real snippet all weights are equal.
+    """
+    if mask is not None:
+        logits = jnp.where(mask[..., None], logits, ABSENT)
+    return jax.nn.softmax(logits, axis=1)
+
+
 def moving_average(x: Float[Array, "b t d"], window: int, *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t d"]:
-    """Mean over `window` snippets around each, of which those beyond either end and in padding count as zeros."""
+    """Mean over `window` snippets around each one; those beyond either end and in padding count as zeros."""
     if window == 1:
         return x
     sums = jax.lax.reduce_window(without_padding(x, mask=mask), 0.0, jax.lax.add, (1, window, 1), (1, 1, 1), "SAME")
     return sums / window
-
-
-def pool_top(
-    cas: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None, divisor: int = 8
-) -> Float[Array, "b c"]:
-    """Confidence in each class of a video: the mean of its highest scores, one in `divisor` snippets, rounded up.
-
-    Args:
-      cas: (B, T, C) class scores.
-      mask: True for real snippets; a video's length is the number of its real ones. Default all.
-      divisor: snippets a pooled one; 1 pools all.
-
-    Returns:
-      (B, C); 0 for a video without a real snippet.
-
-    Raises:
-      ValueError: `divisor` below 1.
-    """
-    if divisor < 1:
-        raise ValueError(f"divisor must be 1 or more, got {divisor}")
-    if mask is None:
-        mask = jnp.ones(cas.shape[:2], bool)
-    ranked = jnp.sort(jnp.where(mask[..., None], cas, -jnp.inf), axis=1, descending=True)
-    count = -(-mask.sum(axis=1) // divisor)
-    pooled = jnp.arange(cas.shape[1])[None, :] < count[:, None]
-    return jnp.where(pooled[..., None], ranked, 0).sum(axis=1) / jnp.maximum(count, 1).astype(cas.dtype)[:, None]

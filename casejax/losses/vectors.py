@@ -1,4 +1,4 @@
-"""."""
+"""Directions and angles: unit vectors and inverse cosines whose gradients stay finite."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
-    pass
+    from jaxtyping import Array, Bool, Float
 
 
 def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
@@ -18,18 +16,30 @@ def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     return x * inverse_norm(x)
 
 
+def norm(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    """Euclidean norm along the last axis; 0, with a gradient of zero, for vectors shorter than 1e-12."""
+    squared, long_enough = _squared_norm(x)
+    return jnp.where(long_enough, jnp.sqrt(squared), 0)[..., 0]
+
+
 def inverse_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
     """One over the Euclidean norm along the last axis; 0 for vectors shorter than 1e-12."""
+    squared, long_enough = _squared_norm(x)
+    return jnp.where(long_enough, jax.lax.rsqrt(squared), 0)
+
+
+def _squared_norm(x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n 1"], Bool[Array, "*n 1"]]:
+    """The squared norm, or 1 where the vector is too short to have a direction, and whether it is long enough."""
     squared = (x * x).sum(axis=-1, keepdims=True)
     long_enough = squared > 1e-24
-    return jnp.where(long_enough, jax.lax.rsqrt(jnp.where(long_enough, squared, 1)), 0)
+    return jnp.where(long_enough, squared, 1), long_enough
 
 
 @jax.custom_jvp
 def guarded_arccos(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Inverse cosine in radians: what rounding put beyond ±1 is read as ±1, and the slope stays finite.
+    """Inverse cosine in radians: numbers that rounding put beyond ±1 are read as ±1, and the slope stays finite.
 
-    Values are exact everywhere. The slope -1 / sqrt(1 - x^2) is that of the last number before ±1 at the steepest.
+    The values are exact. The slope -1 / sqrt(1 - x^2) is never steeper than at the last number before ±1.
     """
     return jnp.arccos(jnp.clip(x, -1, 1))
 
@@ -54,6 +64,7 @@ def angular_distance(features: Float[Array, "*n d"], centers: Float[Array, "c _"
 
 
 def _angle(x: Array, y: Array) -> Array:
+    """Angle between vectors of two arrays, pair by pair."""
     return guarded_arccos((unit(x) * unit(y)).sum(axis=-1))
 
 

@@ -154,7 +154,7 @@ def norm_loss(
     Returns:
       (B,) losses.
     """
-    i, c, b = _norm(instance), _norm(context), _norm(background)
+    i, c, b = norm(instance), norm(context), norm(background)
     return (jax.nn.relu(margin - i + c) + jax.nn.relu(margin - c + b) + b) ** 2
 
 
@@ -197,8 +197,8 @@ def acm_loss(
         acted = cas * attention[..., None]
         ranked = jnp.concatenate([acted, attention[..., None]], axis=2)
         selected = select_top_k(ranked, divisor=divisor, mask=mask)
-        targets = jnp.concatenate([actions * labels, jnp.full_like(labels[:, :1], last)], axis=1)
-        loss = losses.soft_cross_entropy(losses.top_k_mean(acted, selected[..., :-1]), shared_out(targets))
+        targets = shared_out(with_background(actions * labels, last))
+        loss = soft_cross_entropy(selected_mean(acted, selected[..., :-1]), targets)
         return loss.mean(), time_mean(outputs.embedding[0], mask=selected[..., -1])
 
     loss_instance, instance_feature = branch(instance, settings.top_k_divisor, 1, 0)

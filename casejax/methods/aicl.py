@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -151,16 +152,10 @@ def mine(
     shown = jnp.ones(class_actionness.shape, bool) if mask is None else mask
     first, second = (_above_median(x, shown) for x in (class_actionness, stream_actionness))
     best = jnp.max(class_actionness, axis=1, keepdims=True, where=shown, initial=0.0)
-
-    def take(kind: Bool[Array, "b t"], by: Float[Array, "b t"]) -> Bool[Array, "b t"]:
-        ranked = jnp.where(kind & shown, by, 0 if fill else -1)
-        taken = select_top_k(ranked[..., None], divisor=divisor, mask=shown)[..., 0]
-        return taken if fill else taken & kind
-
     high, low = class_actionness, best - class_actionness
-    return Mined(
-        take(first & second, high), take(~first & ~second, low), take(first ^ second, high), take(first ^ second, low)
-    )
+    kinds = jnp.stack([first & second, ~first & ~second, first ^ second, first ^ second], axis=2)
+    by = jnp.stack([high, low, high, low], axis=2)
+    return Mined(*best_of_kinds(kinds, by, divisor=divisor, fill=fill, mask=shown))
 
 
 def _above_median(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
@@ -187,19 +182,7 @@ def contrastive_loss(
     Returns:
       (B,) sums of the four terms. A term without a query or a positive is 0.
     """
-    directions = unit(embedding)
-
-    def mean_of(kind: Bool[Array, "b t"]) -> Float[Array, "b d"]:
-        return unit(time_mean(without_padding(embedding, mask=kind), mask=kind))
-
-    def term(query: Bool[Array, "b t"], positive: Bool[Array, "b t"], negatives: Bool[Array, "b t"]) -> Array:
-        wanted = mean_of(query)
-        near = (wanted * mean_of(positive)).sum(axis=1, keepdims=True)
-        far = jnp.einsum("bd,btd->bt", wanted, directions, precision="highest")
-        far = jnp.where(negatives, far / temperature, _ABSENT)
-        loss = -jax.nn.log_softmax(jnp.concatenate([near / temperature, far], axis=1))[:, 0]
-        return jnp.where(query.any(axis=1) & positive.any(axis=1), loss, 0)
-
+    term = partial(mined_contrast, embedding, temperature=temperature)
     return (
         term(mined.unsure_action, mined.sure_action, mined.sure_background)
         + term(mined.sure_action, mined.unsure_action, mined.sure_background)

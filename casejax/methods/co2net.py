@@ -226,10 +226,9 @@ def background_mil(
     Returns:
       (B,) losses. Targets sum to a little less than 1, as published: 1e-4 is added to what they are divided by.
     """
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=divisor, mask=mask))
-    targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
+    targets = with_background(labels, background)
     targets = targets / (targets.sum(axis=1, keepdims=True) + 1e-4)
-    return losses.soft_cross_entropy(pooled, targets)
+    return soft_cross_entropy(top_k_mean(cas, divisor=divisor, mask=mask), targets)
 
 
 def mutual_loss(

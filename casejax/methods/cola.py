@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from casejax.methods.layers import (
     check_rates,
     dropout,
     dropout_keys,
+    pointwise,
     read_streams,
     torch_default,
 )
@@ -33,8 +35,6 @@ from casejax.records import Localization, SnippetScores, option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
-
-_ABSENT = -1e30  # logit of a snippet that is no negative
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ class CoLANet(nnx.Module):
         if width % 2 == 0 or class_width % 2 == 0:
             raise ValueError(f"widths must be odd, got width={width} and class_width={class_width}")
         self.encoder = TemporalConv(sum(dims), hidden, width=width, rngs=rngs)
-        kernel, _ = torch_default(hidden, num_classes)
-        self.classifier = nnx.Linear(hidden, num_classes, use_bias=False, kernel_init=kernel, rngs=rngs)
+        self.classifier = pointwise(hidden, num_classes, rngs, bias=False)
         self.class_filter = _class_filter(num_classes, class_width, rngs) if class_width > 1 else None
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
         self.dropout, self.easy_dropout = settings.dropout, settings.easy_dropout
@@ -225,17 +224,13 @@ def mine(
     high = shown & (actionness > median)
     greatest = jnp.max(actionness, axis=1, keepdims=True, where=shown, initial=0.0)
 
-    def take(kinds: Array, by: Array, divisor: int) -> Array:
-        kinds = kinds & shown[..., None]
-        taken = select_top_k(jnp.where(kinds, by, 0 if fill else -1), divisor=divisor, mask=shown)
-        return jnp.moveaxis(taken if fill else taken & kinds, 2, 0)
-
     inside = erode(high, inner_width) & ~erode(high, outer_width)
     outside = dilate(high, outer_width) & ~dilate(high, inner_width)
     easiness = jnp.stack([actionness, greatest - actionness], axis=2)
+    borders = jnp.stack([inside, outside], axis=2)
     return Mined(
-        *take(drawn[..., None], easiness, easy_divisor),
-        *take(jnp.stack([inside, outside], axis=2), actionness[..., None], hard_divisor),
+        *best_of_kinds(drawn[..., None], easiness, divisor=easy_divisor, fill=fill, mask=shown),
+        *best_of_kinds(borders, actionness[..., None], divisor=hard_divisor, fill=fill, mask=shown),
     )
 
 
@@ -255,16 +250,7 @@ def contrastive_loss(
     Returns:
       (B,) sums of both terms. A term without a query or a positive is 0.
     """
-    directions = unit(embedding)
-
-    def term(query: Bool[Array, "b t"], positive: Bool[Array, "b t"], negatives: Bool[Array, "b t"]) -> Array:
-        wanted = unit(time_mean(embedding, mask=query))
-        near = (wanted * unit(time_mean(embedding, mask=positive))).sum(axis=1, keepdims=True) / temperature
-        far = jnp.einsum("bd,btd->bt", wanted, directions, precision="highest") / temperature
-        logits = jnp.concatenate([near, jnp.where(negatives, far, _ABSENT)], axis=1)
-        loss = -jax.nn.log_softmax(logits)[:, 0]
-        return jnp.where(query.any(axis=1) & positive.any(axis=1), loss, 0)
-
+    term = partial(mined_contrast, embedding, temperature=temperature)
     return term(mined.hard_action, mined.easy_action, mined.easy_background) + term(
         mined.hard_background, mined.easy_background, mined.easy_action
     )

@@ -100,7 +100,7 @@ def video_evidence(
     """
     attended = select_top_k(attention[..., None], divisor=divisor, mask=mask)
     logits = suppressed[..., :-1]
-    return evidence(losses.top_k_mean(logits, jnp.broadcast_to(attended, logits.shape)))
+    return evidence(losses.selected_mean(logits, jnp.broadcast_to(attended, logits.shape)))
 
 
 def uncertainty(suppressed: Float[Array, "b t k"]) -> Float[Array, "b t"]:

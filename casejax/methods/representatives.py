@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from casejax.losses import unit, without_padding
+from casejax.losses import ABSENT, unit, without_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
-_ABSENT = -1e30  # logit of a token that is none
 _SHARPNESS = 5.0  # factor on the cosines by which snippets belong to tokens
 
 
@@ -29,7 +28,7 @@ def _assign(
     """How far each snippet belongs to each token: shares that sum to 1 over tokens, and the same over snippets."""
     logits = _SHARPNESS * jnp.einsum("bkd,btd->bkt", unit(tokens), unit(x), precision="highest")
     if token_mask is not None:
-        logits = jnp.where(token_mask[:, :, None], logits, _ABSENT)
+        logits = jnp.where(token_mask[:, :, None], logits, ABSENT)
     share = jax.nn.softmax(logits, axis=1)
     if token_mask is not None:  # where there is no token at all, a snippet belongs to none
         share = jnp.where(token_mask[:, :, None], share, 0)

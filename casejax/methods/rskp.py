@@ -197,7 +197,7 @@ def attention_loss(
     """Draw attention apart: mean of its lowest values less that of its highest, one snippet in `divisor` each."""
 
     def highest(values: Float[Array, "b t"]) -> Float[Array, " b"]:
-        return losses.top_k_mean(values[..., None], select_top_k(values[..., None], divisor=divisor, mask=mask))[:, 0]
+        return losses.top_k_mean(values[..., None], divisor=divisor, mask=mask)[:, 0]
 
     return -highest(-attention) - highest(attention)
 
@@ -245,7 +245,7 @@ def rskp_terms(
         target = settings.memory_mix * remembered.frames + (1 - settings.memory_mix) * target
 
     def classify(logits: Sequence[Float[Array, "b k"]], background: float) -> Float[Array, ""]:
-        targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
+        targets = losses.with_background(labels, background)
         weighted = [
             weight * losses.video_cross_entropy(x, targets, smoothing=0.0).mean()
             for (weight, _), x in zip(descriptions, logits, strict=True)

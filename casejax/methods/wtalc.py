@@ -204,10 +204,8 @@ def co_activity_loss(
     head = slice(2 * pairs)
     feature, labels = feature[head], labels[head]
     mask = None if mask is None else mask[head]
-    feature, logits = without_padding(feature, mask=mask), without_padding(suppressed[head, :, :-1], mask=mask)
-    if mask is not None:
-        logits = jnp.where(mask[..., None], logits, _PADDED)
-    active = jax.nn.softmax(logits, axis=1)
+    feature, logits = (without_padding(x, mask=mask) for x in (feature, suppressed[head, :, :-1]))
+    active = time_softmax(logits, mask=mask)
     # Published weights of what is idle are divided by T - 1, which their direction does not show.
     high, low = (
         unit(jnp.einsum("btc,btd->bcd", weights, feature, precision="highest")) for weights in (active, 1 - active)

@@ -110,9 +110,10 @@ def test_the_vectors_of_the_specification(temperature, template, want):
 
 
 def test_the_two_overlaps_tell_a_short_proposal_in_a_long_one_apart():
-    assert_array_equal(fuse(BOXES, overlap=localize.iou, threshold=0.5).member_of, [0, 0, 0, 2, 1, 1, 1, 3])
-    assert float(localize.candidate_overlap(jnp.ones(1), jnp.full(1, 20.0), jnp.ones(1))[0]) == 1
-    assert_allclose(localize.iou(jnp.full(1, 2.0), jnp.full(1, 21.0), jnp.full(1, 2.0)), 2 / 21)  # with 1 added to each
+    assert_array_equal(fuse(BOXES, overlap=localize.temporal_iou, threshold=0.5).member_of, [0, 0, 0, 2, 1, 1, 1, 3])
+    long, short = jnp.asarray([[0.0, 20.0]]), jnp.asarray([[4.0, 5.0]])
+    assert float(localize.candidate_overlap(long, short)[0]) == 1
+    assert_allclose(localize.temporal_iou(long, short, extra=1.0), 2 / 21, rtol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", ["candidate", "iou"])
@@ -128,7 +129,7 @@ def test_groups_equal_those_of_a_loop(rng, overlap):
 
     def one(boxes, labels, mask, extra, threshold):
         options = {"labels": labels, "mask": mask, "extra": extra, "threshold": threshold, "temperature": 0.3}
-        function = {"candidate": localize.candidate_overlap, "iou": localize.iou}[overlap]
+        function = {"candidate": localize.candidate_overlap, "iou": localize.temporal_iou}[overlap]
         return localize.fuse_instances(boxes[:, :2], boxes[:, 2], overlap=function, **options)
 
     got = jax.vmap(one)(*(jnp.asarray(x) for x in (boxes, labels, real, extra, threshold)))
@@ -212,7 +213,7 @@ def test_start_and_end_do_not_cross():
     boxes[:5, :2] = [(20, 21), (20, 60), (20, 120), (0, 9), (4, 9)]
     template = partial(localize.student_t, freedom=1.0)
     apart = [em(boxes[:5, k].astype(np.float64), np.full(5, 0.2), 1.0)[0] for k in (0, 1)]
-    everything = lambda intersection, best, candidate: jnp.ones_like(candidate)  # noqa: E731
+    everything = lambda best, candidate, extra: jnp.ones(len(candidate))  # noqa: E731
     got = fuse(boxes, mask=np.arange(8) < 5, template=template, overlap=everything)
     assert apart[0] > apart[1]
     assert_allclose(got.segments[0], boxes[:5, :2].mean(0), rtol=1e-6)
@@ -315,7 +316,7 @@ def test_a_table_is_fused_group_by_group(rng):
     start = np.round(rng.uniform(0, 40, 70), 1)
     segment = np.stack([start, start + rng.uniform(1, 9, 70)], axis=1)
     score, group = rng.uniform(size=70), rng.choice([2, 5, 11, 700], 70)
-    got = localize.fuse_table(segment + 3e5, score, group, overlap=localize.iou, threshold=0.3)
+    got = localize.fuse_table(segment + 3e5, score, group, overlap=localize.temporal_iou, threshold=0.3)
     rows = []
     for g in np.unique(group):
         boxes = np.column_stack([segment, score])[group == g]

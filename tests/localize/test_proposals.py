@@ -168,7 +168,7 @@ def test_temporal_iou_equals_a_loop(rng):
     segment, _, _ = proposals(rng, 30, 1)
     for plus_one in (False, True):
         want = [[loop_iou(a, b, float(plus_one)) for b in segment] for a in segment]
-        got = localize.temporal_iou(segment[:, None], segment[None], plus_one=plus_one)
+        got = localize.temporal_iou(segment[:, None], segment[None], extra=float(plus_one))
         assert_allclose(got, want, rtol=1e-15)
 
 
@@ -176,7 +176,7 @@ def test_temporal_iou_of_an_empty_union_is_zero():
     # A point with itself, and touching segments of one second, which a second added makes overlap.
     a, b = np.array([[3.0, 3.0], [0.0, 1.0]]), np.array([[3.0, 3.0], [1.0, 2.0]])
     assert_array_equal(localize.temporal_iou(a, b), [0, 0])
-    assert_allclose(localize.temporal_iou(a, b, plus_one=True), [1, 1 / 3])
+    assert_allclose(localize.temporal_iou(a, b, extra=1.0), [1, 1 / 3])
 
 
 @pytest.mark.parametrize("plus_one", [False, True])

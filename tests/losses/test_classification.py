@@ -10,11 +10,11 @@ from casejax.methods.case import scores
 from casejax.methods.case.outputs import Outputs
 
 
-def test_top_k_mean(rng):
+def test_selected_mean(rng):
     values = rng.normal(size=(2, 9, 3)).astype(np.float32)
     selected = rng.random((2, 9, 3)) < 0.4
     selected[1, :, 2] = False
-    got = losses.top_k_mean(jnp.asarray(values), jnp.asarray(selected))
+    got = losses.selected_mean(jnp.asarray(values), jnp.asarray(selected))
     for b in range(2):
         for c in range(3):
             chosen = values[b, selected[b, :, c], c]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,24 +61,15 @@ def select_erased(
     return mask[..., None] & (scores > threshold)
 
 
-def _xavier(fan_in: int, fan_out: int) -> Callable[..., Array]:
-    limit = math.sqrt(6 / (fan_in + fan_out))
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    return init
-
-
 class A2CLPTStream(nnx.Module):
     """One stream: two fully connected layers, a classifier, an adversary, and what they weigh in the T-CAM."""
 
     def __init__(self, dim: int, num_classes: int, *, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
-        self.first = nnx.Linear(dim, hidden, kernel_init=_xavier(dim, hidden), rngs=rngs)
-        self.second = nnx.Linear(hidden, hidden, kernel_init=_xavier(hidden, hidden), rngs=rngs)
-        self.classifier = nnx.Linear(hidden, num_classes, kernel_init=_xavier(hidden, num_classes), rngs=rngs)
-        # One classifier a class, published as C layers with an output each, hence their spread.
-        self.adversary = nnx.Linear(hidden, num_classes, kernel_init=_xavier(hidden, 1), rngs=rngs)
+        self.first = pointwise(dim, hidden, rngs, init=xavier)
+        self.second = pointwise(hidden, hidden, rngs, init=xavier)
+        self.classifier = pointwise(hidden, num_classes, rngs, init=xavier)
+        # Published as C layers with one output each, so each has the spread of such a layer.
+        self.adversary = pointwise(hidden, num_classes, rngs, init=lambda fan_in, _: xavier(fan_in, 1))
         self.scale = nnx.Param(jnp.ones(num_classes))
         self.dropout = nnx.Dropout(dropout)
 

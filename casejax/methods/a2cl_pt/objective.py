@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from casejax import losses
-from casejax.losses.classification import mil_loss
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 BETAS = (0.001, 0.1)
 """Range of the temperature by which the background's attention is flattened."""
-
-_PADDED = -1e30  # logit of padded snippets: finite, so that a video without a real snippet has no NaN
 
 
 class Pairs(NamedTuple):
@@ -102,12 +99,8 @@ def attended_features(
     beta = jnp.asarray(temperature)
     if beta.ndim:
         beta = beta[:, None, :]
-    if mask is not None:
-        embedding, logits = jnp.where(mask[..., None], embedding, 0), jnp.where(mask[..., None], logits, 0)
-    logits = beta * logits
-    if mask is not None:
-        logits = jnp.where(mask[..., None], logits, _PADDED)
-    weights = jax.nn.softmax(logits, axis=1)
+    embedding, logits = (losses.without_padding(x, mask=mask) for x in (embedding, logits))
+    weights = losses.time_softmax(beta * logits, mask=mask)
     return jnp.einsum("btk,btd->bkd", weights, embedding, precision="highest")
 
 

@@ -146,7 +146,7 @@ def test_top_pooling_and_mil(videos):
     def pooled(cas, labels, divisor):
         def total(cas):
             loss = losses.mil_loss(cas, jnp.asarray(labels), mask=jnp.asarray(mask), divisor=divisor)
-            return loss.sum(), (loss, losses.pool_top(cas, mask=jnp.asarray(mask), divisor=divisor))
+            return loss.sum(), (loss, losses.top_k_mean(cas, divisor=divisor, rounding="up", mask=jnp.asarray(mask)))
 
         (_, values), gradient = jax.value_and_grad(total, has_aux=True)(cas)
         return *values, gradient
@@ -163,7 +163,7 @@ def test_top_pooling_and_mil(videos):
         np.testing.assert_array_equal(a, b)
     assert (np.asarray(gradient)[~mask] == 0).all()
     for function in (
-        partial(losses.pool_top, divisor=0),
+        partial(losses.top_k_mean, divisor=0),
         lambda cas: losses.mil_loss(cas, jnp.asarray(labels), divisor=0),
     ):
         with pytest.raises(ValueError, match="divisor must be 1 or more, got 0"):
