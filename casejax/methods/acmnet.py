@@ -16,7 +16,16 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
-from casejax.losses import select_top_k, shared_out, time_mean, without_padding
+from casejax.losses import (
+    norm,
+    select_top_k,
+    selected_mean,
+    shared_out,
+    soft_cross_entropy,
+    time_mean,
+    with_background,
+    without_padding,
+)
 from casejax.methods.contract import BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step, supervised
 from casejax.methods.layers import (
     TemporalConv,
@@ -158,12 +167,6 @@ def norm_loss(
     return (jax.nn.relu(margin - i + c) + jax.nn.relu(margin - c + b) + b) ** 2
 
 
-def _norm(x: Float[Array, "b d"]) -> Float[Array, " b"]:
-    squared = (x * x).sum(axis=1)
-    longer = squared > 0  # at 0 the root has no slope
-    return jnp.where(longer, jnp.sqrt(jnp.where(longer, squared, 1)), 0)
-
-
 def acm_loss(
     outputs: Outputs,
     labels: Float[Array, "b c"],
@@ -230,7 +233,7 @@ def acm_scores(
     """
     attention = without_padding(outputs.attention[0], mask=mask)[..., None]
     acted = outputs.cas[0] * attention
-    pooled = losses.top_k_mean(acted, select_top_k(acted, divisor=settings.top_k_divisor, mask=mask))
+    pooled = losses.top_k_mean(acted, divisor=settings.top_k_divisor, mask=mask)
     frames = without_padding(jax.nn.softmax(acted)[..., :-1], mask=mask)
     thresholded = jnp.broadcast_to(attention, frames.shape)
     ranked = settings.frame_weight * frames + (1 - settings.frame_weight) * thresholded

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.losses import select_top_k, stream_mean, time_mean, unit, without_padding
+from casejax.losses import best_of_kinds, mined_contrast, stream_mean, time_mean, without_padding
 from casejax.methods import asl
 from casejax.methods.case.variants import SELECTION
 from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
@@ -25,8 +25,6 @@ from casejax.records import option
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
-
-_ABSENT = -1e30  # logit of a snippet that is no negative
 
 
 @dataclass(frozen=True)

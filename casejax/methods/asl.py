@@ -137,7 +137,9 @@ def selection_losses(
     scores = losses.calibrate(outputs.cas, stream_mean(outputs.attention), cas_weight=settings.cas_weight)
     selected = select_top_k(scores, divisor=settings.top_k_divisor, mask=mask)
     foreground = foreground_labels(selected, labels)
-    video = stream_mean([losses.video_cross_entropy(losses.top_k_mean(cas, selected), labels) for cas in outputs.cas])
+    video = stream_mean(
+        [losses.video_cross_entropy(losses.selected_mean(cas, selected), labels) for cas in outputs.cas]
+    )
     attention = [
         losses.generalized_bce(a, foreground, exponent=settings.gce_exponent, mask=mask) for a in outputs.attention
     ]

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
-from casejax.losses import select_top_k, without_padding
+from casejax.losses import without_padding
 from casejax.losses.classification import shared_out, softmax_bce
 from casejax.methods.contract import BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step, supervised
 from casejax.methods.layers import (
@@ -29,7 +29,6 @@ from casejax.methods.layers import (
     pointwise,
     read_streams,
     top_k_foreground,
-    torch_default,
 )
 from casejax.records import Localization, SnippetScores, option
 
@@ -88,8 +87,7 @@ class BaSNet(nnx.Module):
         self.filter = pointwise(hidden, 1, rngs)
         self.first = TemporalConv(joint, class_hidden, rngs=rngs)
         self.second = TemporalConv(class_hidden, class_hidden, rngs=rngs)
-        kernel, _ = torch_default(class_hidden, num_outputs)
-        self.classifier = nnx.Linear(class_hidden, num_outputs, use_bias=False, kernel_init=kernel, rngs=rngs)
+        self.classifier = pointwise(class_hidden, num_outputs, rngs, bias=False)
         self.dims, self.dropout, self.embedding_dims = tuple(dims), settings.dropout, (hidden,)
 
     def __call__(
@@ -150,8 +148,8 @@ def bas_loss(
     """
 
     def classification(cas: Float[Array, "b t k"], background: float) -> Float[Array, ""]:
-        pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))
-        targets = jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)
+        pooled = losses.top_k_mean(cas, divisor=settings.top_k_divisor, mask=mask)
+        targets = losses.with_background(labels, background)
         return softmax_bce(pooled, shared_out(targets)).mean()
 
     terms = {
@@ -199,7 +197,7 @@ def bas_scores(
       Scores of the C action classes; background has a part only in the softmax of `video`.
     """
     cas = outputs.cas[0]
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))
+    pooled = losses.top_k_mean(cas, divisor=settings.top_k_divisor, mask=mask)
     scores = min_max(cas[..., :-1], mask=mask)
     if outputs.cluster_logits:
         scores = scores * without_padding(outputs.attention[0], mask=mask)[..., None]

@@ -18,7 +18,15 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
-from casejax.losses import moving_average, select_top_k, stream_mean, time_mean, without_padding
+from casejax.losses import (
+    moving_average,
+    soft_cross_entropy,
+    stream_mean,
+    time_mean,
+    top_k_mean,
+    with_background,
+    without_padding,
+)
 from casejax.methods.contract import (
     WHOLE,
     BackgroundSettings,
@@ -317,7 +325,7 @@ def co2_scores(
     """
     attention = without_padding(stream_mean(outputs.attention), mask=mask)
     ranked = without_padding(outputs.cas[0], mask=mask) * attention[..., None]
-    pooled = losses.top_k_mean(ranked, select_top_k(ranked, divisor=settings.video_divisor, mask=mask))
+    pooled = losses.top_k_mean(ranked, divisor=settings.video_divisor, mask=mask)
     ranked = ranked[..., :-1]
     thresholded = jnp.broadcast_to(attention[..., None], ranked.shape)
     return SnippetScores(thresholded, jax.nn.softmax(pooled)[..., :-1], ranked)

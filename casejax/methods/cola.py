@@ -18,7 +18,14 @@ from flax import nnx
 
 from casejax import losses
 from casejax.labels import foreground_labels
-from casejax.losses import select_top_k, shared_out, softmax_bce, time_mean, unit, without_padding
+from casejax.losses import (
+    best_of_kinds,
+    mined_contrast,
+    select_top_k,
+    shared_out,
+    softmax_bce,
+    without_padding,
+)
 from casejax.methods.basnet import min_max
 from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import (
@@ -290,7 +297,7 @@ def cola_loss(
     )
     contrast = contrastive_loss(outputs.embedding[0], mined, temperature=settings.temperature)
     terms = {
-        "loss_video": softmax_bce(losses.top_k_mean(cas, selected), shared_out(labels)).mean(),
+        "loss_video": softmax_bce(losses.selected_mean(cas, selected), shared_out(labels)).mean(),
         "loss_contrast": settings.contrast_weight * contrast.mean(),
     }
     return Loss.of(terms, (foreground_labels(selected, labels),))
@@ -301,7 +308,7 @@ def cola_scores(
 ) -> SnippetScores:
     """Inference: attention is thresholded, and class logits scaled by their range over time are ranked."""
     cas = outputs.cas[0]
-    pooled = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))
+    pooled = losses.top_k_mean(cas, divisor=settings.top_k_divisor, mask=mask)
     attention = without_padding(outputs.attention[0], mask=mask)
     thresholded = jnp.broadcast_to(attention[..., None], cas.shape)
     return SnippetScores(thresholded, jax.nn.softmax(pooled), min_max(cas, mask=mask))

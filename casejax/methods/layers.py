@@ -46,10 +46,21 @@ def xavier(fan_in: int, fan_out: int) -> tuple[Initializer, Initializer]:
     return _uniform(math.sqrt(6 / (fan_in + fan_out))), nnx.initializers.zeros
 
 
-def pointwise(d_in: int, d_out: int, rngs: nnx.Rngs, *, init: Init = torch_default, dtype: Any = None) -> nnx.Linear:
-    """A linear layer on each snippet, in other words a temporal convolution of width 1; it computes in `dtype`."""
-    kernel, bias = init(d_in, d_out)
-    return nnx.Linear(d_in, d_out, kernel_init=kernel, bias_init=bias, dtype=dtype, rngs=rngs)
+def pointwise(
+    d_in: int, d_out: int, rngs: nnx.Rngs, *, init: Init = torch_default, bias: bool = True, dtype: Any = None
+) -> nnx.Linear:
+    """A linear layer on each snippet, in other words a temporal convolution of width 1.
+
+    Args:
+      d_in: channels of the input.
+      d_out: channels of the output.
+      rngs: seeds of the initial parameters.
+      init: initializers of kernel and bias.
+      bias: whether it has one.
+      dtype: type it computes in, such as `jnp.bfloat16`; default that of input and parameters.
+    """
+    kernel_init, bias_init = init(d_in, d_out)
+    return nnx.Linear(d_in, d_out, kernel_init=kernel_init, bias_init=bias_init, use_bias=bias, dtype=dtype, rngs=rngs)
 
 
 class TemporalConv(nnx.Module):

@@ -18,7 +18,7 @@ from flax import nnx
 
 from casejax import losses
 from casejax.labels.pseudo_labels import pseudo_label_loss
-from casejax.losses import select_top_k, time_mean, unit, without_padding
+from casejax.losses import time_mean, unit, without_padding
 from casejax.methods.contract import WHOLE, BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import (
     check_counts,

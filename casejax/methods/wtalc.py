@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from casejax import losses
-from casejax.losses import mil_loss, select_top_k, unit, without_padding
+from casejax.losses import mil_loss, time_softmax, unit, without_padding
 from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import check_counts, check_rates, dropout, dropout_keys, pointwise, read_streams, xavier
 from casejax.records import SnippetScores, option
@@ -162,7 +162,7 @@ def wtalc_scores(
     """
     cas = outputs.cas[0]
     shown = jnp.ones((*cas.shape[:2], 1), bool) if mask is None else mask[..., None]
-    confidence = losses.top_k_mean(cas, select_top_k(cas, divisor=settings.top_k_divisor, mask=mask))[:, None]
+    confidence = losses.top_k_mean(cas, divisor=settings.top_k_divisor, mask=mask)[:, None]
     least = jnp.min(cas, axis=1, keepdims=True, where=shown, initial=jnp.inf)
     spread = jnp.max(cas, axis=1, keepdims=True, where=shown, initial=-jnp.inf) - least
     relative = (cas - least) / jnp.where(spread > 0, spread, 1)

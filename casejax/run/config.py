@@ -116,8 +116,9 @@ class Config:
             has = ", ".join(method.variants) or "none"
             raise OptionError(f"variant {variant}: method {method.name} has no such variant; it has {has}")
         start = cls(method, variant, method.settings, method.schedule, method.localization)
-        has = start.flat()
-        return start.changed(**{k: v for k, v in method.variants.get(variant, {}).items() if k in has}).changed(**values)
+        known = start.flat()
+        changes = {name: value for name, value in method.variants.get(variant, {}).items() if name in known}
+        return start.changed(**changes).changed(**values)
 
     def options(self) -> Iterator[Option]:
         """Every option, the method's own first."""
@@ -145,8 +146,7 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: method, variant, and by group the options that have an effect."""
         out: dict[str, Any] = {"method": self.method.name, "variant": self.variant}
-        for group, _ in self.groups():
-            out[group] = {}
+        out |= {group: {} for group, _ in self.groups()}
         for each in self.options():
             if each.acts:
                 out[each.group][each.name] = each.value

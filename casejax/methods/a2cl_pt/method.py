@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from casejax.errors import OptionError
-from casejax.losses import initial_centers, pool_top
+from casejax.losses import initial_centers, top_k_mean
 from casejax.methods.a2cl_pt.network import A2CLPTNet
 from casejax.methods.a2cl_pt.objective import a2cl_pt_objective
 from casejax.methods.a2cl_pt.optimizer import network_and_centers
@@ -87,7 +87,7 @@ def a2cl_pt_scores(
     """Inference. There is no attention: in its place stands the probability that the best class is there."""
     tcam = outputs.own.tcam
     best = jax.nn.sigmoid(tcam.max(axis=2))
-    video = jax.nn.softmax(pool_top(tcam, mask=mask, divisor=settings.divisor))
+    video = jax.nn.softmax(top_k_mean(tcam, divisor=settings.divisor, rounding="up", mask=mask))
     return SnippetScores(tcam, video, attention=best)
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from casejax.methods.a2cl_pt.settings import A2CLPTSettings
 from casejax.methods.contract import Outputs
-from casejax.methods.layers import check_counts, check_rates
+from casejax.methods.layers import check_counts, check_rates, pointwise, xavier
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key

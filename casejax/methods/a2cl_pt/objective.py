@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from casejax import losses
+from casejax.losses import mil_loss
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
