@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from casejax.methods.case.network import CaseNet, project_prototypes
+from casejax.methods.case import CaseNet, CaseSettings, HeadSettings
+from casejax.methods.case.head import make_head, project_prototypes
+
+
+def network(dims, num_classes=3, num_clusters=4, *, hidden=8, encoder_dtype="float32", projected=True, seed=0):
+    """CASE with its head; without clusters if there are 0."""
+    head = make_head(HeadSettings(num_clusters=num_clusters, projected=projected)) if num_clusters else None
+    settings = CaseSettings(hidden=hidden, encoder_dtype=encoder_dtype)
+    return CaseNet(dims, num_classes, settings=settings, head=head, rngs=nnx.Rngs(seed))
 
 
 def count(model):
@@ -12,15 +20,21 @@ def count(model):
 
 
 def test_parameter_count_is_that_of_table_1():
-    model = nnx.eval_shape(lambda: CaseNet((1024, 1024), 20, 16, rngs=nnx.Rngs(0)))
-    assert count(model) == 2_137_130
-    without_clusters = 2_120_746
-    assert count(model) - without_clusters == 2 * 512 * 16
+    for num_clusters, want in ((16, 2_137_130), (0, 2_120_746)):
+        assert count(nnx.eval_shape(lambda: network((1024, 1024), 20, num_clusters, hidden=512))) == want  # noqa: B023
+
+
+def test_without_a_head_there_are_no_clusters(rng):
+    model, bare = network((6, 4)), network((6, 4), num_clusters=0)
+    x = [jnp.asarray(rng.normal(size=(2, 5, d)), jnp.float32) for d in (6, 4)]
+    assert bare(x).cluster_logits == ()
+    assert bare.embedding_dims == model.embedding_dims == (8, 8)
+    assert not hasattr(bare.streams[0], "clusters")
 
 
 @pytest.mark.parametrize("dims", [(6,), (6, 4), (3, 3, 5)])
 def test_any_number_of_streams_of_any_width(rng, dims):
-    model = CaseNet(dims, 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    model = network(dims)
     out = model([jnp.asarray(rng.normal(size=(2, 5, d)), jnp.float32) for d in dims])
     shapes = jax.tree.map(jnp.shape, out)
     assert shapes.cas == ((2, 5, 3),) * len(dims)
@@ -30,7 +44,7 @@ def test_any_number_of_streams_of_any_width(rng, dims):
 
 
 def test_forward_is_the_written_out_network(rng):
-    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(1))
+    model = network((6,), seed=1)
     x = rng.normal(size=(2, 5, 6)).astype(np.float32)
     out, stream = model([jnp.asarray(x)]), model.streams[0]
 
@@ -53,18 +67,18 @@ def test_forward_is_the_written_out_network(rng):
 
 
 def test_padding_is_inert(rng):
-    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    model = network((6,))
     x = jnp.asarray(rng.normal(size=(1, 7, 6)), jnp.float32)
     mask = jnp.arange(7)[None] < 5
     spoiled = jnp.where(mask[:, :, None], x, jnp.nan)
-    cropped, padded = model([x[:, :5]]), model([spoiled], mask)
+    cropped, padded = model([x[:, :5]]), model([spoiled], mask=mask)
     for got, want in zip(jax.tree.leaves(padded), jax.tree.leaves(cropped), strict=True):
         np.testing.assert_allclose(got[:, :5], want, rtol=1e-5, atol=1e-6)
         assert bool(jnp.isfinite(got).all())
 
 
 def test_repeated_snippets_may_be_given_once(rng):
-    model = CaseNet((6, 4), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    model = network((6, 4))
     distinct = [jnp.asarray(rng.normal(size=(7, d)), jnp.float32) for d in (6, 4)]
     rows = jnp.asarray([[0, 0, 1, 2, 2], [3, 4, 4, 4, 6]])  # row 5 stands nowhere
     got, want = model(distinct, rows=rows), model([x[rows] for x in distinct])
@@ -75,18 +89,18 @@ def test_repeated_snippets_may_be_given_once(rng):
 
 
 def test_what_does_not_go_with_rows_is_refused():
-    model = CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))
+    model = network((6,))
     rows = jnp.zeros((2, 5), jnp.int32)
     with pytest.raises(ValueError, match=r"\(2, 5, 6\)"):
         model([jnp.ones((2, 5, 6))], rows=rows)
     with pytest.raises(ValueError, match=r"\(7, 6\)"):
         model([jnp.ones((7, 6))])
     with pytest.raises(ValueError, match="exclude each other"):
-        model([jnp.ones((7, 6))], jnp.ones((2, 5), bool), rows)
+        model([jnp.ones((7, 6))], mask=jnp.ones((2, 5), bool), rows=rows)
 
 
 def test_projection_touches_only_cluster_directions():
-    _, params = nnx.split(CaseNet((6, 4), 3, 4, hidden=8, rngs=nnx.Rngs(0)), nnx.Param)
+    _, params = nnx.split(network((6, 4)), nnx.Param)
     projected = project_prototypes(params)
     for (path, before), after in zip(
         jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(projected), strict=True
@@ -101,7 +115,7 @@ def test_projection_touches_only_cluster_directions():
 @pytest.mark.parametrize("projected", [True, False])
 def test_gradient_of_the_norm(rng, projected):
     """Differentiated, directions get no radial gradient; projected, they do, as in the published program."""
-    model = CaseNet((6,), 3, 4, hidden=8, projected=projected, rngs=nnx.Rngs(0))
+    model = network((6,), projected=projected)
     graphdef, params = nnx.split(model, nnx.Param)
     x = [jnp.asarray(rng.normal(size=(2, 5, 6)), jnp.float32)]
     gradient = jax.grad(lambda p: (nnx.merge(graphdef, p)(x).cluster_logits[0] ** 2).sum())(params)
@@ -112,9 +126,7 @@ def test_gradient_of_the_norm(rng, projected):
 
 def test_bfloat16_encoders_stay_close_to_float32(rng):
     x = [jnp.asarray(rng.random((2, 50, 64)), jnp.float32)]
-    full, half = (
-        CaseNet((64,), 3, 4, hidden=32, encoder_dtype=dtype, rngs=nnx.Rngs(0))(x) for dtype in (None, jnp.bfloat16)
-    )
+    full, half = (network((64,), hidden=32, encoder_dtype=dtype)(x) for dtype in ("float32", "bfloat16"))
     for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(half), strict=True):
         assert b.dtype == jnp.float32
         np.testing.assert_allclose(a, b, atol=0.15)
@@ -123,8 +135,10 @@ def test_bfloat16_encoders_stay_close_to_float32(rng):
 
 def test_unusable_arguments_are_refused():
     with pytest.raises(ValueError, match="counts of at least 1, got dims=\\(6,\\), num_classes=0"):
-        CaseNet((6,), 0, 4, rngs=nnx.Rngs(0))
+        network((6,), 0)
     with pytest.raises(ValueError, match="at least one stream"):
-        CaseNet((), 3, 4, rngs=nnx.Rngs(0))
+        network(())
     with pytest.raises(ValueError, match="has 1 streams, got 2 feature arrays"):
-        CaseNet((6,), 3, 4, hidden=8, rngs=nnx.Rngs(0))([jnp.zeros((1, 2, 6))] * 2)
+        network((6,))([jnp.zeros((1, 2, 6))] * 2)
+    with pytest.raises(ValueError, match="num_clusters must be at least 1, got 0"):
+        make_head(HeadSettings(num_clusters=0))(8, nnx.Rngs(0))

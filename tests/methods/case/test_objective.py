@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from casejax.methods.case.network import CaseNet
-from casejax.methods.case.objective import case_objective, initial_cluster_labels
-from casejax.methods.case.outputs import Outputs
-from casejax.run.config import Config, MethodConfig
+from casejax.methods import Outputs, Step
+from casejax.methods.case import CaseNet, CaseSettings, HeadSettings
+from casejax.methods.case.clustering import initial_cluster_labels
+from casejax.methods.case.head import make_head
+from casejax.run.config import Config
 
 
 def random_outputs(rng, b=4, t=24, c=5, k=6, d=7):
@@ -17,7 +18,7 @@ def random_outputs(rng, b=4, t=24, c=5, k=6, d=7):
         return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
 
     attention = tuple(jax.nn.sigmoid(x) for x in normal(b, t))
-    return Outputs(normal(b, t, c), attention, tuple(jnp.abs(x) for x in normal(b, t, d)), normal(b, t, k))
+    return Outputs(normal(b, t, c), tuple(jnp.abs(x) for x in normal(b, t, d)), attention, normal(b, t, k))
 
 
 def video_labels(b=4, c=5):
@@ -40,14 +41,19 @@ OPTIONS = [
     {"cluster_marginal": "equal"},
     {"prototype_features": "unit"},
     {"sinkhorn_iters": 50, "sinkhorn_tolerance": 1e-3},
-    {"sum_streams": False},
     {"cas_weight": 0.25},
 ]
 
 
-def value_and_grad(out, labels, q, method):
+def objective(out, labels, q, config, mask=None):
+    """The loss, and the whole of what comes with it."""
+    loss = config.method.loss(out, labels, Step(cluster_labels=q), settings=config.settings, mask=mask)
+    return loss.value, loss
+
+
+def value_and_grad(out, labels, q, config):
     """Not jitted: operation by operation, nearly all that one option compiles serves the next."""
-    return jax.value_and_grad(lambda o: case_objective(o, labels, q, method), has_aux=True)(out)
+    return jax.value_and_grad(lambda o: objective(o, labels, q, config), has_aux=True)(out)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +62,13 @@ def plain():
     rng = np.random.default_rng(0)
     out, labels = random_outputs(rng), video_labels()
     q = jnp.tile(jnp.asarray(rng.dirichlet([1, 1], 6), jnp.float32), (2, 1, 1))
-    return (out, labels, q), value_and_grad(out, labels, q, MethodConfig())
+    return (out, labels, q), value_and_grad(out, labels, q, Config.of("case"))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_every_option_acts_and_stays_finite(plain, options):
     batch, ((plain_loss, plain_aux), _) = plain
-    (loss, aux), gradient = value_and_grad(*batch, Config.of("case").changed(**options).method)
+    (loss, aux), gradient = value_and_grad(*batch, Config.of("case").changed(**options))
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((loss, aux, gradient)))
     np.testing.assert_allclose(aux.cluster_labels.sum(axis=2), 1, rtol=1e-5)
     assert float(loss) != float(plain_loss) or bool((aux.cluster_labels != plain_aux.cluster_labels).any())
@@ -71,22 +77,22 @@ def test_every_option_acts_and_stays_finite(plain, options):
 def test_masked_batch_equals_cropped_batch(rng):
     """A batch whose videos all end in padding gives the loss, labels and gradient of the batch without it."""
     out, labels = random_outputs(rng), video_labels()
-    q = initial_cluster_labels(2, 6, MethodConfig())
+    q = initial_cluster_labels(2, 6)
     length = 18
     mask = jnp.broadcast_to(jnp.arange(24) < length, (4, 24))
-    method = Config.of("case").changed(rank="true", prior_std=0.3).method
+    config = Config.of("case").changed(rank="true", prior_std=0.3)
 
     @jax.jit
     def value(o, mask=None):
-        return jax.value_and_grad(lambda o: case_objective(o, labels, q, method, mask=mask), has_aux=True)(o)
+        return jax.value_and_grad(lambda o: objective(o, labels, q, config, mask), has_aux=True)(o)
 
     cropped = jax.tree.map(lambda x: x[:, :length], out)
     (loss, aux), gradient = value(out, mask)
     (want, want_aux), want_gradient = value(cropped)
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     np.testing.assert_allclose(aux.cluster_labels, want_aux.cluster_labels, rtol=1e-4)
-    for name, value_ in want_aux.metrics.items():
-        np.testing.assert_allclose(aux.metrics[name], value_, rtol=2e-3, atol=1e-6, err_msg=name)
+    for name, value_ in want_aux.terms.items():
+        np.testing.assert_allclose(aux.terms[name], value_, rtol=2e-3, atol=1e-6, err_msg=name)
     for got, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(want_gradient), strict=True):
         np.testing.assert_allclose(got[:, :length], wanted, rtol=1e-3, atol=1e-7)
         assert float(jnp.abs(got[:, length:]).max()) == 0
@@ -94,11 +100,11 @@ def test_masked_batch_equals_cropped_batch(rng):
 
 def test_the_order_of_the_videos_does_not_matter(rng):
     out, labels = random_outputs(rng), video_labels()
-    q = initial_cluster_labels(2, 6, MethodConfig())
+    q = initial_cluster_labels(2, 6)
     order = np.array([2, 0, 3, 1])
-    method = Config.of("case").changed(rank="true", prior_std=0.3).method
-    (loss, aux), _ = value_and_grad(out, labels, q, method)
-    (other, other_aux), _ = value_and_grad(jax.tree.map(lambda x: x[order], out), labels[order], q, method)
+    config = Config.of("case").changed(rank="true", prior_std=0.3)
+    (loss, aux), _ = value_and_grad(out, labels, q, config)
+    (other, other_aux), _ = value_and_grad(jax.tree.map(lambda x: x[order], out), labels[order], q, config)
     np.testing.assert_allclose(loss, other, rtol=1e-5)
     np.testing.assert_allclose(aux.cluster_labels, other_aux.cluster_labels, rtol=1e-4)
 
@@ -106,16 +112,20 @@ def test_the_order_of_the_videos_does_not_matter(rng):
 def test_gradients_stop_where_the_published_program_stops_them(rng):
     """L_C reaches only the embedding, L_S only the cluster logits, L_A only the attention, L_V only the CAS."""
     out, labels = random_outputs(rng), video_labels()
-    q = initial_cluster_labels(2, 6, MethodConfig())
+    q = initial_cluster_labels(2, 6)
 
     def gradient(snippet, cluster):
-        method = Config.of("case").changed(snippet_weight=snippet, cluster_weight=cluster).method
-        return value_and_grad(out, labels, q, method)[1]._asdict()
+        config = Config.of("case").changed(snippet_weight=snippet, cluster_weight=cluster)
+        return value_and_grad(out, labels, q, config)[1]._asdict()
 
     def of(snippet, cluster):
         # the logged terms carry no gradient, so each is switched on alone through its weight
         full, base = gradient(snippet, cluster), gradient(0.0, 0.0)
-        change = {name: jnp.stack(full[name]) - jnp.stack(base[name]) for name in full if full[name]}
+        change = {
+            name: jnp.stack(full[name]) - jnp.stack(base[name])
+            for name in full
+            if name in ("cas", "attention", "embedding", "cluster_logits")
+        }
         return {name: float(jnp.abs(leaf).max()) > 1e-9 for name, leaf in change.items()}
 
     assert of(1.0, 0.0) == {"cas": False, "attention": False, "embedding": False, "cluster_logits": True}
@@ -127,15 +137,17 @@ def test_snippets_given_once_train_like_repeated_ones(rng):
 
     That the published options train alike is shown by whole steps in test_train.py.
     """
-    method = Config.of("case").changed(prototype_features="unit", co_label_clusters=False).method
+    config = Config.of("case").changed(prototype_features="unit", co_label_clusters=False)
     labels = video_labels()
-    graphdef, params = nnx.split(CaseNet((4, 3), 5, 6, hidden=7, rngs=nnx.Rngs(0)), nnx.Param)
+    head = make_head(HeadSettings(num_clusters=6))
+    network = CaseNet((4, 3), 5, settings=CaseSettings(hidden=7), head=head, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(network, nnx.Param)
     distinct = [jnp.asarray(rng.normal(size=(40, d)), jnp.float32) for d in (4, 3)]
     rows = jnp.asarray(np.sort(rng.choice(36, (4, 24)), axis=1))  # the last four stand nowhere
-    q = initial_cluster_labels(2, 6, method)
+    q = initial_cluster_labels(2, 6)
 
     def loss(params, features, rows):
-        value, aux = case_objective(nnx.merge(graphdef, params)(features, rows=rows), labels, q, method)
+        value, aux = objective(nnx.merge(graphdef, params)(features, rows=rows), labels, q, config)
         return value, aux.cluster_labels
 
     gradient = jax.value_and_grad(loss, has_aux=True)
@@ -145,6 +157,4 @@ def test_snippets_given_once_train_like_repeated_ones(rng):
 
 
 def test_initial_cluster_labels():
-    np.testing.assert_allclose(initial_cluster_labels(2, 4, MethodConfig()), np.full((2, 4, 2), 0.25))
-    half = initial_cluster_labels(1, 4, MethodConfig(initial_foreground=0.3))
-    np.testing.assert_allclose(half[0, 0], [0.3, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(initial_cluster_labels(2, 4), np.full((2, 4, 2), 0.25))

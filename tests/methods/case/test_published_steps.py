@@ -15,10 +15,12 @@ from flax import nnx
 
 from casejax import losses, ot
 from casejax.labels import self_labels
-from casejax.methods.case.network import CaseNet, project_prototypes
-from casejax.methods.case.objective import case_objective, initial_cluster_labels
-from casejax.methods.case.recipe import make_optimizer
-from casejax.methods.case.variants import OFFICIAL
+from casejax.methods import Schedule, Step
+from casejax.methods.case import CaseNet, CaseSettings, HeadSettings
+from casejax.methods.case.clustering import initial_cluster_labels
+from casejax.methods.case.head import make_head
+from casejax.methods.contract import adam
+from casejax.run.config import Config
 
 STREAMS = ("rgb", "flow")
 LAYERS = {
@@ -46,8 +48,8 @@ def published_params(arrays, prefix, dtype):
 
 
 def official(settings):
-    """The method with the settings that the program ran with."""
-    return OFFICIAL.changed(
+    """CASE with the settings that the program ran with."""
+    return Config.of("case").changed(
         epsilon=settings["temp"] / settings["ot_eps"] / 10,  # on cosines; its cluster head has a fixed factor of 10
         cluster_temperature=float(settings["temp"]),
         gce_exponent=settings["q"],
@@ -55,18 +57,19 @@ def official(settings):
         prior_std=float(settings["std"]),
         snippet_weight=float(settings["w_clu"]),
         cluster_weight=settings["w_cls"],
-    ).method
+    )
 
 
 def flat(x):
     return x.reshape(-1, *x.shape[2:])
 
 
-def intermediates(outputs, directions, labels, cluster_labels, method):
+def intermediates(outputs, directions, labels, cluster_labels, settings):
     """What the published training loop computes on its way, from our functions, under its names."""
+    base, method = settings.base, settings.head
     attention = losses.stream_mean(outputs.attention)
-    calibrated = losses.calibrate(outputs.cas, attention, cas_weight=method.cas_weight)
-    selected = losses.select_top_k(calibrated, divisor=method.top_k_divisor)
+    calibrated = losses.calibrate(outputs.cas, attention, cas_weight=base.cas_weight)
+    selected = losses.select_top_k(calibrated, divisor=base.top_k_divisor)
     foreground = self_labels.foreground_labels(selected, labels)
     ranked = ot.published_rank(attention.reshape(-1))
     prior = ot.gaussian_rank_prior(
@@ -119,7 +122,7 @@ def intermediates(outputs, directions, labels, cluster_labels, method):
             f"cls_{stream}": of_clusters[s],
             f"ce_{stream}": losses.video_cross_entropy(top, labels).mean(),
             f"gce_{stream}": losses.generalized_bce(
-                outputs.attention[s], foreground, exponent=method.gce_exponent
+                outputs.attention[s], foreground, exponent=base.gce_exponent
             ).mean(),
             f"protoN/clu_head_{stream}.prototypes.weight": directions[s],
         }
@@ -134,30 +137,34 @@ def published_steps(arrays, settings, num_steps, dtype):
     x, labels = jnp.asarray(arrays["x"], dtype), jnp.asarray(arrays["label"], dtype)
     features = jnp.split(x, np.cumsum(dims)[:-1], axis=2)
     assert [f.shape[2] for f in features] == dims
-    model = CaseNet(dims, labels.shape[1], num_clusters, hidden=hidden, rngs=nnx.Rngs(0))
+    head = make_head(HeadSettings(num_clusters=num_clusters))
+    model = CaseNet(dims, labels.shape[1], settings=CaseSettings(hidden=hidden), head=head, rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model, nnx.Param)
     nnx.replace_by_pure_dict(params, start)
-    optimizer = make_optimizer(settings["lr"], settings["weight_decay_L2_in_gradient"])
+    optimizer = adam(params, settings["lr"], schedule=Schedule(weight_decay=settings["weight_decay_L2_in_gradient"]))
     opt_state = optimizer.init(params)
-    method = official(settings)
-    q = initial_cluster_labels(len(dims), num_clusters, method).astype(dtype)
+    config = official(settings)
+    case, own = config.method, config.settings
+    q = initial_cluster_labels(len(dims), num_clusters).astype(dtype)
 
     @jax.jit
     def step(params, opt_state, q):
-        params = project_prototypes(params)
+        params = case.prepare(params, own)
 
         def loss(params):
-            return case_objective(nnx.merge(graphdef, params)(features), labels, q, method)
+            network = nnx.merge(graphdef, params)
+            loss = case.loss(network(features), labels, Step(network, cluster_labels=q), settings=own)
+            return loss.value, (loss.value, loss.terms, loss.cluster_labels)
 
         (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         directions = [stream["clusters"]["directions"][...] for stream in params["streams"].values()]
-        seen = intermediates(nnx.merge(graphdef, params)(features), directions, labels, q, method)
+        seen = intermediates(nnx.merge(graphdef, params)(features), directions, labels, q, own)
         return jax.tree.map(jnp.add, params, updates), opt_state, aux, grads, seen
 
     for _ in range(num_steps):
         params, opt_state, aux, grads, (found, selected) = step(params, opt_state, q)
-        q = aux.cluster_labels
+        q = aux[2]
         yield found, selected, aux, nnx.to_pure_dict(grads), nnx.to_pure_dict(params)
 
 
@@ -176,18 +183,19 @@ def compare(arrays, wanted, settings, dtype, tolerance):
     for n, (found, selected, aux, grads, params) in enumerate(
         published_steps(arrays, settings, num_steps, dtype), start=1
     ):
+        cost, terms, cluster_labels = aux
         found |= {
-            "vid": aux.metrics["loss_video"],
-            "clu_loss": aux.metrics["loss_snippet"],
-            "cls_loss": aux.metrics["loss_cluster"],
-            "cost": aux.metrics["loss"],
+            "vid": terms["loss_video"],
+            "clu_loss": terms["loss_snippet"],
+            "cls_loss": terms["loss_cluster"],
+            "cost": cost,
         }
         for name, value in found.items():
             if f"it{n}/{name}" in wanted:
                 check(value, f"it{n}/{name}")
         both = wanted[f"it{n}/gce_flow"] + wanted[f"it{n}/gce_rgb"]
-        np.testing.assert_allclose(aux.metrics["loss_attention"], both, rtol=tolerance)
-        for stream in aux.cluster_labels:
+        np.testing.assert_allclose(terms["loss_attention"], both, rtol=tolerance)
+        for stream in cluster_labels:
             check(stream, f"it{n}/Q_C")
         index = wanted[f"it{n}/topk_indices"]
         chosen = np.zeros(selected.shape, bool)
@@ -220,6 +228,6 @@ def test_in_float64(golden):
 
 def test_official_has_the_published_settings():
     settings = json.loads((Path(__file__).parents[2] / "golden" / "case_forward.json").read_text())["config"]
-    assert official(settings) == OFFICIAL.method
-    assert settings["lr"] == OFFICIAL.schedule.learning_rate
-    assert settings["weight_decay_L2_in_gradient"] == OFFICIAL.schedule.weight_decay
+    assert official(settings) == (published := Config.of("case"))
+    assert settings["lr"] == published.schedule.learning_rate
+    assert settings["weight_decay_L2_in_gradient"] == published.schedule.weight_decay

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from casejax.methods.case.outputs import Outputs
 
 from casejax import localize
 from casejax.methods.case import scores
-from casejax.methods.case.outputs import Outputs
 
 
 def published_outputs(arrays, video):
