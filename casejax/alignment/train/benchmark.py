@@ -56,6 +56,7 @@ NAMES = {
 """The methods as tables name them."""
 
 
+@typing.runtime_checkable
 class Video(typing.Protocol):
     """What any layout of alignment gives: a number of frames of an action."""
 

@@ -86,6 +86,22 @@ class ImageConfig:
             raise OptionError(f"--learning-rate must be above 0, got {self.learning_rate}")
 
 
+SMALL = ImageConfig(
+    steps=120,
+    size=32,
+    depths=(2, 1),
+    width=8,
+    hidden=32,
+    dim=32,
+    context_stride=5,
+    trained="all",
+    learning_rate=1e-3,
+    dropout=0.0,
+    log_every=40,
+)
+"""A network small enough for a laptop and invented pictures."""
+
+
 class ImageState(NamedTuple):
     """State of one network.
 
