@@ -46,9 +46,10 @@ def main() -> int:
 
     def command() -> None:
         use_compilation_cache(arguments.compilation_cache)
+        data = arguments.data or out / "world" / str(arguments.seed)
         if arguments.data is None:
-            write_blob_videos(out / "world", seed=arguments.seed)
-        videos = read_frame_videos(arguments.data or out / "world")
+            write_blob_videos(data, seed=arguments.seed)
+        videos = read_frame_videos(data)
         if arguments.finegym is not None:
             events = read_finegym_folder(arguments.finegym, name=arguments.gym)
             videos = reorganise_videos(videos, events, frames_per_second=arguments.fps)

@@ -9,6 +9,7 @@ Frames are in the order of the numbers in their names: 2.png stands before 10.pn
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casejax.alignment.data.finegym import EVENTS, EventVideo, reorganise, typical_order
-from casejax.errors import DataError
+from casejax.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
@@ -113,9 +114,11 @@ def reorganise_videos(
       frame is its element.
 
     Raises:
-      DataError: no training video, or a video without annotation or without an annotated frame.
-      ValueError: as `reorganise`.
+      DataError: no training video of an event, or a video without annotation or without an annotated frame.
+      OptionError: a rate that is not positive.
     """
+    if not 0 < frames_per_second < math.inf:
+        raise OptionError(f"--fps must be above 0, got {frames_per_second}")
     by_name = {event.id: event for event in events}
     for video in videos:
         if video.name not in by_name:

@@ -119,7 +119,7 @@ def run_image_benchmark(
             measured = _element_scores if elements else _phase_scores
             scores[name] = measured(parts, actions, embedded)
 
-    graphdef, state = start_image_network(METHODS[methods[0]], config, seed=seed, weights=weights)
+    graphdef, state = start_image_network(METHODS["gta"], config, seed=seed, weights=weights)
     measure("backbone", _backbone(graphdef, state))
     minutes = {}
     for method in methods if config.steps else ():

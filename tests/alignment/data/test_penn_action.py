@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from casejax.alignment.data import penn_action
 from casejax.alignment.data.penn_action import read_penn_action, read_pose_track
 from casejax.errors import DataError
 
