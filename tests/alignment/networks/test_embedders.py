@@ -164,7 +164,7 @@ def test_sequence_embedder_is_the_written_out_network(sequence, options):
     graphdef, params = nnx.split(model)
 
     def loss(params, x):
-        out = nnx.merge(graphdef, params)(x, jnp.asarray(MASK))
+        out = nnx.merge(graphdef, params)(x, mask=jnp.asarray(MASK))
         return (out @ jnp.arange(3.0)).sum(), out
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
