@@ -36,9 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from measure import machine, medians, milliseconds, print_table, seconds
 
-from casejax.alignment.gta import gta_loss
-from casejax.alignment.soft_min import min_gamma, smooth_min
-from casejax.alignment.warping import dtw
+from casejax.alignment import dtw, gta_loss, min_gamma, smooth_min, squared_distance
 
 GAMMA = 0.1
 PACKAGES = {"numba": "numba", "tslearn": "tslearn", "torch": "torch", "ott": "ott-jax"}
@@ -56,16 +54,10 @@ def of_cost(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
     return value, pullback(jnp.ones_like(value))[0]
 
 
-def squared(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Squared Euclidean distances of all frames."""
-    product = jnp.einsum("bnd,bmd->bnm", x, y, precision="highest")
-    return jnp.maximum((x**2).sum(-1)[:, :, None] + (y**2).sum(-1)[:, None] - 2 * product, 0)
-
-
 @jax.jit
 def of_sequences(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Soft-DTW of squared distances and its gradient in x."""
-    value, pullback = jax.vjp(lambda x: dtw(squared(x, y), minimum=min_gamma, gamma=GAMMA), x)
+    value, pullback = jax.vjp(lambda x: dtw(squared_distance(x, y), minimum=min_gamma, gamma=GAMMA), x)
     return value, pullback(jnp.ones_like(value))[0]
 
 

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 
 from casejax.alignment.gta import contrastive_cost
 from casejax.alignment.soft_min import Minimum, min_gamma
-from casejax.alignment.tcc import squared_distance
 from casejax.alignment.warping import dtw
 
 if TYPE_CHECKING:
@@ -25,21 +23,6 @@ if TYPE_CHECKING:
 
 Cost = Callable[..., jax.Array]
 """A function (x, y, *, x_mask=None, y_mask=None) of (..., N, D) and (..., M, D) that gives (..., N, M) costs."""
-
-
-def squared_euclidean_cost(
-    x: Float[Array, "*b n d"],
-    y: Float[Array, "*b m d"],
-    *,
-    x_mask: Bool[Array, "*b n"] | None = None,
-    y_mask: Bool[Array, "*b m"] | None = None,
-) -> Float[Array, "*b n m"]:
-    """Squared distances as a cost, with padded frames read as zeros."""
-    if x_mask is not None:
-        x = jnp.where(x_mask[..., None], x, 0)
-    if y_mask is not None:
-        y = jnp.where(y_mask[..., None], y, 0)
-    return squared_distance(x, y)
 
 
 def d3tw_loss(
@@ -68,7 +51,7 @@ def d3tw_loss(
       margin: in units of the accumulated cost.
       minimum: relaxation of the minimum inside DTW.
       gamma: its smoothing, in units of the cost.
-      cost: `gta.contrastive_cost`, with another temperature by `functools.partial`, or `squared_euclidean_cost`.
+      cost: `gta.contrastive_cost`, with another temperature by `functools.partial`, or `pairwise.squared_distance`.
 
     Returns:
       (...) losses, 0 with zero gradient where the margin is kept.

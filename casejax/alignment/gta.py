@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.alignment.pairwise import inner_product, mean_of_real, without_padding
 from casejax.alignment.soft_min import Minimum, smooth_min
 from casejax.alignment.warping import dtw_table
 
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
     Number = float | Float[Array, ""]
-    # from the log-probabilities of a cycle, its targets and the mask of its frames to one loss a cycle
-    Consistency = Callable[
-        [Float[Array, "*b n n"], Float[Array, "*b n n"], Bool[Array, "*b n"] | None], Float[Array, "*b"]
-    ]
+    # (log_cycle, targets, *, mask) to one loss a pair of videos, as `cycle_cross_entropy`
+    Consistency = Callable[..., Float[Array, "*b"]]
 
 
 class PairLosses(NamedTuple):
@@ -69,13 +68,9 @@ def contrastive_cost(
     """
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:  # a traced one can't be looked at
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    real = _rows(x, x_mask) & _columns(y, y_mask)
-    if x_mask is not None:
-        x = jnp.where(x_mask[..., None], x, 0)
-    if y_mask is not None:
-        y = jnp.where(y_mask[..., None], y, 0)
-    similarity = jnp.einsum("...nd,...md->...nm", x, y, precision="highest") / temperature
-    similarity = jnp.where(_rows(x, x_mask), similarity, -jnp.inf)
+    real = _rows(x_mask) & _columns(y_mask)
+    similarity = inner_product(without_padding(x, x_mask), without_padding(y, y_mask)) / temperature
+    similarity = jnp.where(_rows(x_mask), similarity, -jnp.inf)
     total = jax.nn.logsumexp(similarity, axis=-2, keepdims=True)
     return jnp.where(real, total - jnp.where(real, similarity, 0), 0)
 
@@ -90,7 +85,7 @@ def alignment_log_probabilities(
     """Log-probability that y up to frame j corresponds to x up to frame i.
 
     Args:
-      table: (..., N, M) accumulated costs, `dtw.dtw_table`.
+      table: (..., N, M) accumulated costs, `warping.dtw_table`.
       temperature: of the softmax over i; 1 in the published program, whatever the smoothing of the minimum.
       x_mask: True for real frames of x; default all.
       y_mask: True for real frames of y; default all.
@@ -98,7 +93,7 @@ def alignment_log_probabilities(
     Returns:
       (..., N, M) log-probabilities; the exponentials of a real column sum to 1. -inf wherever a frame is padded.
     """
-    rows, columns = _rows(table, x_mask), _columns(table, y_mask)
+    rows, columns = _rows(x_mask), _columns(y_mask)
     log_probabilities = jax.nn.log_softmax(jnp.where(rows, jnp.where(columns, -table / temperature, 0), -jnp.inf), -2)
     return jnp.where(columns, log_probabilities, -jnp.inf)
 
@@ -130,23 +125,23 @@ def cycle_log_probabilities(forth: Float[Array, "*b n m"], back: Float[Array, "*
 
 
 def cycle_cross_entropy(
-    log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], mask: Bool[Array, "*b n"] | None = None
+    log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], *, mask: Bool[Array, "*b n"] | None = None
 ) -> Float[Array, "*b"]:
     """Cross-entropy of where a cycle ends with where it should, as the paper has it.
 
     Args:
       log_cycle: (..., N, N) `cycle_log_probabilities`.
-      targets: (..., N, N) distributions in the rows, `smoothed_identity`.
+      targets: (..., N, N) where each frame should arrive, a distribution in each row.
       mask: True for real frames; default all.
 
     Returns:
       (...) mean over the real frames.
     """
-    return _mean_rows(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
+    return mean_of_real(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
 
 
 def cycle_cross_entropy_published(
-    log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], mask: Bool[Array, "*b n"] | None = None
+    log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], *, mask: Bool[Array, "*b n"] | None = None
 ) -> Float[Array, "*b"]:
     """The published program's form: the cycle's probabilities are taken for logits and go through a second softmax.
 
@@ -156,15 +151,14 @@ def cycle_cross_entropy_published(
     logits = jnp.exp(log_cycle)
     if mask is not None:
         logits = jnp.where(mask[..., None, :], logits, -jnp.inf)
-    return cycle_cross_entropy(jax.nn.log_softmax(logits, axis=-1), targets, mask)
+    return cycle_cross_entropy(jax.nn.log_softmax(logits, axis=-1), targets, mask=mask)
 
 
-def smoothed_identity(mask: Bool[Array, "*b n"], smoothing: Number, dtype: jnp.dtype) -> Float[Array, "*b n n"]:
+def _smoothed_identity(mask: Array, smoothing: Number, dtype: jnp.dtype) -> Array:
     """Targets of the cycles: 1 - smoothing on the frame itself, the rest shared out over all real frames."""
     real = mask[..., None, :] & mask[..., :, None]
     count = mask.sum(axis=-1)[..., None, None].astype(dtype)
-    identity = jnp.eye(mask.shape[-1], dtype=dtype)
-    identity = jnp.broadcast_to(identity, real.shape)
+    identity = jnp.broadcast_to(jnp.eye(mask.shape[-1], dtype=dtype), real.shape)
     return jnp.where(real, (1 - smoothing) * identity + smoothing / jnp.maximum(count, 1), 0)
 
 
@@ -214,8 +208,8 @@ def pair_losses(
 
     def cycle(forth: Array, back: Array, mask: Array | None) -> Array:
         shown = jnp.ones(forth.shape[:-1], bool) if mask is None else mask
-        targets = smoothed_identity(shown, label_smoothing, forth.dtype)
-        return consistency(cycle_log_probabilities(forth, back), targets, mask)
+        targets = _smoothed_identity(shown, label_smoothing, forth.dtype)
+        return consistency(cycle_log_probabilities(forth, back), targets, mask=mask)
 
     closing = cycle(forth, back, x_mask)
     if both_ways:
@@ -235,8 +229,8 @@ def all_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
 
 def gta_loss(
     embeddings: Float[Array, "b t d"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     pairs: Callable[[int], Int[np.ndarray, "p 2"]] = anchor_pairs,
     skip: int = 1,
     alignment_weight: Number = 0.1,
@@ -295,12 +289,13 @@ def gta_loss(
     return alignment_weight * parts.alignment + reverse_weight * parts.reverse + consistency_weight * parts.consistency
 
 
-def _rows(values: Array, mask: Array | None) -> Array:
-    """Mask of rows (..., N, 1) that fits values (..., N, M) or (..., N, D)."""
+def _rows(mask: Array | None) -> Array:
+    """Mask (..., N, 1) of the rows of a table."""
     return jnp.ones((1, 1), bool) if mask is None else mask[..., :, None]
 
 
-def _columns(values: Array, mask: Array | None) -> Array:
+def _columns(mask: Array | None) -> Array:
+    """Mask (..., 1, M) of the columns of a table."""
     return jnp.ones((1, 1), bool) if mask is None else mask[..., None, :]
 
 
@@ -311,9 +306,3 @@ def _last(table: Array, x_mask: Array | None, y_mask: Array | None) -> Array:
     if y_mask is not None:
         table = jnp.take_along_axis(table, (y_mask.sum(-1) - 1)[..., None, None], axis=-1)
     return table[..., -1, -1]
-
-
-def _mean_rows(values: Array, mask: Array | None) -> Array:
-    if mask is None:
-        return values.mean(axis=-1)
-    return jnp.where(mask, values, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 
-def clip_features(embeddings: Float[Array, "*b t d"], mask: Bool[Array, "*b t"] | None = None) -> Float[Array, "*b e"]:
+def clip_features(
+    embeddings: Float[Array, "*b t d"], *, mask: Bool[Array, "*b t"] | None = None
+) -> Float[Array, "*b e"]:
     """A clip's mean embedding, and how much its embeddings change from frame to frame; the latter shows the speed.
 
     Args:

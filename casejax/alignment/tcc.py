@@ -12,42 +12,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.alignment.pairwise import mean_of_real, squared_distance, without_padding
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
     Similarity = Callable[[Float[Array, "*b n d"], Float[Array, "*b m d"]], Float[Array, "*b n m"]]
-    # from log-probabilities of where cycles end, where they began (one True a row), the frames' times and which
-    # frames are real, to one loss a cycle
-    CycleLoss = Callable[
-        [Float[Array, "*b t"], Bool[Array, "*#b t"], Float[Array, "*#b t"], Bool[Array, "*#b t"]], Float[Array, "*b"]
-    ]
+    # (log_probabilities, start, times, *, mask) to one loss a cycle, as the four below
+    CycleLoss = Callable[..., Float[Array, "*b"]]
 
 PADDED = -1e30
 """Logit of padded frames: finite, so that a video without a real frame has no NaN, and zero behind any softmax."""
 
 
-def squared_distance(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
-    """Squared Euclidean distance of every frame of x to every frame of y, never below 0."""
-    squares_x, squares_y = (x * x).sum(axis=-1)[..., :, None], (y * y).sum(axis=-1)[..., None, :]
-    return jnp.maximum(squares_x + squares_y - 2 * inner_product(x, y), 0)
-
-
 def negative_squared_distance(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
-    """The similarity of TCC's experiments, called l2 there."""
+    """The similarity of TCC's experiments, which call it l2; what they call cosine is `inner_product`."""
     return -squared_distance(x, y)
-
-
-def inner_product(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
-    """The similarity that the published program calls cosine; it is one for embeddings of unit norm."""
-    return jnp.einsum("...nd,...md->...nm", x, y, precision="highest")
 
 
 def classification(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
     times: Float[Array, "*#b t"],
-    mask: Bool[Array, "*#b t"],
     *,
+    mask: Bool[Array, "*#b t"],
     label_smoothing: float | Float[Array, ""] = 0.1,
 ) -> Float[Array, "*b"]:
     """Cross-entropy of the frame where a cycle ends with the one where it began.
@@ -69,6 +57,7 @@ def regression_mse(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
     times: Float[Array, "*#b t"],
+    *,
     mask: Bool[Array, "*#b t"],
 ) -> Float[Array, "*b"]:
     """Squared difference between the time a cycle begins and the mean time at which it ends.
@@ -87,8 +76,8 @@ def regression_mse_var(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
     times: Float[Array, "*#b t"],
-    mask: Bool[Array, "*#b t"],
     *,
+    mask: Bool[Array, "*#b t"],
     variance_weight: float | Float[Array, ""] = 0.001,
     smallest_variance: float = 1e-12,
 ) -> Float[Array, "*b"]:
@@ -112,8 +101,8 @@ def regression_huber(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
     times: Float[Array, "*#b t"],
-    mask: Bool[Array, "*#b t"],
     *,
+    mask: Bool[Array, "*#b t"],
     delta: float | Float[Array, ""] = 0.1,
 ) -> Float[Array, "*b"]:
     """Half the squared difference of `regression_mse`, but linear where the times differ by more than `delta`.
@@ -134,8 +123,8 @@ def cycle_back_logits(
     queries: Float[Array, "c q d"],
     embeddings: Float[Array, "b t d"],
     cycles: Int[Array | np.ndarray, "c l"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     similarity: Similarity = negative_squared_distance,
     temperature: float | Float[Array, ""] = 0.1,
 ) -> Float[Array, "c q t"]:
@@ -166,8 +155,8 @@ def cycle_back_logits(
 
 def tcc_loss(
     embeddings: Float[Array, "b t d"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     times: Float[Array, "b t"] | None = None,
     loss: CycleLoss = regression_mse_var,
     similarity: Similarity = negative_squared_distance,
@@ -199,20 +188,17 @@ def tcc_loss(
     first, second = np.nonzero(~np.eye(num_videos, dtype=bool))
     cycles = np.stack([first, second, first], axis=1).astype(np.int32)
     starts = jnp.eye(num_frames, dtype=bool)[None]
-    clean = _without_padding(embeddings, mask)
+    clean = without_padding(embeddings, mask)
     losses = _cycle_losses(clean[first], starts, clean, cycles, mask, times, loss, similarity, temperature)
-    if mask is None:
-        return losses.mean(axis=1)
-    real = mask[first]
-    return jnp.where(real, losses, 0).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+    return mean_of_real(losses, None if mask is None else mask[first])
 
 
 def stochastic_tcc_loss(
     embeddings: Float[Array, "b t d"],
     cycles: Int[Array | np.ndarray, "c l"],
     starts: Int[Array | np.ndarray, " c"],
-    mask: Bool[Array, "b t"] | None = None,
     *,
+    mask: Bool[Array, "b t"] | None = None,
     times: Float[Array, "b t"] | None = None,
     loss: CycleLoss = regression_mse_var,
     similarity: Similarity = negative_squared_distance,
@@ -238,7 +224,7 @@ def stochastic_tcc_loss(
     """
     if cycles.shape[1] < 3:
         raise ValueError(f"a cycle needs two videos and the first again, got cycles of shape {cycles.shape}")
-    clean = _without_padding(embeddings, mask)
+    clean = without_padding(embeddings, mask)
     queries = clean[cycles[:, 0], starts][:, None, :]
     at_start = jnp.arange(embeddings.shape[1])[None, None, :] == jnp.asarray(starts)[:, None, None]
     return _cycle_losses(queries, at_start, clean, cycles, mask, times, loss, similarity, temperature)[:, 0]
@@ -258,14 +244,14 @@ def _cycle_losses(
     """(C, Q) losses of the cycles from (C, Q, D) queries that stand at `starts`, (C or 1, Q, T)."""
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    logits = cycle_back_logits(queries, embeddings, cycles, mask, similarity=similarity, temperature=temperature)
+    logits = cycle_back_logits(queries, embeddings, cycles, mask=mask, similarity=similarity, temperature=temperature)
     shown = jnp.ones(embeddings.shape[:2], bool) if mask is None else mask
     if times is None:
         count = jnp.maximum(shown.sum(axis=1, keepdims=True), 1)
         times = jnp.arange(embeddings.shape[1], dtype=embeddings.dtype)[None] / count.astype(embeddings.dtype)
     times = jnp.where(shown, times, 0)
     home = cycles[:, 0]
-    return loss(jax.nn.log_softmax(logits), starts, times[home][:, None, :], shown[home][:, None, :])
+    return loss(jax.nn.log_softmax(logits), starts, times[home][:, None, :], mask=shown[home][:, None, :])
 
 
 def _error_and_variance(log_probabilities: Array, start: Array, times: Array, mask: Array) -> tuple[Array, Array]:
@@ -274,7 +260,3 @@ def _error_and_variance(log_probabilities: Array, start: Array, times: Array, ma
     mean = (probabilities * times).sum(axis=-1, keepdims=True)
     variance = (probabilities * (times - mean) ** 2).sum(axis=-1)
     return jnp.where(start, times, 0).sum(axis=-1) - mean[..., 0], variance
-
-
-def _without_padding(embeddings: Array, mask: Array | None) -> Array:
-    return embeddings if mask is None else jnp.where(mask[..., None], embeddings, 0)

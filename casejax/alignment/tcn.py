@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.tcc import inner_product
+from casejax.alignment.pairwise import inner_product, mean_of_real, without_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def tcn_npairs_loss(
     anchors: Float[Array, "*b t d"],
     positives: Float[Array, "*b t d"],
-    mask: Bool[Array, "*b t"] | None = None,
     *,
+    mask: Bool[Array, "*b t"] | None = None,
     regularisation: float | Float[Array, ""] = 0.002,
 ) -> Float[Array, "*b"]:
     """Single-view loss: each anchor must pick its own positive among all positives of the video.
@@ -41,18 +41,14 @@ def tcn_npairs_loss(
     References:
       Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NeurIPS 2016.
     """
-    if mask is not None:
-        anchors, positives = (jnp.where(mask[..., None], x, 0) for x in (anchors, positives))
+    anchors, positives = without_padding(anchors, mask), without_padding(positives, mask)
     logits = inner_product(anchors, positives)
     if mask is not None:
         # the lowest finite logit: rows of a video without a real pair stay free of NaN
         logits = jnp.where(mask[..., None, :], logits, jnp.finfo(logits.dtype).min)
     hits = jnp.diagonal(jax.nn.log_softmax(logits), axis1=-2, axis2=-1)
     norms = (anchors**2).sum(axis=-1) + (positives**2).sum(axis=-1)
-    losses = 0.25 * regularisation * norms - hits
-    if mask is None:
-        return losses.mean(axis=-1)
-    return jnp.where(mask, losses, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)
+    return mean_of_real(0.25 * regularisation * norms - hits, mask)
 
 
 def tcn_triplet_loss(

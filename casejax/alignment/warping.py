@@ -9,7 +9,7 @@ The minimum is a function: `soft_min.smooth_min` is smoothDTW (Hadji, Derpanis a
 Global Temporal Alignment and Cycle-Consistency", CVPR 2021), `min_gamma` soft-DTW (Cuturi and Blondel, "Soft-DTW: a
 Differentiable Loss Function for Time-Series", ICML 2017), `hard_min` the classical one.
 
-The work goes by bands of H rows (`dtw_kernels`): all N on accelerators, about sqrt(128 M / B) for a batch of B on CPUs.
+The work goes by bands of H rows (`bands`): all N on accelerators, about sqrt(128 M / B) for a batch of B on CPUs.
 Besides the cost a value takes memory for two copies of a band, 2 B H (M + H) numbers, and O(B (N + M)) more; a gradient
 keeps the accumulated costs, B N (M + H) numbers, and while a band is at work ten times its size. Masks, and an N that
 bands don't divide, cost a copy of the cost.

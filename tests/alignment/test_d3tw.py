@@ -4,6 +4,7 @@ import pytest
 from slopes import assert_gradient
 
 from casejax.alignment import d3tw
+from casejax.alignment.pairwise import squared_distance
 from casejax.alignment.soft_min import hard_min
 
 
@@ -58,7 +59,7 @@ def cheapest_path(cost, i=0, j=0):
 
 def test_ragged_videos_are_those_without_padding(ragged):
     sequences, masks, lengths = ragged
-    options = {"cost": d3tw.squared_euclidean_cost, "minimum": hard_min, "margin": 3.0}
+    options = {"cost": squared_distance, "minimum": hard_min, "margin": 3.0}
     got = np.asarray(jax.jit(lambda s, masks: d3tw.d3tw_loss(*s, **masks, **options))(sequences, masks))
     for b in range(2):
         x, positive, negative = (np.asarray(s[b, :n], np.float64) for s, n in zip(sequences, lengths[b], strict=True))

@@ -162,7 +162,7 @@ def test_finite_where_the_published_program_is_not(rng):
 def test_the_published_consistency_has_a_floor():
     """Even a perfect cycle costs log(e + N - 1) - (1 - s + s / N)."""
     n, smoothing = 10, 0.1
-    targets = gta.smoothed_identity(jnp.ones(n, bool), smoothing, jnp.dtype(jnp.float32))
+    targets = (1 - smoothing) * jnp.eye(n) + smoothing / n
     np.testing.assert_allclose(targets.sum(-1), 1, rtol=1e-6)
     perfect = jnp.where(jnp.eye(n, dtype=bool), 0.0, -1e9)
     floor = np.log(np.e + n - 1) - (1 - smoothing + smoothing / n)
@@ -194,7 +194,7 @@ def test_bad_options_are_refused(rng):
     with pytest.raises(ValueError, match="N, M >= 1, got shape"):
         gta.gta_loss(embeddings[:, :0])
     with pytest.raises(ValueError, match="x_mask has a True after a False; move the real frames to the front"):
-        gta.gta_loss(embeddings, jnp.array([[True, False, True, True], [True, True, True, True]]))
+        gta.gta_loss(embeddings, mask=jnp.array([[True, False, True, True], [True, True, True, True]]))
     with pytest.raises(ValueError, match="gamma"):
         gta.gta_loss(embeddings, gamma=-0.1)
 

@@ -17,13 +17,13 @@ def clips():
 
 def test_features_are_mean_and_mean_change(clips):
     embeddings, mask = clips
-    got = np.asarray(jax.jit(speednet.clip_features)(embeddings, mask))
+    got = np.asarray(jax.jit(speednet.clip_features)(embeddings, mask=mask))
     for b, length in enumerate(mask.sum(axis=1)):
         frames = np.asarray(embeddings[b, :length], np.float64)
         changes = [np.abs(after - before) for before, after in pairwise(frames)]
         want = [*frames.mean(axis=0), *(np.mean(changes, axis=0) if changes else np.zeros(2))]
         np.testing.assert_allclose(got[b], want, rtol=1e-5, atol=1e-6)
-    one_by_one = jax.jit(jax.vmap(speednet.clip_features))(embeddings, mask)
+    one_by_one = jax.jit(jax.vmap(lambda x, mask: speednet.clip_features(x, mask=mask)))(embeddings, mask)
     np.testing.assert_allclose(one_by_one, got, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(speednet.clip_features)(embeddings[0]), got[0], rtol=1e-6)
 
@@ -39,7 +39,7 @@ def test_change_shows_the_speed():
 
 def test_padding_is_inert(clips):
     embeddings, mask = clips
-    gradient = jax.jit(jax.grad(lambda x, mask: (speednet.clip_features(x, mask) ** 2).sum()))
+    gradient = jax.jit(jax.grad(lambda x, mask: (speednet.clip_features(x, mask=mask) ** 2).sum()))
     got = gradient(embeddings, mask)
     np.testing.assert_array_equal(got, gradient(np.where(mask[:, :, None], embeddings, np.nan), mask))
     assert (np.asarray(got)[~mask] == 0).all()
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_finite_differences(clips):
     embeddings, mask = clips
 
     def loss(embeddings, mask, labels):
-        logits = speednet.clip_features(embeddings, mask).sum(axis=1)
+        logits = speednet.clip_features(embeddings, mask=mask).sum(axis=1)
         return speednet.speednet_loss(logits, labels).sum()
 
     loss = jax.jit(jax.value_and_grad(loss, argnums=(0,)))

@@ -8,6 +8,7 @@ import pytest
 from slopes import assert_gradient
 
 from casejax.alignment import tcc
+from casejax.alignment.pairwise import inner_product
 
 LOSSES = {
     "classification": tcc.classification,
@@ -25,12 +26,12 @@ OPTIONS = {  # of the published program, with its defaults, and what they are ca
 def variant(weights, cosine, options):
     """A weighted sum of all losses and of both similarities, so that one compilation serves to compute each."""
 
-    def loss(*row):
-        losses = [function(*row, **options.get(name, {})) for name, function in LOSSES.items()]
+    def loss(*row, mask):
+        losses = [function(*row, mask=mask, **options.get(name, {})) for name, function in LOSSES.items()]
         return sum(weight * value for weight, value in zip(weights, losses, strict=True))
 
     def similarity(x, y):
-        return (1 - cosine) * tcc.negative_squared_distance(x, y) + cosine * tcc.inner_product(x, y)
+        return (1 - cosine) * tcc.negative_squared_distance(x, y) + cosine * inner_product(x, y)
 
     return {"loss": loss, "similarity": similarity}
 
@@ -43,7 +44,7 @@ def only(name, similarity="l2"):
 @jax.jit
 def deterministic(embeddings, mask, times, weights, options, temperature):
     def mean(embeddings):
-        losses = tcc.tcc_loss(embeddings, mask, times=times, temperature=temperature, **variant(*weights, options))
+        losses = tcc.tcc_loss(embeddings, mask=mask, times=times, temperature=temperature, **variant(*weights, options))
         return losses.mean(), losses
 
     (_, losses), gradient = jax.value_and_grad(mean, has_aux=True)(embeddings)
@@ -53,7 +54,7 @@ def deterministic(embeddings, mask, times, weights, options, temperature):
 @jax.jit
 def stochastic(embeddings, cycles, starts, mask, times, weights):
     def mean(embeddings):
-        losses = tcc.stochastic_tcc_loss(embeddings, cycles, starts, mask, times=times, **variant(*weights, {}))
+        losses = tcc.stochastic_tcc_loss(embeddings, cycles, starts, mask=mask, times=times, **variant(*weights, {}))
         return losses.mean(), losses
 
     (_, losses), gradient = jax.value_and_grad(mean, has_aux=True)(embeddings)

@@ -45,7 +45,7 @@ def ragged():
 @jax.jit
 def loss_and_gradient(anchors, positives, mask):
     def total(*pairs):
-        losses = tcn.tcn_npairs_loss(*pairs, mask, regularisation=0.5)
+        losses = tcn.tcn_npairs_loss(*pairs, mask=mask, regularisation=0.5)
         return losses.sum(), losses
 
     (_, losses), gradient = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(anchors, positives)

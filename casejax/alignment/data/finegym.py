@@ -121,6 +121,29 @@ def read_finegym(
     return tuple(found)
 
 
+def read_finegym_folder(folder: str | os.PathLike[str], *, name: str = "gym99") -> tuple[EventVideo, ...]:
+    """`read_finegym` of both parts, from a folder that holds the files as they were published.
+
+    Args:
+      folder: holds one file each of `finegym_annotation_info*.json`, NAME`_train_element*.txt`,
+        NAME`_val_element*.txt` and NAME`_categories*.txt`.
+      name: "gym99" or "gym288".
+
+    Raises:
+      DataError: a file that is not there, or there twice; or as `read_finegym`.
+    """
+    folder = Path(folder)
+    forms = ("finegym_annotation_info*.json", *(f"{name}_{part}*" for part in ("train_el", "val_el", "categories")))
+    paths = []
+    for form in forms:
+        found = sorted(folder.glob(form))
+        if len(found) != 1:
+            raise DataError(f"{folder}: holds {len(found)} files named {form}; put one of FineGym's there")
+        paths += found
+    annotations, train, test, categories = paths
+    return read_finegym(annotations, train, categories) + read_finegym(annotations, test, categories)
+
+
 def typical_order(videos: Iterable[EventVideo]) -> dict[int, tuple[int, ...]]:
     """For every event its sets by their mean place in the videos, 0 the first clip and 1 the last.
 

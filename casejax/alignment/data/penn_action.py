@@ -39,23 +39,6 @@ JOINTS = (
 """The annotated joints, in the order of their columns. The sides are those the files name: seen from the front,
 "left" stands at the left of the picture, which is the person's right."""
 
-ALIGNED_ACTIONS = (
-    "baseball_pitch",
-    "baseball_swing",
-    "bench_press",
-    "bowl",
-    "clean_and_jerk",
-    "golf_swing",
-    "jumping_jacks",
-    "pullup",
-    "pushup",
-    "situp",
-    "squat",
-    "tennis_forehand",
-    "tennis_serve",
-)
-"""The 13 of the 15 actions that papers on alignment use; jump_rope and strum_guitar repeat without phases."""
-
 _FIELDS = ("action", "pose", "x", "y", "visibility", "train", "bbox", "dimensions", "nframes")
 _AGAIN = "fetch the file again or remove it"
 

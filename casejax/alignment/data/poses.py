@@ -93,14 +93,6 @@ def with_context(poses: Poses, *, frames: int = 15) -> Poses:
     return _beside(poses, poses.positions[earlier], poses.positions)
 
 
-def with_velocity(poses: Poses, *, frames: int = 4) -> Poses:
-    """The pose beside its change from `frames` earlier to `frames` later, both clipped; it looks ahead."""
-    last = len(poses.positions) - 1
-    time = np.arange(last + 1)
-    later, earlier = np.minimum(time + frames, last), np.maximum(time - frames, 0)
-    return _beside(poses, poses.positions, poses.positions[later] - poses.positions[earlier])
-
-
 # The four transforms of a pose under which two videos may show the same movement.
 
 
@@ -126,7 +118,6 @@ def mirror_and_swap(poses: Poses) -> Poses:
 
 
 NO_FLIP: tuple[Transform, ...] = (unchanged,)
-TWO_FLIPS: tuple[Transform, ...] = (unchanged, mirror_and_swap)
 FOUR_FLIPS: tuple[Transform, ...] = (unchanged, mirror_and_swap, mirror, swap_sides)
 
 

@@ -237,7 +237,9 @@ def phase_progression(
     for fraction, count in _counts(fractions, len(train.embeddings)).items():
         frames = sum(len(video) for video in train.embeddings[:count])
         x, y = x_all[:frames], targets[:frames]
-        weights = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(axis=0), rcond=None)[0]
+        # Embeddings are float32: what is smaller than its rounding beside the largest direction is noise.
+        rounding = max(x.shape) * float(np.finfo(np.float32).eps)
+        weights = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(axis=0), rcond=rounding)[0]
         offset = y.mean(axis=0) - x.mean(axis=0) @ weights
         scores[fraction] = Scores(_r2(x @ weights + offset, y), _r2(x_test @ weights + offset, targets_test))
     return scores

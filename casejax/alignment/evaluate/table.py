@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from casejax.alignment.evaluate.kendall import KendallTau
+from casejax.alignment.evaluate.kendall import MIN_SAMPLES, KendallTau
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Protocol:
     title: str
     first_frame: int
     stride: int = 5
+
+    def reaches(self, num_frames: int) -> bool:
+        """Whether a video of that many frames is measured: `kendall_tau` leaves out what is too short."""
+        samples = len(range(self.first_frame, num_frames, self.stride))
+        return samples >= (MIN_SAMPLES if self.first_frame else 1)
 
 
 PUBLISHED = Protocol("published protocol: every 5th frame, ties ignored", 0)

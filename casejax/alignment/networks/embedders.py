@@ -103,8 +103,8 @@ class ConvEmbedder(nnx.Module):
     def feature_map(
         self,
         features: Float[Array, "b t k h w c"],
-        mask: Bool[Array, "b t"] | None = None,
         *,
+        mask: Bool[Array, "b t"] | None = None,
         batch_statistics: bool = False,
     ) -> Float[Array, "b t k h w c2"]:
         """Maps of the last convolution after normalisation and ReLU, as `class_activation` wants them."""
@@ -112,27 +112,27 @@ class ConvEmbedder(nnx.Module):
         x = _frames(features, mask)
         frame_mask = None if mask is None else mask.reshape(-1)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = jax.nn.relu(normalise(norm, conv(x), frame_mask, batch_statistics))
+            x = jax.nn.relu(normalise(norm, conv(x), mask=frame_mask, batch_statistics=batch_statistics))
         return x.reshape(b, t, *x.shape[1:])
 
     def __call__(
         self,
         features: Float[Array, "b t k h w c"],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
         *,
+        mask: Bool[Array, "b t"] | None = None,
         batch_statistics: bool = False,
     ) -> Float[Array, "b t e"]:
         """Embed T frames of B videos.
 
         Args:
           features: (B, T, K, H, W, C), feature maps of each frame and its context.
-          mask: True for real frames; others are embedded as zeros, with a gradient of zero, and count in no
-            statistics.
           key: dropout of this call; None for none.
+          mask: True for real frames; default all. Others are embedded as zeros, with a gradient of zero, and count in
+            no statistics.
           batch_statistics: normalise with the statistics of this batch and update the moving ones.
         """
-        maps = self.feature_map(features, mask, batch_statistics=batch_statistics)
+        maps = self.feature_map(features, mask=mask, batch_statistics=batch_statistics)
         b, t, *_, c = maps.shape
         pooled = _max_pool(maps.reshape(b * t, -1, c)).astype(jnp.promote_types(features.dtype, jnp.float32))
         return _videos(self.head(pooled, key), b, t, mask)
@@ -191,15 +191,16 @@ class SequenceEmbedder(nnx.Module):
     def __call__(
         self,
         features: Float[Array, "b t k f"],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b t e"]:
         """Embed T frames of B videos.
 
         Args:
           features: (B, T, K, F), features of each frame and its context.
-          mask: True for real frames; others are embedded as zeros, with a gradient of zero.
           key: dropout of this call; None for none.
+          mask: True for real frames; default all. Others are embedded as zeros, with a gradient of zero.
 
         Raises:
           ValueError: another number of context frames than `flatten_context`.
@@ -239,36 +240,36 @@ class VideoEmbedder(nnx.Module):
     def features(
         self,
         images: Float[Array, "b t k h w 3"],
-        mask: Bool[Array, "b t"] | None = None,
         *,
+        mask: Bool[Array, "b t"] | None = None,
         batch_statistics: bool = False,
     ) -> Float[Array, "b t k h2 w2 c"]:
         """Feature maps of the backbone, one an image."""
         b, t, k = images.shape[:3]
         image_mask = None if mask is None else jnp.repeat(mask.reshape(-1), k)
         x = images.reshape(b * t * k, *images.shape[3:])
-        x = self.backbone(x, image_mask, batch_statistics=batch_statistics and not self.frozen)
+        x = self.backbone(x, mask=image_mask, batch_statistics=batch_statistics and not self.frozen)
         x = x.reshape(b, t, k, *x.shape[1:])
         return jax.lax.stop_gradient(x) if self.frozen else x
 
     def __call__(
         self,
         images: Float[Array, "b t k h w 3"],
-        mask: Bool[Array, "b t"] | None = None,
         key: Key[Array, ""] | None = None,
         *,
+        mask: Bool[Array, "b t"] | None = None,
         batch_statistics: bool = False,
     ) -> Float[Array, "b t e"]:
         """Embed T frames of B videos.
 
         Args:
           images: (B, T, K, H, W, 3) RGB in [-1, 1], each frame and its context.
-          mask: as for `ConvEmbedder`.
           key: as for `ConvEmbedder`.
+          mask: as for `ConvEmbedder`.
           batch_statistics: as for `ConvEmbedder`; a frozen backbone keeps to its moving statistics.
         """
-        features = self.features(images, mask, batch_statistics=batch_statistics)
-        return self.embedder(features, mask, key, batch_statistics=batch_statistics)
+        features = self.features(images, mask=mask, batch_statistics=batch_statistics)
+        return self.embedder(features, key, mask=mask, batch_statistics=batch_statistics)
 
 
 def l2_penalty(params: Params) -> Float[Array, ""]:

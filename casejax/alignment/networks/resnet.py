@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -78,8 +79,8 @@ class ResNetV2(nnx.Module):
     def __call__(
         self,
         images: Float[Array, "n h w 3"],
-        mask: Bool[Array, " n"] | None = None,
         *,
+        mask: Bool[Array, " n"] | None = None,
         batch_statistics: bool = False,
     ) -> Float[Array, "n h2 w2 c"]:
         """Feature maps of images.
@@ -97,7 +98,7 @@ class ResNetV2(nnx.Module):
         x = nnx.max_pool(jnp.pad(x, ((0, 0), *PAD_1, (0, 0))), (3, 3), strides=(2, 2))
         for blocks in self.stacks:
             for block in blocks:
-                x = block(x, mask, batch_statistics)
+                x = block(x, mask=mask, batch_statistics=batch_statistics)
         return x
 
     def keras_layers(self) -> dict[str, nnx.Conv | nnx.BatchNorm]:
@@ -128,13 +129,14 @@ class Block(nnx.Module):
         self.stride = stride
 
     def __call__(
-        self, x: Float[Array, "n h w c"], mask: Bool[Array, " n"] | None, batch_statistics: bool
+        self, x: Float[Array, "n h w c"], *, mask: Bool[Array, " n"] | None, batch_statistics: bool
     ) -> Float[Array, "n h2 w2 c2"]:
         """Feature maps after the block, before the next normalisation."""
-        preact = jax.nn.relu(normalise(self.preact_bn, x, mask, batch_statistics))
+        norm = partial(normalise, mask=mask, batch_statistics=batch_statistics)
+        preact = jax.nn.relu(norm(self.preact_bn, x))
         y = self.conv1(preact)
-        y = self.conv2(jax.nn.relu(normalise(self.bn1, y, mask, batch_statistics)))
-        y = self.conv3(jax.nn.relu(normalise(self.bn2, y, mask, batch_statistics)))
+        y = self.conv2(jax.nn.relu(norm(self.bn1, y)))
+        y = self.conv3(jax.nn.relu(norm(self.bn2, y)))
         if self.shortcut is None:
             return x[:, :: self.stride, :: self.stride] + y
         return self.shortcut(preact) + y
@@ -153,7 +155,7 @@ class Block(nnx.Module):
 
 
 def normalise(
-    layer: nnx.BatchNorm, x: Float[Array, "n *space c"], mask: Bool[Array, " n"] | None, batch_statistics: bool
+    layer: nnx.BatchNorm, x: Float[Array, "n *space c"], *, mask: Bool[Array, " n"] | None, batch_statistics: bool
 ) -> Float[Array, "n *space c"]:
     """Batch normalisation over all but the channels, with statistics of the entries that `mask` admits."""
     if batch_statistics and mask is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -25,7 +26,6 @@ from casejax.alignment.data.poses import (
 )
 from casejax.alignment.data.video_set import pack_videos
 from casejax.alignment.evaluate.kendall import (
-    MIN_SAMPLES,
     KendallTau,
     kendall_tau,
     nearest_neighbours,
@@ -55,17 +55,30 @@ NAMES = {
 }
 """The methods as tables name them."""
 
+
+@typing.runtime_checkable
+class Video(typing.Protocol):
+    """What any layout of alignment gives: a number of frames of an action."""
+
+    @property
+    def action(self) -> str:
+        """Name of the action."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+
 Measure = Callable[[Sequence[PoseTrack], Protocol], KendallTau]
 
 
-def clock(tracks: Sequence[PoseTrack], protocol: Protocol) -> KendallTau:
+def clock(tracks: Sequence[Sized], protocol: Protocol) -> KendallTau:
     """What min(t, 15) alone gets, which a context frame clipped at the start of the video tells."""
-    return _tau([clock_features(len(track)) for track in tracks], protocol)
+    return tau_under([clock_features(len(track)) for track in tracks], protocol)
 
 
 def raw_poses(tracks: Sequence[PoseTrack], protocol: Protocol) -> KendallTau:
     """Pixels over the size of the picture, visible or not."""
-    return _tau([raw_features(track) for track in tracks], protocol)
+    return tau_under([raw_features(track) for track in tracks], protocol)
 
 
 def best_without_learning(tracks: Sequence[PoseTrack], protocol: Protocol) -> KendallTau:
@@ -73,11 +86,8 @@ def best_without_learning(tracks: Sequence[PoseTrack], protocol: Protocol) -> Ke
     poses = [
         with_context(normalise_pose(track)).frames(slice(protocol.first_frame, None, protocol.stride))
         for track in tracks
+        if protocol.reaches(len(track))
     ]
-    if protocol.first_frame:
-        poses = [pose for pose in poses if len(pose.positions) >= MIN_SAMPLES]
-    if len(poses) < 2:
-        raise DataError(f"{tracks[0].action}: fewer than two test videos reach beyond frame {protocol.first_frame}")
     return tau_of_neighbours(pose_neighbours(poses, flips=FOUR_FLIPS))
 
 
@@ -122,7 +132,7 @@ def run_benchmark(
     console = console or Console(highlight=False, soft_wrap=True)
     parts = {train: [track for track in tracks if track.train == train] for train in (True, False)}
     actions = tuple(sorted({track.action for track in tracks}))
-    _check_parts(parts, actions)
+    check_parts(parts, actions)
     test = {action: [track for track in parts[False] if track.action == action] for action in actions}
     rows: dict[str, list[Row]] = {protocol.title: [] for protocol in PROTOCOLS}
     for name, measure in CONTROLS.items():
@@ -163,19 +173,12 @@ def run_benchmark(
                 params = network_params(state, s * len(learners) + (0 if shared else a))
                 embeddings[action] = embed_videos(graphdef, params, features[action], config)
                 for protocol in PROTOCOLS:
-                    taus[protocol.title][-1][action] = _tau(embeddings[action], protocol)
+                    taus[protocol.title][-1][action] = tau_under(embeddings[action], protocol)
         for title, seeds_taus in taus.items():
             rows[title].append(Row(NAMES[method], seeds_taus))
         shown = "  ".join(f"{100 * rows[protocol.title][-1].mean:.1f}" for protocol in PROTOCOLS)
         console.print(f"{NAMES[method]:9s} tau {shown}  in {minutes[method]:.1f} minutes")
-    tables = "\n\n".join(format_table(protocol, rows[protocol.title]) for protocol in PROTOCOLS)
-    console.print("\n" + tables)
-    write_text(out / "tables.txt", tables + "\n")
-    write_json(
-        out / "results.json",
-        meta
-        | {"minutes": minutes, "tau": {title: {r.name: r.as_dict() for r in table} for title, table in rows.items()}},
-    )
+    write_tables(rows, out, meta | {"minutes": minutes}, console)
     if methods:
         _draw(test, embeddings, out / "pictures", console)
     return rows
@@ -208,17 +211,52 @@ def _draw(
         console.print(f"pictures in {folder}")
 
 
-def _tau(embeddings: Sequence[Float[np.ndarray, "_ d"]], protocol: Protocol) -> KendallTau:
+def write_tables(
+    rows: Mapping[str, Sequence[Row]], out: Path, results: Mapping[str, Any], console: Console, *, more: str = ""
+) -> None:
+    """Print the table of each protocol, and write `out`/tables.txt and `out`/results.json.
+
+    Args:
+      rows: the rows of each protocol, by its title.
+      out: folder.
+      results: what `results.json` holds beside the taus.
+      console: where the tables are printed.
+      more: what follows them.
+    """
+    tables = "\n\n".join([*(format_table(protocol, rows[protocol.title]) for protocol in PROTOCOLS), more]).rstrip()
+    console.print("\n" + tables)
+    write_text(out / "tables.txt", tables + "\n")
+    taus = {title: {row.name: row.as_dict() for row in table} for title, table in rows.items()}
+    write_json(out / "results.json", {**results, "tau": taus})
+
+
+def tau_under(embeddings: Sequence[Float[np.ndarray, "_ d"]], protocol: Protocol) -> KendallTau:
+    """Kendall's tau of the videos of an action under a protocol."""
     return kendall_tau(embeddings, stride=protocol.stride, first_frame=protocol.first_frame)
 
 
-def _check_parts(parts: Mapping[bool, Sequence[PoseTrack]], actions: Sequence[str]) -> None:
-    """Refuse data of which an action could not be learned or measured."""
+def check_parts(parts: Mapping[bool, Sequence[Video]], actions: Sequence[str]) -> None:
+    """Refuse data of which an action could not be learned or measured.
+
+    Args:
+      parts: the training videos under True, the test videos under False.
+      actions: the names that must be in both.
+
+    Raises:
+      DataError: naming the action, what it has and a remedy.
+    """
+    remedy = "add videos, or leave the action out with --actions"
     for train, part in parts.items():
         for action in actions:
-            count = sum(track.action == action for track in part)
-            if count < 2:
+            lengths = [len(video) for video in part if video.action == action]
+            if len(lengths) < 2:
                 raise DataError(
-                    f"action {action} has {count} {'training' if train else 'test'} video(s); two are needed in either "
-                    "part: add videos, or leave the action out with --actions"
+                    f"action {action} has {len(lengths)} {'training' if train else 'test'} video(s); two are needed in "
+                    f"either part: {remedy}"
                 )
+            for protocol in PROTOCOLS if not train else ():
+                if sum(protocol.reaches(length) for length in lengths) < 2:
+                    raise DataError(
+                        f"action {action} has fewer than two test videos that reach beyond frame "
+                        f"{protocol.first_frame + 2 * protocol.stride}, by which alignment is measured; {remedy}"
+                    )

@@ -92,7 +92,7 @@ def speednet(embed: Embed, head: SpeedHead, lengths: Int[Array, " b"], key: Key[
     clips = jax.vmap(lambda n, k: sampling.speed_clips(n, NUM_FRAMES, k))(lengths, keys)
     embeddings = embed(clips.frames.reshape(len(lengths), -1)).reshape(*clips.frames.shape, -1)
     labels = jnp.broadcast_to(jnp.array([0, 1]), clips.frames.shape[:2])
-    return speednet_loss(head(clip_features(embeddings, clips.mask)), labels).mean()
+    return speednet_loss(head(clip_features(embeddings, mask=clips.mask)), labels).mean()
 
 
 METHODS = {

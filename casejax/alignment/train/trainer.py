@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from casejax.alignment.sampling import context_indices
 from casejax.alignment.train.methods import Method
 from casejax.errors import CheckpointError, DivergedError, Interrupted, OptionError
 from casejax.runtime import mesh as placement
-from casejax.runtime.checkpoint import Checkpoints
+from casejax.runtime.checkpoint import Checkpoints, State
 from casejax.runtime.interrupt import StopRequest
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ ON_CPU = 3
 """Networks on the vectorised axis at a time on a single CPU: more of them fall out of its caches."""
 
 Params = Any
+S = TypeVar("S", bound=State)
 Augment = Callable[["Float[Array, 'b t k f']", "Key[Array, '']"], "Float[Array, 'b t k f']"]
 
 
@@ -260,12 +261,10 @@ def train_embedders(
     out.mkdir(parents=True, exist_ok=True)
     with Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
         if checkpoints.latest is not None:
-            state = _resumed(checkpoints, state, meta or {}, resume=resume)
+            state = resumed(checkpoints, state, meta or {}, resume=resume)
 
         def log(state: AlignState, losses: np.ndarray, seconds: float) -> None:
-            line = {"step": int(state.step), "loss": float(losses.mean()), "seconds": round(seconds, 3)}
-            with (out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            log_line(out, int(state.step), float(losses.mean()), seconds)
             if stop.signum:
                 checkpoints.save(state, meta or {})
                 raise Interrupted(stop.signum, int(state.step))
@@ -295,8 +294,12 @@ def place(state: AlignState, videos: VideoSet, mesh: Mesh) -> tuple[AlignState, 
     return placement.place(state, shardings), placement.place(videos, whole)
 
 
-def _resumed(checkpoints: Checkpoints, state: AlignState, meta: Mapping[str, Any], *, resume: bool) -> AlignState:
-    """The state of the newest checkpoint, if it is of the same run."""
+def resumed(checkpoints: Checkpoints, state: S, meta: Mapping[str, Any], *, resume: bool) -> S:
+    """The state of the newest checkpoint, of the structure of `state`.
+
+    Raises:
+      CheckpointError: `resume` is off, or the checkpoint is of a run that `meta` does not describe.
+    """
     if not resume:
         raise CheckpointError(
             f"{checkpoints.folder} holds a run at step {checkpoints.latest}; add --resume to go on with it, or name "
@@ -310,6 +313,12 @@ def _resumed(checkpoints: Checkpoints, state: AlignState, meta: Mapping[str, Any
                 "options and data, or another --out"
             )
     return checkpoints.restore(state)
+
+
+def log_line(out: Path, step: int, loss: float, seconds: float) -> None:
+    """Append a line to `out`/metrics.jsonl."""
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 3)}) + "\n")
 
 
 def _advance_to_the_end(

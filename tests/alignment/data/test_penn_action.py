@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from casejax.alignment.data import penn_action
 from casejax.alignment.data.penn_action import read_penn_action, read_pose_track
 from casejax.errors import DataError
 
@@ -112,8 +111,3 @@ def test_missing_folder_files_and_file_are_said(tmp_path):
             read_penn_action(folder)
     with pytest.raises(DataError, match=r"0009\.mat: no such file"):
         read_pose_track(tmp_path / "0009.mat")
-
-
-def test_the_aligned_actions_leave_out_the_two_without_phases():
-    assert len(set(penn_action.ALIGNED_ACTIONS)) == 13
-    assert not {"jump_rope", "strum_guitar"} & set(penn_action.ALIGNED_ACTIONS)

@@ -88,7 +88,7 @@ def step(conv_embedder):
 
     def loss(params, maps, mask, weights):
         model = nnx.merge(graphdef, params, statistics, copy=True)
-        out = model(maps, mask, batch_statistics=True)
+        out = model(maps, mask=mask, batch_statistics=True)
         return (out * weights).sum(), (out, nnx.state(model, nnx.BatchStat))
 
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -164,7 +164,7 @@ def test_sequence_embedder_is_the_written_out_network(sequence, options):
     graphdef, params = nnx.split(model)
 
     def loss(params, x):
-        out = nnx.merge(graphdef, params)(x, jnp.asarray(MASK))
+        out = nnx.merge(graphdef, params)(x, mask=jnp.asarray(MASK))
         return (out @ jnp.arange(3.0)).sum(), out
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -204,7 +204,7 @@ def test_a_frozen_backbone_stays_as_it_is(frozen):
 
     def loss(params, images):
         model = nnx.merge(graphdef, params, statistics, copy=True)
-        out = model(images, jnp.asarray(MASK), batch_statistics=True)
+        out = model(images, mask=jnp.asarray(MASK), batch_statistics=True)
         return (out @ jnp.arange(3.0)).sum(), (out, nnx.state(model, nnx.BatchStat))
 
     (_, (out, moved)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, spoil(images, np.nan))

@@ -41,7 +41,7 @@ def step(network):
 
     def loss(params, images, mask):
         model = nnx.merge(graphdef, params, statistics, copy=True)
-        maps = model(images, mask, batch_statistics=True)
+        maps = model(images, mask=mask, batch_statistics=True)
         kept = jnp.where(mask[:, None, None, None], maps, 0)
         return (kept**2).sum(), (kept, nnx.state(model, nnx.BatchStat))
 

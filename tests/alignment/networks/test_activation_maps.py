@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from casejax.alignment.networks.class_activation import class_activation, overlay
+from casejax.alignment.networks.activation_maps import class_activation, overlay
 
 
 def bilinear(x, size):

@@ -1,0 +1,50 @@
+"""What the methods share: every frame of one video compared with every frame of another, and means over real frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+
+def inner_product(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
+    """Inner product of every frame of x with every frame of y; the cosine for embeddings of unit norm."""
+    return jnp.einsum("...nd,...md->...nm", x, y, precision="highest")
+
+
+def squared_distance(
+    x: Float[Array, "*b n d"],
+    y: Float[Array, "*b m d"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+) -> Float[Array, "*b n m"]:
+    """Squared Euclidean distance of every frame of x to every frame of y, never below 0.
+
+    Args:
+      x: (..., N, D) embeddings.
+      y: (..., M, D) embeddings.
+      x_mask: True for real frames of x; default all. The others are read as zeros.
+      y_mask: the same of y.
+
+    Returns:
+      (..., N, M) in squared units of the embeddings.
+    """
+    x, y = without_padding(x, x_mask), without_padding(y, y_mask)
+    squares_x, squares_y = (x * x).sum(axis=-1)[..., :, None], (y * y).sum(axis=-1)[..., None, :]
+    return jnp.maximum(squares_x + squares_y - 2 * inner_product(x, y), 0)
+
+
+def without_padding(embeddings: Float[Array, "*b t d"], mask: Bool[Array, "*b t"] | None) -> Float[Array, "*b t d"]:
+    """Embeddings with zeros where the mask is False."""
+    return embeddings if mask is None else jnp.where(mask[..., None], embeddings, 0)
+
+
+def mean_of_real(values: Float[Array, "*b t"], mask: Bool[Array, "*b t"] | None) -> Float[Array, "*b"]:
+    """Mean over the last axis of what the mask shows; 0 where it shows nothing."""
+    if mask is None:
+        return values.mean(axis=-1)
+    return jnp.where(mask, values, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)
