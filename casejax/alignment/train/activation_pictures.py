@@ -14,7 +14,7 @@ from flax import nnx
 from casejax.alignment.data.frames import FrameVideo
 from casejax.alignment.networks.activation_maps import class_activation, overlay
 from casejax.alignment.train.image_trainer import ImageConfig, ImageState, read_context
-from casejax.report.canvas import WIDTH, _figure, _fold, save
+from casejax.report.canvas import WIDTH, fold, new_figure, save
 
 if TYPE_CHECKING:
     from jaxtyping import Real
@@ -79,8 +79,8 @@ def activation_strip(
     """
     width = WIDTH / len(frames)
     height = 2 * width + 0.8
-    figure = _figure(height)
-    figure.text(0.25 / WIDTH, 1 - 0.25 / height, _fold(title, 80, 1), size=14, weight="bold", va="center")
+    figure = new_figure(height)
+    figure.text(0.25 / WIDTH, 1 - 0.25 / height, fold(title, 80, 1), size=14, weight="bold", va="center")
     for column, frame in enumerate(frames):
         for row, picture in enumerate((images[column], overlays[column])):
             place = (column / len(frames), (1 - row) * width / height, 1 / len(frames), 0.96 * width / height)

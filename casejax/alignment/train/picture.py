@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from casejax.alignment.data.poses import HIPS, SHOULDERS, Poses
-from casejax.report.canvas import BLUE, GRID, INK, MUTED, ORANGE, VERMILLION, WIDTH
-from casejax.report.canvas import fold as _fold
-from casejax.report.canvas import new_figure as _figure
-from casejax.report.canvas import style as _style
+from casejax.report.canvas import BLUE, GRID, INK, MUTED, ORANGE, VERMILLION, WIDTH, fold, new_figure, style
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Real
@@ -58,9 +55,9 @@ def synchronised_poses(
     """
     n, m = len(reference.positions), len(other.positions)
     _check(reference, other, np.asarray(distances), np.asarray(matches), path, num_skeletons)
-    figure = _figure(HEIGHT)
+    figure = new_figure(HEIGHT)
     figure.text(
-        0.25 / WIDTH, 1 - 0.3 / HEIGHT, _fold(title, 80, 1), size=14, weight="bold", va="center", parse_math=False
+        0.25 / WIDTH, 1 - 0.3 / HEIGHT, fold(title, 80, 1), size=14, weight="bold", va="center", parse_math=False
     )
     shown = np.unique(np.linspace(0, n - 1, min(num_skeletons, n, MAX_SKELETONS)).round().astype(int))
     colors = _colors(len(shown))
@@ -88,7 +85,7 @@ def synchronised_poses(
     strips.text(0.25 / WIDTH, 0.085, f"Other video, {m} frames", va="top", **place)
 
     ax = figure.add_axes((0.705, 0.845 - 0.28 * WIDTH / HEIGHT, 0.28, 0.28 * WIDTH / HEIGHT))
-    _style(ax, "Distances")
+    style(ax, "Distances")
     ax.grid(visible=False)
     finite = np.where(np.isfinite(distances), distances, np.nan)
     ax.imshow(np.sqrt(finite), origin="upper", aspect="auto", cmap="Greys_r", interpolation="nearest")

@@ -25,6 +25,7 @@ def video_labels(b=4, c=5):
     return jnp.asarray(np.eye(c)[np.arange(b) % c], jnp.float32)
 
 
+PARTS = ("cas", "attention", "embedding", "cluster_logits")
 OPTIONS = [
     {"rank": "true", "prior_std": 0.3},
     {"rank": "attention", "prior_std": 0.3},
