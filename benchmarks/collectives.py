@@ -48,7 +48,7 @@ def compiled_step(config: Config, dims: tuple[int, ...], num_classes: int, devic
     """The optimised program of a step, as text."""
     mesh = placement.make_mesh(devices, model_devices)
     graphdef, state = initial_state(config, dims, num_classes)
-    state = placement.place(state, placement.state_shardings(state, mesh))
+    state = placement.place(state, placement.state_shardings(state, mesh, config.method.split))
     lengths = np.full(2 * config.schedule.batch_size, 10, np.int32)
     host = (
         tuple(np.zeros((int(lengths.sum()), dim), np.float32) for dim in dims),

@@ -88,7 +88,7 @@ def measure(data: Path, packed: Path, kind: str, dtype: str) -> dict[str, float]
             seconds = time.perf_counter() - since
     else:
         graphdef, state = initial_state(config, dataset.dims, len(CLASSES))
-        state = mesh.place(state, mesh.state_shardings(state, place))
+        state = mesh.place(state, mesh.state_shardings(state, place, config.method.split))
         before = reset_peak()
         with feed.make_advance(dataset.train, dataset.classes, graphdef, config, place) as advance:
             state, metrics = advance(state, 0, steps)

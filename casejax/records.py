@@ -258,7 +258,6 @@ class Localization:
         None,
         "snippets T sampled in inference; default num_snippets",
         within="[1, inf)",
-        flag=False,
         when=lambda o: o.test_sampling == "resampled",
     )
     test_sampling: Literal["resampled", "whole"] = option(

@@ -17,6 +17,7 @@ import jax
 from casejax.data import store
 from casejax.errors import CheckpointError, DataError, DivergedError, Interrupted, OptionError, PeerLostError
 from casejax.run.config import Config, Option
+from casejax.runtime.distributed import join
 
 HEADINGS = {
     "settings": "settings of {}",
@@ -96,19 +97,45 @@ def add_options(
 
 def add_run_options(parser: Parser) -> None:
     """Add the flags that say where a run runs, and change nothing of what it computes."""
-    group = parser.add_argument_group("where it runs")
-
-    def add(name: str, help: str, **keywords: Any) -> None:
-        group.add_argument(name, help=help if parser.everything else argparse.SUPPRESS, **keywords)
-
+    add = _adder(parser, "where it runs")
     add("--packed", "pack the features there once, then map them", type=Path, metavar="DIR")
     add("--packed-dtype", "type of packed features (float32)", choices=store.DTYPES, default="float32")
     add("--compilation-cache", "keep compiled programs there for later runs", type=Path, metavar="DIR")
+
+
+def add_cluster_options(parser: Parser) -> None:
+    """Add the flags by which several processes become one run; `join_cluster` acts on them."""
+    add = _adder(parser, "several processes")
     add("--distributed", "run on all processes of the cluster that JAX finds", action="store_true")
     add("--coordinator", "HOST:PORT of process 0, where no cluster is found", metavar="HOST:PORT")
     add("--num-processes", "with --coordinator: processes in all", type=int, metavar="N")
     add("--process-id", "with --coordinator: which of them this is", type=int, metavar="I")
     add("--peer-timeout", "seconds until a silent process counts as lost (60)", type=int, default=60, metavar="S")
+
+
+def join_cluster(arguments: argparse.Namespace) -> None:
+    """Join the processes of a run, as the flags of `add_cluster_options` say; before anything uses a device.
+
+    Raises:
+      OptionError: as `runtime.distributed.join`.
+    """
+    join(
+        coordinator=arguments.coordinator,
+        num_processes=arguments.num_processes,
+        process_id=arguments.process_id,
+        distributed=arguments.distributed,
+        peer_timeout=arguments.peer_timeout,
+    )
+
+
+def _adder(parser: Parser, heading: str) -> Callable[..., None]:
+    """What adds flags that the short help leaves out."""
+    group = parser.add_argument_group(heading)
+
+    def add(name: str, help: str, **keywords: Any) -> None:
+        group.add_argument(name, help=help if parser.everything else argparse.SUPPRESS, **keywords)
+
+    return add
 
 
 def use_compilation_cache(folder: Path | None) -> None:
@@ -149,12 +176,11 @@ def configured(config: Config, given: Mapping[str, Any]) -> Config:
     changed.check()
     idle = [each for each in changed.options() if each.name in given and not each.acts]
     if idle:
-        beside = ", ".join(
-            f"{each.name}={each.value}" for each in changed.options() if each.owner is idle[0].owner and _decides(each)
-        )
+        first = idle[0]
+        names = ", ".join(each.name for each in changed.options() if each.owner is first.owner and _decides(each))
         raise OptionError(
-            f"--{idle[0].name.replace('_', '-')} {idle[0].value} has no effect beside {beside}; leave it out, or change "
-            "what it depends on"
+            f"--{first.name.replace('_', '-')} {first.value} has no effect with the other options as they are; leave it "
+            f"out, or change the one of {names} that it depends on"
         )
     return changed
 

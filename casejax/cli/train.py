@@ -1,4 +1,4 @@
-"""Train a method on a folder of features with video-level labels, or on an embedded synthetic world, and evaluate it."""
+"""Train a method on features with video-level labels, or on an embedded synthetic world, and evaluate it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 from casejax.cli.options import (
     Parser,
+    add_cluster_options,
     add_options,
     add_run_options,
     asks_for_all,
     configured,
     given_options,
+    join_cluster,
     parse,
     parse_seeds,
     run_command,
@@ -27,7 +29,7 @@ from casejax.errors import OptionError
 from casejax.inference.evaluate import report_on_grid
 from casejax.methods import METHODS, VARIANTS, find
 from casejax.run.config import Config
-from casejax.runtime.distributed import is_first, join, own_part, wait_for_all
+from casejax.runtime.distributed import is_first, own_part, wait_for_all
 from casejax.train.experiment import run, run_seeds
 
 SYNTHETIC = MappingProxyType({"num_snippets": 256, "epochs": 60, "learning_rate": 1e-3, "log_every": 10})
@@ -90,13 +92,7 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     parser = _parser(words, defaults, start, command)
     arguments = parse(parser, words, start)
     config = configured(start, given_options(arguments, start))
-    join(
-        coordinator=arguments.coordinator,
-        num_processes=arguments.num_processes,
-        process_id=arguments.process_id,
-        distributed=arguments.distributed,
-        peer_timeout=arguments.peer_timeout,
-    )
+    join_cluster(arguments)
     use_compilation_cache(arguments.compilation_cache)
     layout = LAYOUTS[arguments.layout]
     out, data = arguments.out, arguments.data
@@ -154,4 +150,5 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
     parser.add_helps()
     add_options(parser, start, common=COMMON)
     add_run_options(parser)
+    add_cluster_options(parser)
     return parser

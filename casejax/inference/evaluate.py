@@ -81,10 +81,10 @@ def report_scores(
     )
     protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
     counts = {"num_videos": len(dataset.test.videos), "num_instances": int(detection.num_ground_truth.sum())}
-    variant = config.describe()
+    described = config.describe()
     warning = WARNINGS.get(config.training.select)
 
-    console.print(f"variant {variant}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
     rows = {} if untrained is None else {"untrained": untrained}
     report.print_results(
         console,
@@ -100,7 +100,7 @@ def report_scores(
     report.write_predictions(out / "predictions.json", detections, dataset)
     report.write_average_precision(out / "average_precision.csv", detection)
     results = {
-        "variant": variant,
+        "method": described,
         "protocol": protocol.describe(**counts, selection=selection),
         "step": step,
         "trained": report.summary(detection, classification, protocol, interval),

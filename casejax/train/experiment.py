@@ -138,7 +138,7 @@ def run_seeds(
     if not results:
         return results
     summary = report.print_seeds(console, {seed: r.detection for seed, r in results.items()}, protocol=CASE)
-    files.write_json(out / "seeds.json", {"variant": config.describe(), **summary})
+    files.write_json(out / "seeds.json", {"method": config.describe(), **summary})
     return results
 
 

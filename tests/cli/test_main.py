@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from casejax.report.tables import print_seeds
 from casejax.run.config import Config
 from casejax.train.experiment import run, run_seeds
 
-SMALL = Config.of("case").changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+SMALL = Config.of("case").changed(
+    num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2
+)
 SMALL = SMALL.changed(rank="true", prior_std=0.3)
 pytestmark = pytest.mark.usefixtures("kept_steps")
 
@@ -69,9 +72,14 @@ def test_export_convert_and_eval_give_the_same_map(folder, world, tmp_path, caps
 def test_options_of_inference_can_be_given_to_eval(folder, tmp_path):
     words = ["eval", str(folder / "run"), "--data", str(folder / "data"), "--out", str(tmp_path)]
     assert cli.main([*words, "--nms", "hard", "--test-cluster-labels", "train"]) == 0
-    assert "nms=hard" in json.loads((tmp_path / "results.json").read_text())["variant"]
-    with pytest.raises(SystemExit):
-        cli.main([*words, "--epochs", "3"])
+    assert "nms=hard" in json.loads((tmp_path / "results.json").read_text())["method"]
+    assert cli.main([*words, "--nmss", "hard"]) == 2
+
+
+def test_options_that_eval_does_not_have_are_refused(folder, tmp_path, capsys):
+    words = ["eval", str(folder / "run"), "--data", str(folder / "data"), "--out", str(tmp_path)]
+    assert cli.main([*words, "--epochs", "3"]) == 2
+    assert "--epochs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_seeds_run_one_after_the_other(world, tmp_path, monkeypatch):
     values = [results[seed].detection.average(0.1, 0.7) for seed in (3, 1)]
     assert [again[seed].detection.average(0.1, 0.7) for seed in (3, 1)] == values
     stored = json.loads((tmp_path / "out" / "seeds.json").read_text())
-    assert stored["variant"].startswith("official with ")
+    assert stored["method"].startswith("case, official with ")
     np.testing.assert_allclose(stored["0.1:0.7"]["mean"], np.mean(values))
     np.testing.assert_allclose(stored["0.1:0.7"]["sd"], np.std(values, ddof=1))
     assert stored["0.1:0.7"]["seeds"] == dict(zip(("3", "1"), values, strict=True))
@@ -156,18 +164,15 @@ def test_every_row_is_a_configuration(ablations):
     for table in [*ablations.TABLES, "variants", "factors"]:
         heading, rows = ablations.rows_for(table)
         assert heading
-        configs = [row.start(Config.of("case")).changed(**row.options) for row in rows]
+        configs = [row.config("official") for row in rows]
         for config in configs:
             config.check()
-        assert len({repr(config.changed(variant="official")) for config in configs}) == len(rows), table
+        assert len({repr(replace(config, variant="official")) for config in configs}) == len(rows), table
 
 
 def test_a_table_is_trained_once_and_kept(ablations, folder, tmp_path, monkeypatch, capsys):
-    sizes = {name.replace("_", "-"): value for name, value in vars(SMALL.method).items() if name == "num_snippets"}
     words = ["--table", "7", "4", "--figure", "8", "--data", folder / "data", "--seeds", "0,1", "--out", tmp_path]
-    words += ["--num-clusters", 4, "--hidden", 16, "--batch-size", 8, "--epochs", 1]
-    for name, value in sizes.items():
-        words += [f"--{name}", value]
+    words += ["--num-clusters", 4, "--hidden", 16, "--batch-size", 8, "--epochs", 1, "--num-snippets", 32]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *map(str, words)])
     assert ablations.main() == 0
     printed = capsys.readouterr().out
@@ -190,7 +195,7 @@ def test_runs_are_known_by_what_decides_them(ablations, world, tmp_path):
     runs = ablations.Runs(tmp_path / "runs.json", world)
     runs.put(SMALL, {"mAP": 1})
     again = ablations.Runs(tmp_path / "runs.json", world)
-    assert again.get(SMALL.changed(log_every=7, variant="paper")) == {"mAP": 1}
+    assert again.get(replace(SMALL.changed(log_every=7), variant="paper")) == {"mAP": 1}
     assert again.get(SMALL.changed(seed=1)) is None
     other = make_world(seed=1, num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
     assert ablations.Runs(tmp_path / "runs.json", other).get(SMALL) is None

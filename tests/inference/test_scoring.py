@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from casejax.data.sampling import uniform_snippets
-from casejax.inference.scoring import score_videos
-from casejax.methods.case.scores import make_scorer
+from casejax.inference.scoring import make_scorer, score_videos
 from casejax.records import Features
 from casejax.run.config import Config
 from casejax.run.state import initial_state
@@ -22,7 +21,7 @@ def test_a_video_scores_as_if_it_were_alone(rng, num_snippets):
     config = Config.of("case").changed(num_clusters=3, hidden=8)
     graphdef, state = initial_state(config, (5, 5), 4)
     scorer = partial(
-        make_scorer(graphdef, cas_weight=0.2, transformed_weight=0.5, top_k_divisor=8, pool_probabilities=False),
+        make_scorer(graphdef, config),
         state.params,
         jnp.asarray(rng.dirichlet(np.ones(2), (2, 3)), jnp.float32),
     )

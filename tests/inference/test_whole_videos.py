@@ -23,14 +23,14 @@ def running_means(streams, rows, mask):
     count = jnp.cumsum(mask, axis=1)[:, :, None].astype(jnp.float32)
     means = jnp.cumsum(x, axis=1) / count
     attention = 1 + jnp.cumsum(y[:, :, 0], axis=1)  # not 0 in padding
-    return SnippetScores(means, attention, None, -attention, x.sum(axis=1) / count[:, -1])
+    return SnippetScores(means, x.sum(axis=1) / count[:, -1], attention=attention, foreground=-attention)
 
 
 def by_hand(x, y):
     """The same for one video in NumPy."""
     means = np.array([x[: t + 1].mean(axis=0) for t in range(len(x))])
     attention = np.array([1 + y[: t + 1, 0].sum() for t in range(len(y))])
-    return SnippetScores(means, attention, None, -attention, x.mean(axis=0))
+    return SnippetScores(means, x.mean(axis=0), attention=attention, foreground=-attention)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_resampled_videos_are_not_made_compact_if_the_network_sees_more_than_a_s
     def scorer(streams, rows):
         shapes.append(streams[0].shape)
         x = streams[0] if rows is None else streams[0][rows]
-        return SnippetScores(x, x[:, :, 0], None, x[:, :, 1], x.mean(axis=1), 2 * x)
+        return SnippetScores(x, x.mean(axis=1), 2 * x)
 
     plain = score_videos(scorer, features, num_snippets=24, batch_size=4, compact=False)
     assert shapes == [(4, 24, 4)]

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from casejax.methods.a2cl_pt.center_update import center_update, network_and_centers, renormalise
 from slopes import assert_gradient
 
 from casejax import losses
-from casejax.methods.a2cl_pt.center_update import center_update, network_and_centers, renormalise
 
 
 @jax.jit

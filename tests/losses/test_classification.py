@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from casejax.methods.case.outputs import Outputs
 from jax.test_util import check_grads
 
 from casejax import losses
 from casejax.methods.case import scores
-from casejax.methods.case.outputs import Outputs
 
 
 def test_selected_mean(rng):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import test_co2net as co2
 from base_checks import LABELS, LENGTHS, MASK, B, C, T
+from casejax.methods.outputs import BaseOutputs
 
 from casejax import ot
 from casejax.methods import co2net, delu
 from casejax.methods.co2net import CO2Net
-from casejax.methods.outputs import BaseOutputs
 
 
 @pytest.fixture(scope="module")

@@ -105,9 +105,7 @@ def test_options_are_changed_by_name():
     assert (config.settings.base.margin, config.settings.head.prior_std) == (0.3, 0.2)
     assert (config.schedule.epochs, config.localization.nms, config.training.seed) == (3, "hard", 4)
     assert Config.from_dict(json.loads(json.dumps(config.as_dict()))).as_dict() == config.as_dict()
-    with pytest.raises(
-        OptionError, match=r"co2net has no option prior_std; its own are pseudo_labels, hidden"
-    ):
+    with pytest.raises(OptionError, match=r"co2net has no option prior_std; its own are pseudo_labels, hidden"):
         Config.of("co2net").changed(prior_std=0.2)
     with pytest.raises(OptionError, match="no option nothing"):
         Config.from_dict({"method": "case", "settings": {"nothing": 1}})

@@ -1,10 +1,9 @@
 """One process of several in test_distributed.py: joins, reads its part of the data, trains, reports.
 
-Arguments: DATA OUT CONFIG.json REPORT, then the flags of `casejax.runtime.distributed`. REPORT receives the
+Arguments: DATA OUT CONFIG.json REPORT, then the flags of `casejax.cli.options.add_cluster_options`. REPORT receives the
 feature files that were opened (a line each, as they are), then "trained" with the final loss.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -12,8 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from casejax.cli import options
-from casejax.cli.options import run_command
+from casejax.cli.options import Parser, add_cluster_options, join_cluster, run_command
 from casejax.data.layouts.published import read_dataset
 from casejax.run.config import Config
 from casejax.runtime import distributed, mesh
@@ -22,13 +20,13 @@ from casejax.train import loop
 
 def main() -> None:
     """Train as the arguments say."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     for name in ("data", "out", "config", "report"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--resume", action="store_true")
-    options.add_cluster_options(parser)
+    add_cluster_options(parser)
     arguments = parser.parse_args()
-    options.join(arguments)
+    join_cluster(arguments)
 
     def note_opened(event: str, details: tuple[object, ...]) -> None:
         if event == "open" and str(details[0]).endswith(".npy"):

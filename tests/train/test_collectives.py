@@ -86,6 +86,6 @@ def test_a_placement_that_cannot_be_is_refused(world, tmp_path, options, devices
 def test_the_state_knows_where_its_leaves_belong():
     place = mesh.make_mesh(8, 2)
     _, state = initial_state(CONFIG, (6,), 4)
-    shardings = mesh.state_shardings(state, place)
+    shardings = mesh.state_shardings(state, place, CONFIG.method.split)
     split = [s for s in jax.tree.leaves(shardings) if not s.is_fully_replicated]
     assert len(split) == 3 * 7  # seven parameters with the hidden dimension, and two moments of each

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from casejax.cli import options
+from casejax.cli.options import Parser, add_cluster_options, join_cluster
 from casejax.data.layouts.published import read_dataset, write_dataset
 from casejax.data.synthetic import make_world
 from casejax.errors import OptionError
@@ -188,19 +188,18 @@ def test_a_signal_to_one_process_stops_and_saves_both(root, tmp_path):
 
 
 def parsed(*flags):
-    import argparse
 
-    parser = argparse.ArgumentParser()
-    options.add_cluster_options(parser)
+    parser = Parser()
+    add_cluster_options(parser)
     return parser.parse_args(flags)
 
 
 def test_flags_that_do_not_go_together_are_refused():
     with pytest.raises(OptionError, match="go together"):
-        options.join(parsed("--coordinator", "127.0.0.1:1"))
+        join_cluster(parsed("--coordinator", "127.0.0.1:1"))
     with pytest.raises(OptionError, match="--process-id 2 is not one of 2 processes"):
-        options.join(parsed("--coordinator", "h:1", "--num-processes", "2", "--process-id", "2"))
-    options.join(parsed())  # nothing asked for, nothing done
+        join_cluster(parsed("--coordinator", "h:1", "--num-processes", "2", "--process-id", "2"))
+    join_cluster(parsed())  # nothing asked for, nothing done
     assert jax.process_count() == 1
 
 

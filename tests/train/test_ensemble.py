@@ -1,5 +1,7 @@
 """Runs side by side are the runs alone; Q^C of a whole split is what one great batch gives."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +11,16 @@ from flax import nnx
 from casejax import errors
 from casejax.data.sampling import uniform_snippets
 from casejax.data.synthetic import make_world
-from casejax.methods.case.objective import case_objective
-from casejax.methods.case.whole_split import make_whole_set_labels
+from casejax.methods import Step
+from casejax.methods.case.whole_split import make_whole_split_labels
 from casejax.run.config import Config
 from casejax.run.state import initial_state
 from casejax.train import loop
-from casejax.train.ensemble import NUMERIC, train_ensemble, training_part
+from casejax.train.ensemble import train_ensemble, training_part
 
-CONFIG = Config.of("case").changed(num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2)
+CONFIG = Config.of("case").changed(
+    num_clusters=4, hidden=16, num_snippets=32, batch_size=8, learning_rate=1e-3, epochs=2
+)
 CONFIG = CONFIG.changed(log_every=3, rank="true", prior_std=0.3)
 CONFIGS = [
     CONFIG.changed(seed=1, cas_weight=0.8, learning_rate=3e-3, warmup_epochs=2.0, snippet_weight=0.5),
@@ -69,15 +73,15 @@ def test_every_run_is_the_run_alone(world, alone, side_by_side, num_runs):
 def test_numbers_are_all_that_shares_a_program():
     """Every numeric option is a value of the configuration; no integer and no flag is among them."""
     options = CONFIG.flat()
-    assert all(isinstance(options[name], float) for name in NUMERIC)
-    assert training_part(CONFIG.changed(nms="soft", variant="paper")) == training_part(CONFIG)
+    assert all(isinstance(options[name], float) for name in CONFIG.numeric)
+    assert training_part(replace(CONFIG.changed(nms="soft"), variant="paper")) == training_part(CONFIG)
     assert training_part(CONFIG.changed(hidden=9)) != training_part(CONFIG)
 
 
 def test_unusable_ensembles_are_refused(world):
     with pytest.raises(ValueError, match="side_by_side must be at least 1, got 0"):
         next(train_ensemble(world, [CONFIG], side_by_side=0))
-    with pytest.raises(ValueError, match="epochs must be at least 1"):
+    with pytest.raises(ValueError, match="epochs must lie in"):
         next(train_ensemble(world, [CONFIG, CONFIG.changed(epochs=0)]))
     with pytest.raises(errors.DivergedError, match="with seed 3 and learning rate 1e"):
         # as many as above, so that the program is there already
@@ -107,10 +111,13 @@ def test_whole_split_is_one_great_batch(world, options):
 
     @jax.jit
     def at_once(params):
-        return case_objective(nnx.merge(graphdef, params)(features), labels, before, config.method)[1].cluster_labels
+        outputs, now = nnx.merge(graphdef, params)(features), Step(cluster_labels=before)
+        return config.method.loss(outputs, labels, now, settings=config.settings).cluster_labels
 
-    got = make_whole_set_labels(graphdef, split, world.classes, config.method, batch_size=5)(state.params, before)
-    np.testing.assert_allclose(got, at_once(state.params), rtol=1e-4, atol=1e-5)
+    of_split = make_whole_split_labels(
+        graphdef, split, world.classes, settings=config.settings, num_snippets=32, batch_size=5
+    )
+    np.testing.assert_allclose(of_split(state.params, before), at_once(state.params), rtol=1e-4, atol=1e-5)
 
 
 def test_momentum_keeps_a_share_of_the_step_before(world):

@@ -1,6 +1,8 @@
 """Every method runs under the one trainer: the same on several devices, after an interruption, and behind padding."""
 
+import inspect
 import json
+from dataclasses import replace
 from functools import partial
 
 import chex
@@ -8,17 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from casejax import errors
 from casejax.data.synthetic import make_world
 from casejax.errors import CheckpointError
 from casejax.inference.evaluate import evaluate_scores
 from casejax.inference.scoring import make_test_scorer
-from casejax.methods import BASES
-from casejax.methods.recipes import recipe_of
+from casejax.methods import METHODS, Step, find, with_head
 from casejax.records import Batch
 from casejax.run import state
-from casejax.run.base_options import with_base
 from casejax.run.config import Config
 from casejax.runtime import mesh
 from casejax.train import loop, pseudo_labelling, step
@@ -33,12 +34,15 @@ SMALL = {
     "rank": "true",
     "prior_std": 0.3,
 }
-METHODS = [*((name, base.has_attention) for name, base in BASES.items()), ("a2cl_pt", False)]
+# each method once, with the head where it can have one
+NAMES = [f"{name}+case" if method.has_attention else name for name, method in METHODS.items() if name != "case"]
 
 
-def small(name, case):
-    config = with_base(Config.of("case"), name, case=case)
-    return config.changed(**SMALL, hidden=8, similar_pairs=2 if config.schedule.similar_pairs else 0)
+def small(name):
+    config = Config.of(name)
+    has = config.flat()
+    options = {option: value for option, value in SMALL.items() if option in has}
+    return config.changed(**options, hidden=8, similar_pairs=2 if config.schedule.similar_pairs else 0)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ def check_resumes(world, config, tmp_path, monkeypatch):
     chex.assert_trees_all_equal(whole.state._replace(key=0), again.state._replace(key=0))
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    if config.settings.head.pseudo_labels:
+    if config.flat().get("pseudo_labels"):
         assert int(whole.state.labels.made) == 6
         assert lines[-1]["loss_labels"] != 0
     return whole
@@ -104,7 +108,7 @@ def check_devices(world, config, whole, tmp_path, monkeypatch, devices):
 def check_scores(world, config, trained):
     scored = make_test_scorer(trained.graphdef, world, config)(trained.state.params, trained.state.cluster_labels)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scored.scores))
-    assert (scored.cluster_labels is not None) == (config.settings.head.case or config.settings.head.base == "case")
+    assert (scored.cluster_labels is not None) == (config.method.foreground is not None)
     detections, result, _ = evaluate_scores(scored.scores, world, config.localization)
     ends = world.test.features.lengths * world.snippet_seconds
     assert (detections.segment[:, 1] <= ends[detections.video] + 1e-6).all()
@@ -123,7 +127,8 @@ def batch_of(config, rng, spoiled=0.0):
 
 def check_padding(config):
     """Whatever stands in padding, a step ends with the same bits."""
-    config = config.changed(pseudo_labels=False)
+    if "pseudo_labels" in config.flat():
+        config = config.changed(pseudo_labels=False)
     one = mesh.make_mesh(1)
     graphdef, start = state.initial_state(config, (6, 6), 4)
     run = jax.jit(partial(step.update, steps_per_epoch=2, graphdef=graphdef, config=config, mesh=one))
@@ -132,14 +137,14 @@ def check_padding(config):
     assert np.isfinite(clean[1]["loss"])
 
 
-@pytest.mark.parametrize(("name", "case"), [("zhou", True), ("a2cl_pt", False)])
-def test_a_resumed_run_ends_with_the_same_bits(world, tmp_path, monkeypatch, name, case):
-    config = small(name, case)
+@pytest.mark.parametrize("name", ["zhou+case", "a2cl_pt"])
+def test_a_resumed_run_ends_with_the_same_bits(world, tmp_path, monkeypatch, name):
+    config = small(name)
     check_scores(world, config, check_resumes(world, config, tmp_path, monkeypatch))
 
 
-def test_devices_do_not_change_a_base(world, tmp_path, monkeypatch):
-    config = small("asl", False).changed(epochs=1, sampling="crop", similar_pairs=2)
+def test_devices_do_not_change_a_method(world, tmp_path, monkeypatch):
+    config = small("asl").changed(epochs=1, sampling="crop", similar_pairs=2)
     whole = train(world, config, tmp_path / "whole", monkeypatch, devices=1)
     check_devices(world, config, whole, tmp_path, monkeypatch, 4)
     with pytest.raises(CheckpointError, match="epochs was 1, is 2"):  # its phases would move
@@ -147,53 +152,50 @@ def test_devices_do_not_change_a_base(world, tmp_path, monkeypatch):
 
 
 def test_padding_is_inert_with_the_head():
-    check_padding(small("asl", True))
+    check_padding(small("asl+case"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "case"), METHODS)
-def test_every_method_resumes_on_any_devices_behind_any_padding(world, tmp_path, monkeypatch, name, case):
-    config = small(name, case)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_resumes_on_any_devices_behind_any_padding(world, tmp_path, monkeypatch, name):
+    config = small(name)
     whole = check_resumes(world, config, tmp_path, monkeypatch)
     check_scores(world, config, whole)
     check_devices(world, config, whole, tmp_path, monkeypatch, 8)
     check_padding(config)
 
 
-def test_the_baseline_with_the_head_is_case():
-    """The same parameters give the same loss, Q^C and gradients as CASE in one program, under a mask."""
-    whole = small("case", False).changed(num_snippets=16)
-    apart = small("baseline", True).changed(cluster_weight=0.4)
-    whole = whole.changed(cluster_weight=0.4)
-    one, batch = mesh.make_mesh(1), batch_of(whole, np.random.default_rng(1))
-    graphdef, start = state.initial_state(whole, (6, 6), 4)
-    other, head = state.initial_state(apart, (6, 6), 4)
-    own = start.params["streams"]
-    layers = {"class_encoders": "class_encoder", "classifiers": "classifier", "embedding_encoders": "embedding_encoder"}
-    for s in range(2):
-        head.params["clusters"][s]["directions"] = own[s]["clusters"]["directions"]
-        for theirs, ours in (layers | {"attention": "attention"}).items():
-            head.params["base"][theirs][s] = own[s][ours]
+def test_the_head_is_the_same_inside_a_network_and_around_it():
+    """CASE holds its head; put around the two-branch network, it gives the same loss, Q^C and gradients."""
+    config, batch = small("case").changed(cluster_weight=0.4), batch_of(small("case"), np.random.default_rng(1))
+    inside = find("case")
+    around = inspect.unwrap(with_head)(replace(find("baseline"), takes_head=False))
+    q = jnp.full((2, 3, 2), 1 / 3)
 
-    def gradients(graphdef, config, start):
-        now = step.Now(jnp.int32(0), 2, 6, jax.random.key(0))
-        recipe = recipe_of(config)
+    def gradients(method, params=None):
+        network = method.network((6, 6), 4, settings=config.settings, rngs=nnx.Rngs(0))
+        graphdef, own = nnx.split(network, nnx.Param)
+        if params is not None:
+            streams = nnx.to_pure_dict(params)["streams"]
+            heads = {s: stream.pop("clusters") for s, stream in streams.items()}
+            nnx.replace_by_pure_dict(own, {"base": {"streams": streams}, "clusters": heads})
 
         def loss(params):
-            return recipe.loss(graphdef, recipe.prepare(params, config), start, batch, now, config)
+            network = nnx.merge(graphdef, params)
+            outputs = network(batch.streams, mask=batch.mask)
+            step = Step(network, cluster_labels=q)
+            found = method.loss(outputs, batch.labels, step, settings=config.settings, mask=batch.mask)
+            return found.value, found.cluster_labels
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(start.params)
+        return own, jax.jit(jax.value_and_grad(loss, has_aux=True))(own)
 
-    assert one.size == 1
-    (value, kept), slopes = gradients(graphdef, whole, start)
-    (same, head_kept), head_slopes = gradients(other, apart, head)
+    params, ((value, labels), slopes) = gradients(inside)
+    _, ((same, same_labels), other_slopes) = gradients(around, params)
     np.testing.assert_allclose(value, same, rtol=1e-6)
-    np.testing.assert_allclose(kept.cluster_labels, head_kept.cluster_labels, rtol=1e-5)
+    np.testing.assert_allclose(labels, same_labels, rtol=1e-5)
     for s in range(2):
-        pairs = [(slopes["streams"][s]["clusters"]["directions"], head_slopes["clusters"][s]["directions"])]
-        for theirs, ours in (layers | {"attention": "attention"}).items():
-            pairs += [
-                (slopes["streams"][s][ours][name], head_slopes["base"][theirs][s][name]) for name in ("kernel", "bias")
-            ]
+        ours, theirs = slopes["streams"][s], other_slopes["base"]["streams"][s]
+        pairs = [(ours["clusters"]["directions"], other_slopes["clusters"][s]["directions"])]
+        pairs += [(ours[layer][name], theirs[layer][name]) for layer in theirs for name in ("kernel", "bias")]
         for a, b in pairs:
             np.testing.assert_allclose(a[...], b[...], rtol=1e-4, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,7 @@ from casejax.data import sampling
 from casejax.data.layouts.published import read_dataset, write_dataset
 from casejax.data.synthetic import make_world
 from casejax.errors import OptionError
-from casejax.methods.case import recipe_case as case
-from casejax.methods.case.objective import CaseAux
+from casejax.methods import Loss
 from casejax.run.config import Config
 from casejax.runtime import mesh
 from casejax.train import feed, loop, step
@@ -93,21 +93,20 @@ def test_a_streamed_run_resumes_to_the_same_bits(packed, runs, tmp_path):
 
 @pytest.mark.parametrize(("num_snippets", "compact", "shapes"), [(24, False, 1), (100, None, 2), (900, True, 1)])
 @pytest.mark.parametrize("kind", ["device", "stream"])
-def test_the_step_is_traced_once_a_shape(packed, monkeypatch, kind, num_snippets, compact, shapes):
+def test_the_step_is_traced_once_a_shape(packed, kind, num_snippets, compact, shapes):
     """A batch comes in two shapes, every place or no snippet twice, if the videos' lengths allow for both."""
     lengths, config = packed.train.features.lengths, CONFIG.changed(feed=kind, num_snippets=num_snippets, epochs=3)
     assert sampling.all_compact(lengths, 4, num_snippets) is compact
     traces = []
 
-    def counted(outputs, labels, cluster_labels, method, mask):  # in the objective's place: this one compiles fast
+    def counted(outputs, labels, step, *, settings, mask):  # in the place of the loss: this one compiles fast
         traces.append(1)
-        loss = sum(embedding.mean() for embedding in outputs.embedding)
-        return loss, CaseAux(cluster_labels, {"loss": loss})
+        return Loss(sum(e.mean() for e in outputs.embedding), {}, cluster_labels=step.cluster_labels)
 
-    monkeypatch.setattr(case, "case_objective", counted)
+    config = replace(config, method=replace(config.method, loss=counted))
     place = mesh.make_mesh(1)
     graphdef, state = loop.initial_state(config, packed.dims, len(packed.classes))
-    state = mesh.place(state, mesh.state_shardings(state, place))
+    state = mesh.place(state, mesh.state_shardings(state, place, CONFIG.method.split))
     with feed.make_advance(packed.train, packed.classes, graphdef, config, place) as advance:
         for first, count in ((0, 2), (2, 3), (5, 7)):
             state, _ = advance(state, first, count)

@@ -97,7 +97,7 @@ def test_the_batch_is_really_sharded(world):
     two = mesh.make_mesh(2)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
     split = feed.pack(world.train, world.classes, two)
-    start = mesh.place(start, mesh.state_shardings(start, two))
+    start = mesh.place(start, mesh.state_shardings(start, two, CONFIG.method.split))
     train_steps = step.make_train_steps(graphdef, CONFIG, two)
     compiled = train_steps.lower(start, split, jnp.int32(1)).compile().as_text()
     half, full = 4 * 32, 8 * 32  # snippets on one device, and in all
@@ -152,7 +152,7 @@ def test_a_signal_saves_and_leaves(world, tmp_path):
         assert lines(tmp_path)[-1]["step"] == done
     longer = endless.changed(epochs=done // 2 + 2)
     resumed = loop.train(world, longer, tmp_path, resume=True, devices=1)
-    assert int(resumed.state.step) == longer.train.epochs * 2
+    assert int(resumed.state.step) == longer.schedule.epochs * 2
     straight = loop.train(world, longer, tmp_path / "straight", devices=1)
     assert_same_bits(straight.state, resumed.state)
 
@@ -203,7 +203,7 @@ def kept_program(world, compact=False):
     """The compiled steps that `whole` runs, its first state and its split."""
     one = mesh.make_mesh(1)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
-    start = mesh.place(start, mesh.state_shardings(start, one))
+    start = mesh.place(start, mesh.state_shardings(start, one, CONFIG.method.split))
     split = feed.pack(world.train, world.classes, one)
     return feed.make_train_steps(graphdef, CONFIG, one, compact=compact), start, split
 

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from casejax.data.synthetic import make_world
-from casejax.methods.case import objective
-from casejax.methods.case.network import CaseNet
+from casejax.methods import Step
+from casejax.methods.case import CaseNet, CaseSettings
 from casejax.run import state
 from casejax.run.config import Config
 from casejax.runtime import mesh
@@ -28,14 +28,14 @@ def world():
 
 
 def network(dtype, *, dim, hidden=64):
-    return CaseNet((dim,), 3, 4, hidden=hidden, encoder_dtype=dtype, rngs=nnx.Rngs(0))
+    return CaseNet((dim,), 3, settings=CaseSettings(hidden=hidden, encoder_dtype=dtype), rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("dim", [16, 1024])
 def test_encoder_outputs_keep_the_documented_tolerance(rng, dim):
     # Features as they come: not negative. The tolerance does not grow with their dimension.
     x = np.maximum(rng.normal(size=(2, 100, dim)), 0).astype(np.float32)
-    full, half = (network(dtype, dim=dim) for dtype in (None, jnp.bfloat16))
+    full, half = (network(dtype, dim=dim) for dtype in ("float32", "bfloat16"))
     encoder = full.streams[0].embedding_encoder
     kernel, bias = (np.float64(p[...]) for p in (encoder.kernel, encoder.bias))
     exact = np.maximum(x.astype(np.float64) @ kernel + bias, 0)
@@ -64,7 +64,9 @@ def loss_and_gradient(config, dims, num_classes):
 
     def loss_of(params):
         outputs = nnx.merge(graphdef, params)(features)
-        return objective.case_objective(outputs, labels, start.cluster_labels, config.method)
+        now = Step(cluster_labels=start.cluster_labels)
+        loss = config.method.loss(outputs, labels, now, settings=config.settings)
+        return loss.value, loss.terms
 
     return jax.value_and_grad(loss_of, has_aux=True), start.params
 
@@ -102,7 +104,7 @@ def test_losses_of_the_first_steps_stay_close(world):
     curves = []
     for config in (CONFIG, HALF):
         graphdef, now = state.initial_state(config, world.dims, len(world.classes))
-        now = mesh.place(now, mesh.state_shardings(now, one))
+        now = mesh.place(now, mesh.state_shardings(now, one, config.method.split))
         split = feed.pack(world.train, world.classes, one)
         train_steps = step.make_train_steps(graphdef, config, one, compact=False)
         for _ in range(6):

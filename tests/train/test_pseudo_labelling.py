@@ -14,7 +14,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from casejax.labels import pseudo_labels
 from casejax.labels.pseudo_labels import LabelHistory
 from casejax.records import Dataset, Features, SnippetScores, Split, Video
-from casejax.run.base_options import with_base
 from casejax.run.config import Config
 from casejax.runtime import mesh
 from casejax.train import pseudo_labelling
@@ -24,7 +23,7 @@ T, MOST_PROPOSALS, MOST_INSTANCES = 40, 12, 2
 LENGTHS = np.array([40, 23, 31, 12])
 LABELS = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]], np.float32)
 ZHOU = Config.of("zhou")
-CONFIG = ZHOU.changed(thresholds=(0.2, 0.3, 0.4, 0.5, 0.6)).inference
+CONFIG = ZHOU.changed(thresholds=(0.2, 0.3, 0.4, 0.5, 0.6)).localization
 TEMPERATURE = 0.05
 
 
@@ -51,7 +50,7 @@ def label():
         patch.setattr(pseudo_labelling, "MAX_INSTANCES", MOST_INSTANCES)
 
         def run(thresholded, ranked=None, config=CONFIG):
-            scores = SnippetScores(thresholded, thresholded[:, :, 0], None, thresholded[:, :, 0], LABELS, ranked)
+            scores = SnippetScores(thresholded, LABELS, ranked)
             return label_videos(scores, LENGTHS, LABELS, config, temperature=TEMPERATURE)
 
         yield run
@@ -163,7 +162,7 @@ def test_short_proposals_are_dropped(label, curves):
     box = np.zeros_like(curves[0])
     box[1, 5:8, 1] = 0.7
     for least, want in ((3, 0.7 / 3), (4, 0)):
-        got = label(box, box, Config.of("zhou").changed(min_snippets=least).inference)
+        got = label(box, box, Config.of("zhou").changed(min_snippets=least).localization)
         assert_allclose(got[1, 5:8, 1], want, atol=1e-3)
 
 

@@ -109,7 +109,7 @@ def test_every_selection_is_named_with_its_result(world, tmp_path, monkeypatch, 
     with printed.open("w") as file:
         run(world, CONFIG.changed(select=select), tmp_path / "out", devices=1, console=Console(file=file, width=100))
     text, stored = printed.read_text(), json.loads((tmp_path / "out" / "results.json").read_text())
-    assert text.startswith("variant official with ")
+    assert text.startswith("method case, official with ")
     assert f"model selection: {select}, step" in text
     assert ("warning: this model was selected on the test set" in text) == (select == "test-oracle")
     assert ("warning" in stored) == (select == "test-oracle")

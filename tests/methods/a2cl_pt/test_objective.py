@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from casejax.methods.a2cl_pt.center_update import network_and_centers
+from casejax.methods.case.recipe import make_optimizer
 from flax import nnx
 
 from casejax import losses
 from casejax.methods.a2cl_pt import objective as a2cl_pt
-from casejax.methods.a2cl_pt.center_update import network_and_centers
 from casejax.methods.a2cl_pt.network import A2CLPTNet, A2CLPTOutputs
-from casejax.methods.case.recipe import make_optimizer
 
 # Published values
 
