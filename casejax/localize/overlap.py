@@ -1,0 +1,67 @@
+"""How much two segments overlap, for NumPy arrays and for JAX arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+def temporal_iou(
+    a: Float[Array | np.ndarray, "*#n 2"],
+    b: Float[Array | np.ndarray, "*#n 2"],
+    *,
+    extra: float | Float[Array | np.ndarray, ""] = 0.0,
+) -> Float[Array | np.ndarray, "*n"]:
+    """Temporal intersection over union of segments [start, end), broadcast; zero where the union is empty.
+
+    Args:
+      a: segments, start and end in any unit.
+      b: segments in the same unit.
+      extra: added to every length and to the intersection; 1 as in published programs, whose segments still contain
+        their end.
+
+    Returns:
+      Overlaps in [0, 1]: a NumPy array, or a JAX array where one of the two is.
+    """
+    intersection, length_a, length_b = _lengths(a, b, extra)
+    return _ratio(intersection, length_a + length_b - intersection)
+
+
+def candidate_overlap(
+    best: Float[Array | np.ndarray, "*#n 2"],
+    candidate: Float[Array | np.ndarray, "*#n 2"],
+    *,
+    extra: float | Float[Array | np.ndarray, ""] = 0.0,
+) -> Float[Array | np.ndarray, "*n"]:
+    """The share of the candidate that the best proposal covers, as the program of Zhou et al. (CVPR 2023) has it.
+
+    A short proposal inside a long one is covered as a whole, however low their tIoU is.
+
+    Args:
+      best: segments that cover.
+      candidate: segments that are covered.
+      extra: see `temporal_iou`.
+    """
+    intersection, _, length = _lengths(best, candidate, extra)
+    return _ratio(intersection, length)
+
+
+def _lengths(a: Any, b: Any, extra: Any) -> tuple[Any, Any, Any]:
+    """Length of the intersection, of `a` and of `b`."""
+    xp = _namespace(a, b)
+    intersection = xp.minimum(a[..., 1], b[..., 1]) - xp.maximum(a[..., 0], b[..., 0]) + extra
+    return xp.maximum(intersection, 0), a[..., 1] - a[..., 0] + extra, b[..., 1] - b[..., 0] + extra
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    return part / _namespace(whole).where(whole > 0, whole, 1)
+
+
+def _namespace(*arrays: Any) -> Any:
+    return jnp if any(isinstance(x, jax.Array) for x in arrays) else np
