@@ -1,4 +1,4 @@
-"""Self-labels of CASE: everything that couples the snippets of a whole batch.
+"""Self-labels of CASE: the labels that couple all snippets of a batch.
 
 Foreground labels Q^A, snippet labels Q^S, cluster labels Q^C, and the prototypes between them. Over several
 devices these functions must see the global batch: ranks, columns of a plan and prototypes are global.
@@ -37,7 +37,7 @@ def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"
     """Q^A: a snippet is foreground where a class of its video selected it (section 3 of CASE).
 
     Args:
-      selected: (B, T, C) from `select_top_k`.
+      selected: (B, T, C) from `losses.select_top_k`.
       labels: (B, C) video-level labels, zeros and ones.
 
     Returns:

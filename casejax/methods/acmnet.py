@@ -1,4 +1,4 @@
-"""ACM-Net: attention tells action and background apart, and from both the context that goes along with an action.
+"""ACM-Net: attention distinguishes actions, background, and the context that accompanies actions.
 
 Qu et al., "ACM-Net: Action Context Modeling Network for Weakly-Supervised Temporal Action Localization", arXiv
 2104.02967, 2021, after the published program.
@@ -52,7 +52,7 @@ class ACMSettings:
       localization: how its scores become segments.
       input_dropout: rate on features.
       attention_dropout: rate before the attention layer.
-      top_k_divisor: snippets to one that is pooled by instance attention, in training and inference.
+      top_k_divisor: one in so many snippets is pooled by instance attention, in training and inference.
       context_divisor: the same by context attention.
       background_divisor: the same by background attention.
       instance_weight: of the classification by instance attention; those by context and background have 1.
@@ -121,14 +121,14 @@ ACTIVITYNET13 = ACMSettings(
     sparse_weight=0.0,
     frame_weight=0.7,
 )
-"""As last published, with the same proviso (there at the same four thresholds)."""
+"""As last published, also without the proposals from class probabilities (there at the same four thresholds)."""
 
 
 class ACMOwn(NamedTuple):
     """What only ACM-Net has.
 
     Attributes:
-      context: (B, T) attention to context; with that to instances and to background it adds up to 1.
+      context: (B, T) attention to context; attention to instances, to context and to background adds up to 1.
       background: (B, T) attention to background.
     """
 
@@ -249,12 +249,12 @@ def acm_objective(
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets to one that is pooled by instance attention.
+      top_k_divisor: one in so many snippets is pooled by instance attention.
       context_divisor: the same by context attention.
       background_divisor: the same by background attention.
       instance_weight: of the classification by instance attention.
-      guide_weight: of the distance between instance attention, which holds still, and the probability that a snippet
-        is not background, summed over the video.
+      guide_weight: of the distance between instance attention, which gets no gradient, and the probability that a
+        snippet is not background, summed over the video.
       feature_weight: of `norm_loss` of the mean embeddings where each attention is greatest.
       sparse_weight: of instance and context attention, summed over the video, mean of both.
       margin: of `norm_loss`.
@@ -306,9 +306,9 @@ def acm_scores(
 
     Args:
       outputs: the network's predictions, without dropout.
-      foreground: P^M or another foreground probability in the place of instance attention, in all its places.
+      foreground: P^M or another foreground probability, used instead of instance attention throughout.
       mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled in the video's scores.
+      top_k_divisor: one in so many snippets is pooled in the video's scores.
       frame_weight: of class probabilities in what is ranked; attention has the rest of 1.
 
     Returns:

@@ -47,10 +47,10 @@ class AICLSettings:
     Attributes:
       schedule: how it is trained.
       localization: how its scores become segments.
-      top_k_divisor: snippets a selected one, in training and inference.
+      top_k_divisor: one in so many snippets is selected, in training and inference.
       gce_exponent: of the generalized cross-entropy.
       cas_weight: of the class probability beside the mean attention; 1/2 on ActivityNet.
-      mined_divisor: snippets to one of each mined kind.
+      mined_divisor: one in so many snippets is taken of each mined kind.
       temperature: of the contrastive loss.
       stream_weight: of the distance between the streams' attention.
       contrast_weight: of the contrastive losses.
@@ -151,7 +151,7 @@ class AICLNet(nnx.Module):
         Args:
           features: (B, T, D_s), one array a stream.
           mask: True for real snippets; features elsewhere are read as zeros. Default all.
-          key: not used; bases with dropout need it.
+          key: not used, since there is no dropout.
 
         Returns:
           Predictions with one class activation sequence for all streams; `own` is an `AICLOwn`.
@@ -180,13 +180,13 @@ def mine(
     """Find the snippets on which both kinds of actionness agree, and those on which they do not.
 
     Actionness is high above its median over the video. Of each kind the best by the actionness of the class branch
-    are taken, one in `divisor` snippets, at least one.
+    are taken, one in `divisor` snippets, but at least one.
 
     Args:
       class_actionness: (B, T) of the class branch, in [0, 1].
       stream_actionness: (B, T) of the streams, in [0, 1].
       mask: True for real snippets; default all.
-      divisor: snippets to one of each kind.
+      divisor: one in so many snippets is taken of each kind.
       fill: where there are too few of a kind, fill up with the first snippets of the video, as in effect the
         published program does (with which, it leaves to its sort); default to have fewer.
     """
@@ -210,7 +210,7 @@ def _above_median(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Bool
 def contrastive_loss(
     embedding: Float[Array, "b t d"], mined: Mined, *, temperature: float | Float[Array, ""] = 0.1
 ) -> Float[Array, " b"]:
-    """Draw unsure snippets and sure ones of the same side together, away from the sure ones of the other side.
+    """Draw unsure and sure snippets of the same side together, and away from the sure ones of the other side.
 
     Four terms: the mean embedding of unsure and of sure action, each a query to which the other is the positive and
     every snippet of sure background a negative; and the same with action and background exchanged.
@@ -252,9 +252,9 @@ def aicl_objective(
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets a selected one.
+      top_k_divisor: one in so many snippets is selected.
       gce_exponent: of the generalized cross-entropy.
-      mined_divisor: snippets to one of each mined kind.
+      mined_divisor: one in so many snippets is taken of each mined kind.
       temperature: of the contrastive loss.
       stream_weight: of the squared distance between the streams' attention, mean over pairs of streams.
       contrast_weight: of the contrastive losses, summed over the joint embedding and those of the streams.
@@ -270,7 +270,7 @@ def aicl_objective(
         outputs, labels, mask=mask, top_k_divisor=top_k_divisor, gce_exponent=gce_exponent
     )
     mined = mine(own.class_actionness, own.stream_actionness, mask=mask, divisor=mined_divisor, fill=fill)
-    # Snippets that are not mined have no part in the loss, and those in padding never are.
+    # Only mined snippets take part in the loss, and snippets in padding are never mined.
     embeddings = [without_padding(e, mask=mask) for e in (own.embedding, *outputs.embedding)]
     contrast = jnp.stack([contrastive_loss(e, mined, temperature=temperature) for e in embeddings]).sum(axis=0)
     pairs = [time_mean((a - b) ** 2, mask=mask) for a, b in combinations(outputs.attention, 2)]

@@ -33,7 +33,7 @@ class ASLSettings:
     Attributes:
       schedule: how it is trained.
       localization: how its scores become segments.
-      top_k_divisor: snippets a selected one, in training and inference.
+      top_k_divisor: one in so many snippets is selected, in training and inference.
       gce_exponent: of the generalized cross-entropy.
       cas_weight: of the class probability beside the mean attention.
     """
@@ -107,7 +107,7 @@ class ASLNet(nnx.Module):
         Args:
           features: (B, T, D_s), one array a stream.
           mask: True for real snippets; features elsewhere are read as zeros. Default all.
-          key: not used; bases with dropout need it.
+          key: not used, since there is no dropout.
 
         Returns:
           Predictions with one class activation sequence for all streams.
@@ -137,7 +137,7 @@ def asl_objective(
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets a selected one.
+      top_k_divisor: one in so many snippets is selected.
       gce_exponent: of the generalized cross-entropy.
 
     Returns:
@@ -187,7 +187,7 @@ def asl_scores(
       foreground: P^M or another foreground probability in the place of the mean attention.
       mask: True for real snippets; default all. Scores elsewhere are 0.
       cas_weight: of the class probability; published with P^M: 1/5.
-      top_k_divisor: snippets a selected one in the video's scores.
+      top_k_divisor: one in so many snippets is selected in the video's scores.
     """
     attention = foreground_or(foreground, stream_mean(outputs.attention))
     fused = losses.calibrate(outputs.cas, attention, cas_weight=cas_weight)

@@ -82,7 +82,7 @@ class BaselineNet(nnx.Module):
         Args:
           features: (B, T, D_s), one array a stream.
           mask: True for real snippets; features elsewhere are read as zeros. Default all.
-          key: not used; bases with dropout need it.
+          key: not used, since there is no dropout.
 
         Raises:
           ValueError: other streams than the network has.

@@ -1,4 +1,4 @@
-"""BaS-Net: one classifier sees a video twice, as it is and with background suppressed, and is told so.
+"""BaS-Net: one classifier sees a video twice: as it is, where background is a label, and suppressed, where it is not.
 
 Lee et al., "Background Suppression Network for Weakly-supervised Temporal Action Localization", AAAI 2020, after the
 published program.
@@ -43,7 +43,7 @@ class BaSSettings:
     Attributes:
       schedule: how it is trained.
       localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled, in training and inference.
+      top_k_divisor: one in so many snippets is pooled, in training and inference.
       norm_weight: of the sum of a video's attention, alpha.
     """
 
@@ -68,7 +68,7 @@ THUMOS14 = BaSSettings(
     ),
 )
 """As published, of 1,500 steps. The published score adds 0.2 to every class that is localised, whatever its
-probability, which ranks nothing: the weight is 0 here."""
+probability, which changes no order: the weight is 0 here."""
 
 
 class BaSOwn(NamedTuple):
@@ -168,7 +168,7 @@ def bas_objective(
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets to one that is pooled.
+      top_k_divisor: one in so many snippets is pooled.
       norm_weight: of the sum of a video's attention, as published a sum, which grows with the length.
 
     Returns:
@@ -189,7 +189,7 @@ def bas_objective(
 
 
 def min_max(values: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
-    """Values of each video, moved and scaled by their range over time, of which only what is above 0 counts.
+    """Values of each video, shifted and scaled by their range over time; the part of the range below 0 does not count.
 
     With m and M the least and the greatest, or 0 where they are negative: (x - m) / (M - m), or x - m where M = m.
 
@@ -226,7 +226,7 @@ def bas_scores(
       foreground: P^M or another foreground probability. Since the published suppression acts before the classifier,
         which is not asked again, it weights the scores of the suppressed video.
       mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled in the video's scores.
+      top_k_divisor: one in so many snippets is pooled in the video's scores.
 
     Returns:
       Scores of the C action classes; background has a part only in the softmax of `video`.

@@ -1,4 +1,4 @@
-"""CO2-Net: either stream filters the other, and both must agree on what is foreground.
+"""CO2-Net: each stream is filtered by the other, and both must agree on the foreground.
 
 Hong et al., "Cross-modal Consensus Network for Weakly Supervised Temporal Action Localization", ACM MM 2021, after the
 published program.
@@ -54,7 +54,7 @@ class CO2Settings:
     Attributes:
       schedule: how it is trained.
       localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled in training.
+      top_k_divisor: one in so many snippets is pooled in training.
       video_divisor: the same for the class probabilities of inference.
       margin: of the co-activity loss.
       norm_weight: of the mean attention.
@@ -111,11 +111,11 @@ class CO2Own(NamedTuple):
 
 
 class CrossModalFilter(nnx.Module):
-    """One stream, filtered by what it is on the whole and what the others are at each snippet, with its attention."""
+    """One stream, filtered by its own mean over time and by the other streams at each snippet; with its attention."""
 
     def __init__(self, dim: int, other: int, *, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
         conv = partial(TemporalConv, init=kaiming, rngs=rngs)
-        # On a sequence of one snippet, so that of its three taps only the middle one is ever used.
+        # It sees a sequence of one snippet, so only the middle one of its three taps has an effect.
         self.whole = conv(dim, dim)
         self.each = conv(other, dim)
         self.first, self.second = conv(dim, hidden), conv(hidden, hidden)
@@ -152,8 +152,8 @@ class CO2Net(nnx.Module):
       num_classes: action classes C; background is added to them.
       hidden: width of the attention networks, and of the embedding.
       dropout: rate on class features.
-      attention_dropout: rate in the filters and the attention networks. The logits of attention are dropped too, so
-        that in training so many of its values are 1/2.
+      attention_dropout: rate in the filters and the attention networks. The logits of attention are dropped too: in
+        training this share of its values is 1/2.
       smoothing: snippets over which class logits and attention are averaged, odd; for short videos, 13 as published.
         Those beyond either end count as zeros.
       rngs: seeds of the initial parameters.
@@ -232,7 +232,7 @@ class CO2Net(nnx.Module):
 
 
 def suppress(cas: Float[Array, "b t c"], attention: Float[Array, "b t"]) -> Float[Array, "b t c"]:
-    """Class logits drawn to the least of their snippet where attention is low."""
+    """Class logits, moved towards the lowest logit of their snippet where attention is low."""
     least = cas.min(axis=2, keepdims=True)
     return attention[..., None] * (cas - least) + least
 
@@ -252,7 +252,7 @@ def background_mil(
       labels: (B, C) zeros and ones.
       mask: True for real snippets; default all.
       background: label of background: 1 for logits that see the whole video, 0 for suppressed ones.
-      divisor: snippets to one that is pooled.
+      divisor: one in so many snippets is pooled.
 
     Returns:
       (B,) losses. Targets sum to a little less than 1, as published: 1e-4 is added to what they are divided by.
@@ -265,7 +265,7 @@ def background_mil(
 def mutual_loss(
     attention: Sequence[Float[Array, "b t"]], *, mask: Bool[Array, "b t"] | None = None
 ) -> Float[Array, " b"]:
-    """Each stream's attention is drawn to that of the others, which holds still: mean squares over ordered pairs."""
+    """Each stream's attention is drawn to that of the others, which gets no gradient: mean over ordered pairs."""
     pairs = [time_mean((a - jax.lax.stop_gradient(b)) ** 2, mask=mask) for a, b in permutations(attention, 2)]
     return stream_mean(pairs)
 
@@ -296,7 +296,7 @@ def co2_objective(
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
       pairs: pairs of videos that share a class, at the head of the batch.
-      top_k_divisor: snippets to one that is pooled.
+      top_k_divisor: one in so many snippets is pooled.
       margin: of `co_activity_loss`.
       norm_weight: of the mean attention, alpha_1.
       guide_weight: of `guide_distance`, alpha_2.
@@ -340,7 +340,7 @@ def co2_scores(
       outputs: the network's predictions, without dropout.
       foreground: P^M or another foreground probability in the place of the mean attention.
       mask: True for real snippets; default all. Scores elsewhere are 0.
-      video_divisor: snippets to one that is pooled in the video's scores.
+      video_divisor: one in so many snippets is pooled in the video's scores.
 
     Returns:
       Scores of the C action classes. `ranked` are logits; background has a part only in the softmax of `video`.

@@ -1,4 +1,4 @@
-"""CoLA: snippets at the borders of actions are drawn to those far inside or far outside of them.
+"""CoLA: snippets at the borders of actions are drawn to those well inside or well outside of them.
 
 Zhang et al., "CoLA: Weakly-Supervised Temporal Action Localization with Snippet Contrastive Learning", CVPR 2021, after
 the published program.
@@ -43,12 +43,11 @@ class CoLASettings:
     Attributes:
       schedule: how it is trained.
       localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled, in training and inference; published as `easy_divisor`.
-      easy_divisor: snippets to one of each easy kind.
-      hard_divisor: snippets to one of each hard kind.
-      inner_width: smaller window by which stretches of high actionness shrink and grow; hard snippets lie between
-        its stretches and those of
-      outer_width: the greater window.
+      top_k_divisor: one in so many snippets is pooled, in training and inference; published as `easy_divisor`.
+      easy_divisor: one in so many snippets is taken of each easy kind.
+      hard_divisor: one in so many snippets is taken of each hard kind.
+      inner_width: smaller window by which stretches of high actionness shrink and grow.
+      outer_width: greater window; hard snippets lie between the stretches of both.
       temperature: of the contrastive loss.
       contrast_weight: of the contrastive loss.
       width: snippets that an embedding sees.
@@ -94,8 +93,8 @@ ACTIVITYNET12 = CoLASettings(
     width=9,
     class_width=7,
 )
-"""As published, of 100,000 steps, with the same proviso. (In issue 12 of the published program a user could not
-reproduce its result with them.)"""
+"""As published, of 100,000 steps, also without the proposals from class logits. (In issue 12 of the published program a
+user could not reproduce its result with these settings.)"""
 
 
 class CoLAOwn(NamedTuple):
@@ -220,12 +219,12 @@ def _class_filter(num_classes: int, width: int, rngs: nnx.Rngs) -> nnx.Conv:
 
 
 def erode(active: Bool[Array, "b t"], width: int) -> Bool[Array, "b t"]:
-    """Snippets around which all are active, `width // 2` before to `(width - 1) // 2` behind; beyond an end none is."""
+    """Snippets with all active from `width // 2` before to `(width - 1) // 2` behind; beyond an end none is active."""
     return _around(active, range(-(width // 2), (width + 1) // 2)).all(axis=0)
 
 
 def dilate(active: Bool[Array, "b t"], width: int) -> Bool[Array, "b t"]:
-    """Snippets around which any is active, `(width - 1) // 2` before to `width // 2` behind."""
+    """Snippets with one active or more from `(width - 1) // 2` before to `width // 2` behind."""
     return _around(active, range(-((width - 1) // 2), width // 2 + 1)).any(axis=0)
 
 
@@ -252,8 +251,8 @@ def mine(
       actionness: (B, T), not negative.
       drawn: (B, T) snippets from which the easy ones are taken.
       mask: True for real snippets; default all.
-      easy_divisor: snippets to one of each easy kind, at least one.
-      hard_divisor: the same of hard kinds.
+      easy_divisor: one in so many snippets is taken of each easy kind, at least one.
+      hard_divisor: the same for hard kinds.
       inner_width: of the smaller window by which these stretches shrink (`erode`) and grow (`dilate`).
       outer_width: of the greater one. Hard are the snippets between the two, of which the greatest are taken.
       fill: where there are too few of a kind, fill up with the first snippets of the video, as in effect the
@@ -317,9 +316,9 @@ def cola_objective(
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
-      top_k_divisor: snippets to one that is pooled.
+      top_k_divisor: one in so many snippets is pooled.
       easy_divisor: see `mine`, and so with all up to `outer_width`.
-      hard_divisor: snippets to one of each hard kind.
+      hard_divisor: one in so many snippets is taken of each hard kind.
       inner_width: of the smaller window.
       outer_width: of the greater window.
       temperature: of the contrastive loss.
@@ -362,7 +361,7 @@ def cola_scores(
       outputs: the network's predictions, without dropout.
       foreground: P^M or another foreground probability in the place of attention.
       mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled in the video's scores.
+      top_k_divisor: one in so many snippets is pooled in the video's scores.
     """
     cas = outputs.cas[0]
     pooled = top_k_mean(cas, divisor=top_k_divisor, mask=mask)

@@ -1,4 +1,4 @@
-"""RSKP: a video's snippets are re-described through a few representative ones, its own and those of other videos.
+"""RSKP: the embedding of a snippet is mixed with those of a few representative snippets, of its own and other videos.
 
 Huang et al., "Weakly Supervised Temporal Action Localization via Representative Snippet Knowledge Propagation",
 CVPR 2022, after the published program, and the settings with which Zhou et al. (CVPR 2023) train it on fused pseudo
@@ -39,7 +39,7 @@ class RSKPSettings:
       rates: epochs, counted from 0, and the factor on the learning rate from each on; the first is 0.
       memory_epoch: epochs before other videos' tokens take part.
       late_until: epochs until which the late consistency weight holds.
-      divisor: of the attention loss, snippets to one of the highest, and to one of the lowest.
+      divisor: of the attention loss: one in so many snippets is among the highest, and as many among the lowest.
       classwise_weight: of the classification that models background, lambda_b.
       attention_weight: of the attention loss, lambda_a.
       consistency_weight: of the consistency loss, lambda_s, until other videos' tokens take part.
@@ -47,8 +47,8 @@ class RSKPSettings:
       temperature: of both sides of the consistency loss.
       memory_weight: of the classifications through the tokens of other videos.
       memory_mix: share of these in the consistency loss's target.
-      label_mix: share of the video's own description in the pseudo-label loss.
-      frame_mix: share of the video's own description in the class probabilities of snippets, in inference.
+      label_mix: share of the original predictions in the pseudo-label loss.
+      frame_mix: share of the original predictions in the class probabilities of snippets, in inference.
     """
 
     schedule: Schedule
@@ -101,11 +101,11 @@ ZHOU = replace(
 
 
 class Prediction(NamedTuple):
-    """What a description of the snippets says.
+    """Predictions from one embedding of the snippets.
 
     Attributes:
       agnostic: (B, C + 1) class logits of the video from all its foreground, background last.
-      classwise: (B, C + 1) class logits, each from what looks like that class.
+      classwise: (B, C + 1) class logits, each pooled by the similarity of the snippets to that class.
       attention: (B, T) foreground probability.
       frames: (B, T, C + 1) class logits of the snippets.
     """
@@ -120,8 +120,8 @@ class RSKPOwn(NamedTuple):
     """What only RSKP has.
 
     Attributes:
-      original: what the embedding says.
-      reallocated: what it says once re-described through the video's tokens.
+      original: predictions from the network's embedding.
+      reallocated: predictions from the embedding after `reallocate` with the video's own tokens.
       tokens: (B, K, D) representative snippets of each video.
       token_logits: (B, K, C + 1) their class logits.
     """
@@ -133,7 +133,7 @@ class RSKPOwn(NamedTuple):
 
 
 class RSKPNet(nnx.Module):
-    """The network of RSKP. Streams are joined at once, so it is one stream to whatever is attached to it.
+    """The network of RSKP. Streams are joined at the input, so the clustering head sees one stream.
 
     Two streams of 1024 dimensions and 20 classes make 4,257,792 parameters.
 
@@ -174,7 +174,7 @@ class RSKPNet(nnx.Module):
         self.encoder = pointwise(sum(dims), hidden, rngs, init=xavier)
         self.tokens = directions(num_tokens)
         self.class_centers = directions(num_classes + 1)
-        # Away from background at first; from then on it is free.
+        # It starts opposite to background and is then trained freely.
         self.foreground_center = nnx.Param(-self.class_centers[...][-1])
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
         self.num_iters, self.scale, self.weight, self.dropout = num_iters, scale, weight, dropout
@@ -210,7 +210,7 @@ class RSKPNet(nnx.Module):
         return BaseOutputs((original.frames,), (x,), (original.attention,), select, own)
 
     def predict(self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None) -> Prediction:
-        """What a description (B, T, D) of the snippets says of them and of their videos."""
+        """Predictions for snippets and videos from an embedding (B, T, D) of the snippets."""
         frames = self._classify(x)
         towards = unit(self.foreground_center[...])
         foreground = self.scale * jnp.einsum("btd,d->bt", unit(x), towards, precision="highest")
@@ -230,7 +230,7 @@ class RSKPNet(nnx.Module):
 def attention_loss(
     attention: Float[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None, divisor: int = 8
 ) -> Float[Array, " b"]:
-    """Draw attention apart: mean of its lowest values less that of its highest, one snippet in `divisor` each."""
+    """Spread attention: mean of its lowest values minus mean of its highest, one in `divisor` snippets each."""
 
     def highest(values: Float[Array, "b t"]) -> Float[Array, " b"]:
         return losses.top_k_mean(values[..., None], divisor=divisor, mask=mask)[:, 0]
@@ -245,7 +245,7 @@ def consistency_loss(
     mask: Bool[Array, "b t"] | None = None,
     temperature: float | Float[Array, ""] = 0.2,
 ) -> Float[Array, " b"]:
-    """Cross-entropy of snippets' class logits to those of another description, which holds still; means over time."""
+    """Cross-entropy of snippets' class logits to those of another embedding, which get no gradient; mean over time."""
     labels = jax.nn.softmax(jax.lax.stop_gradient(target) / temperature)
     return time_mean(losses.soft_cross_entropy(frames / temperature, labels), mask=mask)
 
@@ -273,8 +273,8 @@ def rskp_objective(
       outputs: the network's predictions for B videos.
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
-      remembered: what the embedding says once it is re-described through other videos' tokens, by
-        `representatives.recall`, `reallocate` and `RSKPNet.predict`; None before there is a memory.
+      remembered: predictions from the embedding after `reallocate` with other videos' tokens, by
+        `representatives.recall` and `RSKPNet.predict`; None before there is a memory.
       snippet_labels: (B, T, C + 1) of `pseudo_labels.label_target`; None for none.
       divisor: of `attention_loss`.
       classwise_weight: of the classification that models background, lambda_b.
@@ -284,7 +284,7 @@ def rskp_objective(
       memory_weight: of the classifications of `remembered`.
       memory_mix: its share in the target of `consistency_loss`.
       label_weight: of the pseudo-label loss, `pseudo_labels.label_weight`.
-      label_mix: share of the original description in that.
+      label_mix: share of the original predictions in that.
 
     Returns:
       The loss, and its terms, which add up to it: `loss_agnostic`, `loss_classwise`, `loss_attention`,
@@ -328,13 +328,13 @@ def rskp_scores(
     frame_mix: float = 0.6,
     video_mix: float = 0.6,
 ) -> InferenceScores:
-    """Inference: class probabilities of both descriptions times attention, both thresholded and ranked.
+    """Inference: class probabilities, mixed from both predictions, times attention are thresholded and ranked.
 
     Args:
       outputs: the network's predictions, without dropout.
       foreground: P^M or another foreground probability in the place of the attention.
       mask: True for real snippets; default all. Scores elsewhere are 0.
-      frame_mix: share of the original description in the snippets' probabilities.
+      frame_mix: share of the original predictions in the snippets' probabilities.
       video_mix: the same in the video's.
 
     Returns:

@@ -31,7 +31,7 @@ class WTALCSettings:
     Attributes:
       schedule: how it is trained.
       localization: how its scores become segments.
-      top_k_divisor: snippets to one that is pooled, in training and inference.
+      top_k_divisor: one in so many snippets is pooled, in training and inference.
       margin: of the co-activity loss.
       video_weight: of the video classification, lambda; the co-activity loss has the rest of 1.
       confidence_weight: of the confidence in a class beside the greatest logit of a segment.
@@ -140,7 +140,7 @@ def wtalc_objective(
       labels: (B, C) video-level labels, zeros and ones.
       mask: True for real snippets; default all.
       pairs: pairs of videos that share a class, at the head of the batch.
-      top_k_divisor: snippets to one that is pooled, rounded up.
+      top_k_divisor: one in so many snippets is pooled, rounded up.
       margin: of the co-activity loss.
       video_weight: of the video classification; the co-activity loss has the rest of 1.
 
@@ -161,7 +161,7 @@ def wtalc_objective(
 
 
 def run_maximum(values: Float[Array, "b t c"], inside: Bool[Array, "b t c"]) -> Float[Array, "b t c"]:
-    """Every value inside a run of consecutive snippets becomes the greatest of its run; the others stay."""
+    """Every value inside a run of consecutive snippets becomes the greatest of its run; the others do not change."""
 
     def sweep(restart: Bool[Array, "b t c"], reverse: bool) -> Float[Array, "b t c"]:
         def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -189,7 +189,7 @@ def wtalc_scores(
       outputs: the network's predictions, without dropout.
       foreground: must be None.
       mask: True for real snippets; default all. Scores elsewhere are 0.
-      top_k_divisor: snippets to one that is pooled, rounded down in inference, as published.
+      top_k_divisor: one in so many snippets is pooled, rounded down in inference, as published.
       confidence_weight: of the confidence in `ranked`.
 
     Returns:
@@ -241,7 +241,7 @@ def co_activity_loss(
       suppressed: (B, T, C + 1) class logits by whose softmax over time features are pooled; the last is ignored.
       labels: (B, C) zeros and ones.
       mask: True for real snippets; default all.
-      pairs: so many pairs stand at the head of the batch, one video after the other.
+      pairs: number of pairs at the head of the batch; the two videos of a pair follow each other.
       margin: by which the cosine must be greater.
 
     Returns:
@@ -260,7 +260,7 @@ def co_activity_loss(
     mask = None if mask is None else mask[head]
     feature, logits = (without_padding(x, mask=mask) for x in (feature, suppressed[head, :, :-1]))
     active = time_softmax(logits, mask=mask)
-    # Published weights of what is idle are divided by T - 1, which their direction does not show.
+    # The published weights of the other snippets are divided by T - 1, which does not change the direction.
     high, low = (
         unit(jnp.einsum("btc,btd->bcd", weights, feature, precision="highest")) for weights in (active, 1 - active)
     )

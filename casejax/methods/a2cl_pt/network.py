@@ -1,4 +1,4 @@
-"""The network of A2CL-PT: a class branch and an adversary that must do without its best snippets."""
+"""The network of A2CL-PT: a class branch, and an adversary from which the class branch's best snippets are hidden."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def select_erased(
 ) -> Bool[Array, "b t c"]:
     """The snippets to hide from the adversary: for each class the best of a video, one in `divisor`, rounded down.
 
-    Of scores equal to the best that stays, none is erased, so that with ties it may be fewer.
+    Scores equal to the highest one that is kept are kept too, so with ties fewer are erased.
 
     Args:
       cas: (B, T, C) class scores.
       mask: True for real snippets; a video's length is the number of its real ones. Default all. The published
         program counts padding as snippets.
-      divisor: snippets an erased one; a video of fewer keeps all.
+      divisor: one in so many snippets is erased; a shorter video keeps all.
 
     Raises:
       ValueError: `divisor` below 2, which would erase everything.
@@ -153,7 +153,7 @@ class A2CLPTNet(nnx.Module):
         for s, (stream, x) in enumerate(zip(self.streams, features, strict=True)):
             own_key = None if key is None else jax.random.fold_in(key, s)
             embedding, logits, adversary = stream(x.astype(jnp.promote_types(x.dtype, jnp.float32)), own_key)
-            # To hide a snippet's features and to mark its logit are one: the adversary sees each snippet alone.
+            # The adversary sees each snippet alone, so marking a logit is the same as hiding the snippet's features.
             hidden = select_erased(logits, mask=mask, divisor=self.erase_divisor)
             cas.append(logits)
             erased.append(jnp.where(hidden, ERASED, adversary))
