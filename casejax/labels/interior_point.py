@@ -36,10 +36,10 @@ class LeastMass(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """Primal and dual variables, all but the prices positive.
+    """Primal and dual variables; all are positive except the prices.
 
-    Equations that contradict each other have prices of thousands that all but cancel in what they make a value
-    cost. Whole and rest are kept apart, so that in float32 no digit is lost: for rows of integers the whole is exact.
+    Equations that contradict each other have prices of thousands that almost cancel in the cost of a value. Whole and
+    rest are stored separately, so that float32 loses no digit: for rows of integers the whole part is exact.
     """
 
     low: jax.Array  # (T,) distance from 0: the values

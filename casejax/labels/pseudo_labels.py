@@ -226,7 +226,7 @@ class LabelHistory(NamedTuple):
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any = jnp.float32) -> LabelHistory:
         """The history before the first labels."""
-        newest, previous = (jnp.zeros(tuple(shape), dtype) for _ in range(2))  # apart, so that both can be donated
+        newest, previous = (jnp.zeros(tuple(shape), dtype) for _ in range(2))  # two arrays, so that both can be donated
         return cls(newest, previous, jnp.zeros((), jnp.int32))
 
     def push(self, labels: Float[Array, "*s"]) -> LabelHistory:

@@ -71,7 +71,7 @@ def transport_labels(
       mask: True for real rows; default all.
       epsilon: entropic strength in units of `logits`. The published 20 * cos is 0.5 on logits of 10 * cos.
       num_iters: Sinkhorn iterations.
-      tolerance: iterate until both marginal errors are below it, `num_iters` times at the most.
+      tolerance: iterate until both marginal errors are below it, but at most `num_iters` times.
 
     Returns:
       Labels without a gradient.

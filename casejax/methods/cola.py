@@ -51,7 +51,7 @@ class CoLASettings:
       temperature: of the contrastive loss.
       contrast_weight: of the contrastive loss.
       width: snippets that an embedding sees.
-      class_width: snippets, two apart, that a class logit sees of itself.
+      class_width: snippets of its class, every second one, that a class logit is filtered over.
     """
 
     schedule: Schedule
@@ -137,9 +137,9 @@ class CoLANet(nnx.Module):
       dropout: rate on it before the classifier.
       easy_dropout: share of the snippets that cannot become easy ones in a call with a key.
       width: snippets that an embedding sees, odd; published for ActivityNet: 9.
-      class_width: snippets, two apart, that a class logit sees of itself, odd; published for ActivityNet: 7. What is
-        known of the published program does not say on which side of the rectification this filter stands; here it
-        stands before, and has a bias.
+      class_width: snippets, every second one, that a class logit is filtered over, odd; published for ActivityNet: 7.
+        The published program leaves open on which side of the rectification this filter stands; here it stands
+        before, and has a bias.
       rngs: seeds of the initial parameters.
 
     Raises:

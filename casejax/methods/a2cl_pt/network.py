@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.methods.layers import pointwise, xavier
+from casejax.losses import without_padding
+from casejax.methods.layers import check_counts, dropout, pointwise, xavier
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -72,15 +73,14 @@ class A2CLPTStream(nnx.Module):
         # Published as C layers with one output each, so each has the spread of such a layer.
         self.adversary = pointwise(hidden, num_classes, rngs, init=lambda fan_in, _: xavier(fan_in, 1))
         self.scale = nnx.Param(jnp.ones(num_classes))
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
     def __call__(
         self, features: Float[Array, "b t d"], key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b t e"], Float[Array, "b t c"], Float[Array, "b t c"]]:
         """Embedding, class logits and the adversary's, without erasing."""
         x = jax.nn.relu(self.second(jax.nn.relu(self.first(features))))
-        if key is not None:
-            x = self.dropout(x, deterministic=False, rngs=key)
+        x = dropout(x, self.dropout, key)
         return x, self.classifier(x), self.adversary(x)
 
 
@@ -113,11 +113,7 @@ class A2CLPTNet(nnx.Module):
         adversary_weight: float = 0.6,
         rngs: nnx.Rngs,
     ) -> None:
-        if not dims or min(*dims, num_classes, hidden) < 1:
-            raise ValueError(
-                f"the network needs at least one stream and counts of at least 1, got dims={tuple(dims)}, "
-                f"num_classes={num_classes}, hidden={hidden}"
-            )
+        check_counts(dims, num_classes=num_classes, hidden=hidden)
         if not 0 <= dropout < 1 or erase_divisor < 2:
             raise ValueError(
                 f"dropout must lie in [0, 1) and erase_divisor be 2 or more, got {dropout} and {erase_divisor}"
@@ -147,8 +143,7 @@ class A2CLPTNet(nnx.Module):
         """
         if len(features) != len(self.streams):
             raise ValueError(f"the network has {len(self.streams)} streams, got {len(features)} feature arrays")
-        if mask is not None:
-            features = [jnp.where(mask[:, :, None], x, 0) for x in features]
+        features = [without_padding(x, mask=mask) for x in features]
         cas, erased, embeddings, parts = [], [], [], []
         for s, (stream, x) in enumerate(zip(self.streams, features, strict=True)):
             own_key = None if key is None else jax.random.fold_in(key, s)
