@@ -138,7 +138,7 @@ class CoLANet(nnx.Module):
       easy_dropout: share of the snippets that cannot become easy ones in a call with a key.
       width: snippets that an embedding sees, odd; published for ActivityNet: 9.
       class_width: snippets, every second one, that a class logit is filtered over, odd; published for ActivityNet: 7.
-        The published program leaves open on which side of the rectification this filter stands; here it stands
+        Our sources do not say on which side of the rectification the published filter stands; here it stands
         before, and has a bias.
       rngs: seeds of the initial parameters.
 
