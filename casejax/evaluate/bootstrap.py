@@ -1,4 +1,4 @@
-"""How far a detection mAP would move with other test videos: the bootstrap over videos."""
+"""How much a detection mAP would change with other test videos: the bootstrap over videos."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def bootstrap_detections(
     copies. That order only matters where a video gives one score to several predictions of a class. As
     there, the mean runs over the classes that have ground truth in the resample.
 
-    The interval is for the choice of test videos; it knows nothing of another training seed. mAP is a
-    little higher on resamples than on the set itself, since copies agree. On simulated sets of 40 and 200
+    The interval covers the choice of test videos, not that of the training seed. mAP is a little higher on
+    resamples than on the set itself, because copies of a video agree. On simulated sets of 40 and 200
     videos intervals of 0.95 held the mAP of a set of 20000 in 0.88 to 0.93 of the cases.
 
     Args:

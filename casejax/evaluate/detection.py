@@ -89,7 +89,7 @@ class Protocol:
       tious: tIoU thresholds.
       averages: (low, high) ranges of tIoU whose mean mAP is reported.
       matching: which ground truth a prediction takes.
-      interpolation: how precision is read off.
+      interpolation: how precision is interpolated.
       class_mean: classes that the mean runs over.
       ambiguous_filter: whether predictions that touch ambiguous intervals are dropped.
     """
@@ -180,7 +180,7 @@ def match_detections(
 
     The predictions of a class are taken over all videos by descending score, equal scores in reverse
     order of listing. Each takes, among the ground truth of its video and class that is still free, the
-    one with the highest tIoU (of equals the later listed) if that reaches the threshold; otherwise it is
+    one with the highest tIoU (of equal tIoUs the one listed later) if that reaches the threshold; otherwise it is
     a false positive.
 
     One difference: the tIoU of segments with an empty union is zero, and so is never a hit; the published
@@ -268,7 +268,7 @@ def _order_in_group(group: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def _check(table: SegmentTable, what: str, num_classes: int) -> None:
-    """Refuse rows that no evaluation can mean."""
+    """Refuse rows that cannot be evaluated."""
     finite = np.isfinite(table.segment).all(axis=1) & np.isfinite(table.score)
     if not finite.all():
         row = np.argmin(finite)

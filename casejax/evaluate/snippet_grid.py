@@ -25,7 +25,7 @@ A2CL_PT = Protocol(
 
 
 def on_grid(table: SegmentTable, *, snippet_seconds: float = SNIPPET_SECONDS) -> SegmentTable:
-    """The same segments with times in whole snippets, ties rounded to the even one."""
+    """The same segments with times in whole snippets; halves are rounded to the even one."""
     return table._replace(segment=np.rint(table.segment * (1 / snippet_seconds)))
 
 
@@ -54,7 +54,7 @@ def evaluate_on_grid(
     """Average precision by the published program of A2CL-PT.
 
     All times are rounded to whole snippets, predictions that touch an ambiguous interval are dropped, and classes are
-    left out that have no prediction (before that) or no ground truth. Of equal scores, and of ground truth with equal
+    left out that have no prediction (before that) or no ground truth. Of equal scores, and of ground truths with equal
     tIoU, the first listed is taken. Average precision is that of `evaluate_detections`.
 
     Args:
@@ -76,7 +76,7 @@ def evaluate_on_grid(
     found, truth = (on_grid(table, snippet_seconds=snippet_seconds) for table in (predictions, ground_truth))
     if ambiguous is not None:
         found = found.take(~touches(found, on_grid(ambiguous, snippet_seconds=snippet_seconds)))
-    # Turned around, because there the last listed comes first.
+    # `evaluate_detections` takes the last listed of equals first, so the tables are reversed.
     found, truth = (table.take(np.arange(len(table.score))[::-1]) for table in (found, truth))
     result = evaluate_detections(found, truth, classes, tious=tious)
     counts = np.flatnonzero(predicted & (result.num_ground_truth > 0)).tolist()

@@ -6,11 +6,17 @@ batch.
 
 from casejax.labels.interior_point import LeastMass, least_mass
 from casejax.labels.pseudo_labels import (
+    LABEL_EPOCHS,
+    PUBLISHED_PHASES,
+    PUBLISHED_TEMPERATURES,
     LabelHistory,
+    Phase,
     SnippetLabels,
     contrast_rows,
     label_target,
     label_weight,
+    linear_margin,
+    power_margin,
     pseudo_label_loss,
     snippet_labels,
 )
@@ -40,9 +46,15 @@ __all__ = [
     "SnippetLabels",
     "pseudo_label_loss",
     "contrast_rows",
+    "power_margin",
+    "linear_margin",
+    "LabelHistory",
     "label_target",
     "label_weight",
-    "LabelHistory",
+    "Phase",
+    "PUBLISHED_PHASES",
+    "PUBLISHED_TEMPERATURES",
+    "LABEL_EPOCHS",
     "least_mass",
     "LeastMass",
 ]

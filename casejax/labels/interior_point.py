@@ -21,9 +21,9 @@ class LeastMass(NamedTuple):
     """A solution with the evidence of how good it is.
 
     Attributes:
-      values: (T,) in [0, 1]; exactly 0 where no equation asks for anything.
+      values: (T,) in [0, 1]; exactly 0 where all equations have a coefficient of 0.
       residual: (M,) targets - rows @ values; 0 for masked equations.
-      feasible: the residuals are as small as those of equations that can all be met: at most 10 / penalty.
+      feasible: all equations are met: no residual is above 10 / penalty.
       iterations: steps done.
       converged: the last step changed no value by more than a thousandth of it (or by 1e-6).
     """
@@ -36,10 +36,10 @@ class LeastMass(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """Primal and dual variables, all but the prices positive.
+    """Primal and dual variables; all are positive except the prices.
 
-    Equations that contradict each other have prices of thousands that all but cancel in what they make a value
-    cost. Whole and rest are kept apart, so that in float32 no digit is lost: for rows of integers the whole is exact.
+    Equations that contradict each other have prices of thousands that almost cancel in the cost of a value. Whole and
+    rest are stored separately, so that float32 loses no digit: for rows of integers the whole part is exact.
     """
 
     low: jax.Array  # (T,) distance from 0: the values
@@ -66,22 +66,22 @@ def least_mass(
 
         sum(x) + penalty / 2 |targets - rows @ x|^2 - barrier sum(log(x) + log(1 - x)).
 
-    Programmes like ours have many solutions of equal sum, and solvers return now this, now that one. This minimiser
-    is one only, whatever the order of rows and columns, and tends to the middle of the solutions (their analytic
-    centre) as `barrier` tends to 0; its sum lies within 2 T barrier of the least one. Equations that contradict each
-    other are met as well as possible in squares; others to within price / penalty, where the price is by how much the
-    sum grows with a target (about 1 for snippet labels).
+    Such programmes can have many solutions of equal sum, and different solvers return different ones. This minimiser
+    is unique, does not depend on the order of rows and columns, and tends to the middle of the solutions (their
+    analytic centre) as `barrier` tends to 0; its sum lies within 2 T barrier of the least one. Equations that
+    contradict each other are met in the sense of least squares; others to within price / penalty, where the price is
+    how much the sum grows with a target (about 1 for snippet labels).
 
     Mehrotra's method, in float32 or float64, usually in 7 to 20 steps. Differentiable in the targets, implicitly.
     Batches: `jax.vmap`.
 
     Args:
-      rows: (M, T) coefficients, of the size of 1.
+      rows: (M, T) coefficients, in the order of 1.
       targets: (M,) right-hand sides.
       mask: (M,) True for real equations; default all.
       value_mask: (T,) True for real values, the others are 0; default all.
       barrier: weight of the barrier, in the unit of the values.
-      penalty: price of a unit of residual, a unit away from 0.
+      penalty: weight of the squared residuals.
       num_steps: steps at most; static.
 
     Raises:
@@ -139,7 +139,7 @@ def _solve(
     state = first, jnp.zeros((), jnp.int32), no, no
     point, count, converged, _ = jax.lax.while_loop(unfinished, advance, state)
 
-    # Nothing is added here but the derivative of the minimiser.
+    # This changes no value; it gives the result the derivative of the minimiser.
     change = targets - jax.lax.stop_gradient(targets)
     curvature, solve = _normal_equations(point, problem[0], penalty)
     values = point.low + _matmul(solve(change), problem[0]) / curvature
@@ -152,7 +152,7 @@ def _solve(
 def _step(
     point: _Point, rows: jax.Array, targets: jax.Array, value_mask: jax.Array, barrier: jax.Array, penalty: jax.Array
 ) -> tuple[_Point, jax.Array]:
-    """A step towards the central path and down along it, and whether it came to rest."""
+    """A step towards the central path and down along it, and whether the iteration has come to rest."""
     low, high, low_dual, high_dual, price, whole = point
     curvature, solve = _normal_equations(point, rows, penalty)
     cost = 1 - _matmul(whole, rows) - _matmul(price, rows)
@@ -172,7 +172,7 @@ def _step(
         products = point.low * point.low_dual + point.high * point.high_dual
         return jnp.where(value_mask, products, 0).sum() / count
 
-    # Where the step without a barrier would lead says how much of one is needed, and how the step bends.
+    # A trial step without a barrier shows how much barrier is needed, and the second-order correction.
     now = mean_product(point)
     guess = direction(jnp.zeros_like(low), jnp.zeros_like(low))
     least = mean_product(_move(point, guess, _longest(point, guess)))

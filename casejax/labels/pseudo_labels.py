@@ -3,8 +3,8 @@
 Zhou et al., "Improving Weakly Supervised Temporal Action Localization by Bridging Train-Test Gap in Pseudo Labels",
 CVPR 2023, after the published program. An instance of contrast b (mean activation inside minus that around it) asks
 that the labels inside sum to b more than those around it; of all labels that satisfy every instance of a class, those
-of least sum are taken. The program leaves the choice between the many of least sum to whatever solver is installed;
-here it is their centre, `casejax.labels.interior_point`.
+of least sum are taken. Often many labels have the least sum. The published program takes the ones that its solver
+returns; here it is their centre, see `casejax.labels.interior_point`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class SnippetLabels(NamedTuple):
 
     Attributes:
       labels: (T,) in [0, 1]; 0 in padding and away from all instances. A class without an instance has zeros.
-      residual: (M,) by how much the labels miss the contrast of each instance; 0 for instances without a part.
+      residual: (M,) by how much the labels miss the contrast of each instance; 0 for instances that took no part.
       used: (M,) the instances that took part: real ones that cover a snippet.
-      feasible: all contrasts are met (to 1e-3). Else the labels are those that come closest in least squares.
-      converged: the solver came to rest; else the labels are where it stopped.
+      feasible: all contrasts are met (to 1e-3). If not, the labels are the closest ones in the sense of least squares.
+      converged: the solver came to rest; if not, the labels are those of its last step.
     """
 
     labels: Float[Array, " t"]
@@ -63,7 +63,7 @@ def contrast_rows(
     snippet_mask: Bool[ArrayLike, " t"] | None = None,
     margin: Margin = power_margin,
 ) -> tuple[Float[Array, "m t"], Bool[Array, " m"]]:
-    """What an instance says of the labels: +1 for snippets inside, -1 for those around it, 0 for all others.
+    """The equation that an instance gives: +1 for snippets inside, -1 for those around it, 0 for all others.
 
     Starts and ends lose their fractions, as published. With m the margin, the snippets around [s, e) go from s - m
     rounded down, and before e + m + 1 rounded down; the last snippet of a video is never one of them.
@@ -115,8 +115,8 @@ def snippet_labels(
 ) -> SnippetLabels:
     """The labels of least sum whose sum inside every instance exceeds that around it by the instance's score.
 
-    Many labels can be least; these are their centre, so that snippets of which the instances say the same have the
-    same label, whatever the order of the instances. The labels of an instance sum to its score: each is about
+    Where many labels have the least sum, these are their centre: snippets that lie in the same instances have the same
+    label, in whatever order the instances come. The labels of an instance sum to its score: each is about
     score / length. Videos and classes: `jax.vmap`. Differentiable in the scores.
 
     Args:
@@ -159,7 +159,7 @@ def snippet_labels(
 
 
 def _refuse_broken(segments: Array, scores: Array, mask: Array, snippet_mask: ArrayLike | None) -> None:
-    """Look at what is not traced."""
+    """Refuse wrong values in arrays that are not traced."""
     if not any(isinstance(x, jax.core.Tracer) for x in (segments, scores, mask)):
         table = np.column_stack([segments, scores])
         broken = np.asarray(mask) & ~(np.isfinite(table).all(axis=1) & (table[:, 1] > table[:, 0]))
@@ -217,7 +217,7 @@ PUBLISHED_TEMPERATURES = {200: 0.02, 230: 0.02, 245: 0.02, 260: 0.002, 275: 0.00
 
 
 class LabelHistory(NamedTuple):
-    """The newest labels and those before them, and how many there have been."""
+    """The newest labels, those before them, and how often labels have been made."""
 
     newest: Float[Array, "*s"]
     previous: Float[Array, "*s"]
@@ -225,8 +225,8 @@ class LabelHistory(NamedTuple):
 
     @classmethod
     def empty(cls, shape: Sequence[int], dtype: Any = jnp.float32) -> LabelHistory:
-        """Before the first labels."""
-        newest, previous = (jnp.zeros(tuple(shape), dtype) for _ in range(2))  # apart, so that both can be donated
+        """The history before the first labels."""
+        newest, previous = (jnp.zeros(tuple(shape), dtype) for _ in range(2))  # two arrays, so that both can be donated
         return cls(newest, previous, jnp.zeros((), jnp.int32))
 
     def push(self, labels: Float[Array, "*s"]) -> LabelHistory:
@@ -239,7 +239,7 @@ def label_target(
 ) -> Float[Array, "*s"]:
     """What snippets are trained towards in an epoch: nothing, labels, or a multiple of how they changed.
 
-    A phase that needs labels which there are not yet gives zeros.
+    A phase gives zeros until the labels that it needs have been made.
 
     Args:
       history: the labels so far.
@@ -275,4 +275,4 @@ def label_weight(
 
 
 LABEL_EPOCHS = 350
-"""Epochs of the published run with pseudo labels; other runs go through its phases faster or slower."""
+"""Epochs of the published run with pseudo labels; in a run of another length its phases are stretched."""

@@ -1,4 +1,4 @@
-"""Self-labels of CASE: everything that couples the snippets of a whole batch.
+"""Self-labels of CASE: the labels that couple all snippets of a batch.
 
 Foreground labels Q^A, snippet labels Q^S, cluster labels Q^C, and the prototypes between them. Over several
 devices these functions must see the global batch: ranks, columns of a plan and prototypes are global.
@@ -37,7 +37,7 @@ def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"
     """Q^A: a snippet is foreground where a class of its video selected it (section 3 of CASE).
 
     Args:
-      selected: (B, T, C) from `select_top_k`.
+      selected: (B, T, C) from `losses.select_top_k`.
       labels: (B, C) video-level labels, zeros and ones.
 
     Returns:
@@ -71,7 +71,7 @@ def transport_labels(
       mask: True for real rows; default all.
       epsilon: entropic strength in units of `logits`. The published 20 * cos is 0.5 on logits of 10 * cos.
       num_iters: Sinkhorn iterations.
-      tolerance: iterate until both marginal errors are below it, `num_iters` times at the most.
+      tolerance: iterate until both marginal errors are below it, but at most `num_iters` times.
 
     Returns:
       Labels without a gradient.

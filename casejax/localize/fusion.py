@@ -1,14 +1,14 @@
-"""Weighted instance fusion: overlapping proposals of a class become one, instead of all but one being suppressed.
+"""Weighted instance fusion: overlapping proposals of a class become one, where suppression would keep the best.
 
 A group of proposals is seen as samples of a template distribution, drawn with probabilities g_k = softmax(q_k / T).
-The distribution is fitted by cross-entropy, to the starts, the ends and the scores apart, and its location is the
+The distribution is fitted by cross-entropy, to starts, ends and scores separately, and its location is the
 fused start, end and score (Zhou et al., "Improving Weakly Supervised Temporal Action Localization by Bridging
 Train-Test Gap in Pseudo Labels", CVPR 2023, supplement, here Eqs. 1-13).
 
-What is printed there was corrected:
+The printed equations were corrected:
 
-- Eqs. 1, 3: a Gaussian has 2 sigma^2 under the exponent, and -log(1 / sigma) in its loss. The location stays what it
-  was, Eq. 4, whose M is the upper limit of the sum and no factor; the variance is half the printed one's.
+- Eqs. 1, 3: a Gaussian has 2 sigma^2 under the exponent, and -log(1 / sigma) in its loss. The location is still
+  that of Eq. 4, where M is the upper limit of the sum and no factor; the variance is half the printed one.
 - Eq. 5: the support of the uniform distribution contains the data, so a <= min and b >= max.
 - Eq. 9: taken literally (k in the denominator too) every weight is 1 / M. With i in the denominator the subtracted
   minimum cancels, and the weights are those of Eq. 2.
@@ -29,13 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from casejax.localize.overlap import candidate_overlap
-from casejax.localize.templates import Fit as Fit
-from casejax.localize.templates import Template as Template
-from casejax.localize.templates import exponential as exponential
-from casejax.localize.templates import extreme, of_members
-from casejax.localize.templates import gaussian as gaussian
-from casejax.localize.templates import student_t as student_t
-from casejax.localize.templates import uniform as uniform
+from casejax.localize.templates import Template, extreme, gaussian, of_members
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -57,7 +51,7 @@ class FusedInstances(NamedTuple):
       size: (G,) members.
       mask: (G,) True for real instances; the others are 0.
       member_of: (N,) the instance each proposal went into, numbered as found; -1 for proposals that took no part.
-      num_groups: instances found. Where more than G, the worst have no row.
+      num_groups: instances found. Where there are more than G, the worst have no row.
     """
 
     segments: Float[Array, "g 2"]
@@ -86,8 +80,8 @@ def fuse_instances(
 ) -> FusedInstances:
     """Group overlapping proposals of the same class and put one instance in the place of each group.
 
-    The best proposal opens a group and takes in all that overlap it by more than `threshold`; then the best of
-    those that are left, and so on. Of equal scores the longer proposal ranks first, then the earlier one.
+    The best proposal opens a group that takes in all proposals that overlap it by more than `threshold`; then the best
+    of the remaining ones, and so on. Of equal scores the longer proposal ranks first, of equal lengths the earlier.
 
     Proposals of several classes go in together with `labels`, or each class on its own under `jax.vmap`, as do
     videos. Differentiable in the segments, scores and logits; who belongs to which group is a constant.
@@ -96,13 +90,13 @@ def fuse_instances(
       segments: (N, 2) start and end in any unit, with start < end.
       scores: (N,) by which proposals rank, and which are fused.
       logits: (N,) what is divided by the temperature to weigh the members of a group; default the scores (Eq. 2).
-        The published program takes the mean activation inside.
+        The published program divides the mean activation inside.
       labels: (N,) classes; only proposals of one class are fused. Default: one class, 0.
       mask: (N,) True for real proposals; default all.
       template: `gaussian`, `uniform`, `exponential`, `student_t` or another of their kind; static. To set an option
         pass a `functools.partial`, made once: every new one is compiled for.
-      temperature: T of Eq. 2, in the unit of the logits. Towards 0 the best member alone counts, towards infinity
-        all count the same.
+      temperature: T of Eq. 2, in the unit of the logits. Near 0 only the best member counts; the higher it is, the more
+        equally all count.
       overlap: `candidate_overlap`, `temporal_iou` or another of their kind; static.
       threshold: overlap above which a proposal joins a group, in [0, 1].
       extra: added to every length and intersection. 1 for the published convention, where the end of a segment is
@@ -162,7 +156,7 @@ def _fuse(
     weights = _weights(logits / temperature, group, max_groups)
     values = jnp.concatenate([segments, scores[:, None].astype(segments.dtype)], axis=1)
     fit = template(values, weights, group, num_groups=max_groups)
-    # Fitted apart, start and end may cross; their weighted means cannot.
+    # Start and end are fitted separately and may cross; their weighted means cannot.
     crossed = fit.location[:, 0] >= fit.location[:, 1]
     means = gaussian(segments, weights, group, num_groups=max_groups).location
     fused = jnp.where(crossed[:, None], means, fit.location[:, :2])
@@ -226,7 +220,7 @@ def fuse_table(
     order = np.argsort(owner, kind="stable")
     place = owner[order], np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
     segments, scores, mask = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
-    # Seen from the start of its group, so that late segments lose no digits.
+    # Times count from the start of the group, so that late segments lose no digits.
     origin = np.full(len(names), np.inf)
     np.minimum.at(origin, owner, segment[:, 0])
     segments[place] = (segment - origin[owner][:, None])[order]
@@ -287,7 +281,7 @@ def _group(
     def absorb(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         left, group, count = state
         best = left
-        for key in (scores, length, -start):  # one after the other, as each breaks the ties of those before
+        for key in (scores, length, -start):  # each decides where those before are equal
             key = jnp.where(best, key, -jnp.inf)
             best = best & (key == key.max())
         best = jnp.argmax(best)

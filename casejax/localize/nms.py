@@ -1,4 +1,4 @@
-"""Non-maximum suppression of scored segments within groups, one group a video and class."""
+"""Non-maximum suppression of scored segments within groups, one group for each video and class: three kinds."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def soft_nms(
 
     Args:
       segment: proposals in seconds.
-      score: their scores, best not negative; equal ones rank the initially better, then the later row.
+      score: their scores, best not negative; of equal scores the one that was higher at first, then the later row.
       group: proposals compete within a group only, one group a video and class.
       sigma: width of the decay.
       plus_one: tIoU with one second added, see `temporal_iou`.
@@ -104,7 +104,7 @@ def soft_nms(
     order = _ranked(score, group)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    # A pick changes only what it overlaps, so clusters of overlapping segments go on side by side.
+    # A pick changes only segments that it overlaps, so all clusters of overlapping segments are treated at once.
     cluster = _clusters(segment, group, plus_one)
     rest = order[np.argsort(cluster[order], kind="stable")]
     current = score.astype(np.float64)
@@ -116,7 +116,7 @@ def soft_nms(
         start, member = _groups(cluster[rest])
         peak = np.maximum.reduceat(current[rest], start)[member]
         best = np.flatnonzero(current[rest] == peak)
-        best = best[_groups(member[best])[0]]  # the first where several are equal
+        best = best[_groups(member[best])[0]]  # of equal scores the first
         pick = rest[best]
         own, value = cluster[pick], current[pick]
         worse = (value < worst[0][own]) | ((value == worst[0][own]) & (rank[pick] > worst[1][own]))
@@ -136,8 +136,8 @@ def _suppress(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows by (group, rank), and the position in that order of what suppresses each; its own if kept.
 
-    A row is kept once every better row that overlaps it is gone, and gone once one of them is kept. Both
-    verdicts are final, so sweeping over the open pairs until none is left equals picking one by one.
+    A row is kept once every better row that overlaps it is gone, and gone once one of them is kept. Neither changes
+    again, so deciding all pairs in rounds gives the same as picking one row after the other.
     """
     order = _ranked(score, group)
     better, worse = _overlapping(segment[order], group[order], threshold, plus_one)
@@ -192,7 +192,7 @@ def _clusters(segment: np.ndarray, group: np.ndarray, plus_one: bool) -> np.ndar
 
 
 def _ranked(score: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Rows by group, in it by descending score, the later of equals first."""
+    """Rows by group, and by descending score within it; of equal scores the later row is first."""
     return np.lexsort((score, -group))[::-1]
 
 

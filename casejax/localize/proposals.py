@@ -186,7 +186,7 @@ def localize(
       scores: fused T-CAS, T snippets that cover the whole video evenly.
       video_scores: video-level class scores.
       durations: seconds the T snippets cover: snippets of the original video times 16 / 25, not T times.
-      ranked: scores whose outer-inner contrast ranks a proposal, where these are not those that are thresholded.
+      ranked: scores whose outer-inner contrast ranks a proposal; default `scores`, which are thresholded.
       lengths: snippets of each video; those behind are padding. Default: all have T.
       class_threshold: see `select_classes`.
       thresholds: see `propose`.
@@ -194,11 +194,11 @@ def localize(
       outer_ratio: see `outer_inner_contrast`.
       outer_power: see `outer_inner_contrast`.
       score_weight: weight of the video score in a proposal's score.
-      min_snippets: shorter proposals are dropped; 1 drops none, be it shorter than a snippet.
+      min_snippets: shorter proposals are dropped; 1 drops none, not even one shorter than a snippet.
       nms_in_snippets: hand segments to `nms` in snippets, not in seconds.
       nms: suppression; takes segments (n, 2), scores (n,) and groups (n,).
-      fuse: `casejax.localize.fuse_table` or its like, to put one segment in the place of those that overlap; takes the
-        same and replaces `nms`.
+      fuse: `casejax.localize.fuse_table` or a similar function, used instead of `nms`; it replaces overlapping segments
+        by one and takes the same arguments.
       extrapolate: see `upsample`.
       drop_lone_first: see `propose`.
 

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 
 def confidences(tcam: Float[np.ndarray, "T C"], *, divisor: int = 8) -> Float[np.ndarray, " C"]:
-    """How sure a video is of each class: the mean of its highest scores, one in `divisor` snippets, rounded up.
+    """Confidence that each class is in a video: the mean of its highest scores, their number rounded up.
 
-    On the host, of one whole video, what `a2cl_pt.pool_top` is in training.
+    For one whole video, in NumPy; `losses.top_k_mean` with `rounding="up"` is the same for a batch in JAX.
+
+    Args:
+      tcam: (T, C) class scores of all snippets.
+      divisor: one in so many snippets is pooled.
     """
     count = -(-len(tcam) // divisor)
     return np.sort(tcam, axis=0)[::-1][:count].mean(axis=0)
@@ -81,8 +85,8 @@ def localize_tcam(
 
 
 def _highest(curves: np.ndarray, row: np.ndarray, first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """Maximum of each run [first, stop) of a row; runs in order and apart."""
-    width = curves.shape[1] + 1  # one more, so that a run may stop at the end
+    """Maximum of each run [first, stop) of a row; the runs are in order and do not touch."""
+    width = curves.shape[1] + 1  # one more, so that a run may end with the curve
     flat = np.pad(curves, [(0, 0), (0, 1)]).ravel()
     edges = (row[:, None] * width + np.stack([first, stop], axis=1)).ravel()
     return np.maximum.reduceat(flat, edges)[::2] if len(edges) else np.empty(0, curves.dtype)

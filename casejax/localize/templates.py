@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fit(NamedTuple):
-    """A template fitted to every group: what is typical of its members, and how far they lie apart."""
+    """A template fitted to every group: the typical value of its members and their spread."""
 
     location: Float[Array, "g v"]
     spread: Float[Array, "g v"]
@@ -31,7 +31,7 @@ def gaussian(
 ) -> Fit:
     """The weighted mean (Eq. 4) and standard deviation."""
     total = partial(jax.ops.segment_sum, segment_ids=group, num_segments=num_groups)
-    # Seen from a member of the group, so that times far from 0 lose no digits.
+    # Values count from a member of the group, so that times far from 0 lose no digits.
     origin = jax.lax.stop_gradient(extreme(jax.ops.segment_min, values, group, num_groups))
     values = values - of_members(origin, group)
     mean = total(weights[:, None] * values)
@@ -70,7 +70,7 @@ def student_t(
 ) -> Fit:
     """Location and scale of a t-distribution: a mean to which far members count less. Infinite freedom: Gaussian.
 
-    A member with more than freedom / (1 + freedom) of the weight is the location itself, and the scale 0: there
+    Where a member has more than freedom / (1 + freedom) of the weight, it is the location and the scale is 0: there
     the likelihood has no bound.
 
     Args:
@@ -86,7 +86,7 @@ def student_t(
 
     References:
       Kent, Tyler and Vardi, "A Curious Likelihood Identity for the Multivariate T-Distribution", Communications in
-      Statistics 1994, for the scale update; it has the fixed point of the textbook one and comes to it sooner.
+      Statistics 1994, for the scale update; it has the same fixed point as the usual one and reaches it sooner.
     """
     if not freedom >= 1 or num_steps < 1:
         raise ValueError(f"student_t needs freedom >= 1 and num_steps >= 1, got {freedom=}, {num_steps=}")
@@ -122,7 +122,7 @@ def extreme(
 
 
 def of_members(values: jax.Array, group: jax.Array) -> jax.Array:
-    """What is known of a group, at the place of each of its members; anything finite where there is no group."""
+    """The value of its group for each member; any finite number where there is no group."""
     return values.at[group].get(mode="clip")
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Triplets(NamedTuple):
-    """How far each pair is from keeping its two triplets; above 0 a triplet is violated and contributes.
+    """How far each pair is from satisfying its two triplets; a triplet above 0 is violated and contributes.
 
     Attributes:
-      atcl: (N,) radians, Eq. 1: the own center must be nearer than any other; -inf where there is no other.
-      nt: (N,) radians, Eq. 2: the feature must be nearer to the own center than its background counterpart.
+      atcl: (N,) radians, Eq. 1: the pair's own center must be nearer than any other; -inf where there is no other.
+      nt: (N,) radians, Eq. 2: the feature must be nearer to the pair's own center than its background counterpart is.
       nearest: (N,) int32, the nearest negative center.
     """
 
@@ -39,14 +39,14 @@ def nearest_negative(
     *,
     candidates: Bool[Array, "n c"] | None = None,
 ) -> Int[Array, " n"]:
-    """The center at the smallest angle to each feature, its own apart; of equals the first.
+    """The center at the smallest angle to each feature, except its own; of equal angles the first is taken.
 
     Args:
       features: (N, D).
       labels: (N,) each feature's own center.
       centers: (C, D).
-      candidates: (N, C) centers that may be negatives of a pair; the own never is. Default all, so also a class that
-        the same video has besides, as in the published program. A row without any gives 0.
+      candidates: (N, C) centers that may be negatives of a pair; its own never is. Default all, so also other classes
+        of the same video, as in the published program. A row without a candidate gives 0.
 
     Raises:
       ValueError: centers of another dimension than the features.
@@ -104,8 +104,8 @@ def center_loss(
     loss:
       - for each center, the sums over pairs of Eqs. 3, 4 and 5 are each divided by 1 + the number of violated triplets
         in it. One violated triplet counts half; a class with many pairs moves hardly faster than one with few.
-      - it does not depend on what the loss is multiplied with: twice the loss, the same step of the centers. Only
-        their own learning rate scales it, `train.center_update`.
+      - it does not depend on a factor of the loss: twice the loss gives the same step of the centers. Only their own
+        learning rate scales it, `methods.a2cl_pt.center_update`.
 
     Args:
       features: (N, D) F of each pair, pooled by the class's attention; any norm.
@@ -137,7 +137,7 @@ def center_loss(
     count = jnp.maximum(real.sum(), 1) if num_samples is None else num_samples
 
     def violations(*vectors: Array) -> tuple[Array, Array]:
-        """Of the real pairs, as far as they are above 0."""
+        """Both triplets of the real pairs, 0 where they are not violated."""
         atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
         return jnp.where(possible & (atcl > 0), atcl, 0), jnp.where(real & (nt > 0), nt, 0)
 
@@ -152,7 +152,7 @@ def center_loss(
     fixed = jax.lax.stop_gradient(centers)
     rows = [fixed[i] for i in index]
     vectors = *jax.lax.stop_gradient((features, background)), *rows
-    gradients = jax.grad(loss, argnums=(2, 3, 4))(*vectors)  # the own center twice, so that its two terms stay apart
+    gradients = jax.grad(loss, argnums=(2, 3, 4))(*vectors)  # a pair's own center comes twice, once a triplet
     active_atcl, active_nt = (terms > 0 for terms in violations(*vectors))
     averages = [
         _average(*term, like=fixed)
@@ -174,7 +174,7 @@ def initial_centers(num_classes: int, dim: int, key: Key[Array, ""]) -> Float[Ar
 
 @jax.custom_vjp
 def _with_gradient(loss: Array, centers: Array, gradient: Array) -> Array:
-    """The loss as it is; whatever cotangent arrives, `centers` gets `gradient`."""
+    """The loss unchanged; its derivative for `centers` is always `gradient`."""
     return loss
 
 

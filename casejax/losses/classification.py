@@ -20,8 +20,8 @@ def video_cross_entropy(
 
     Args:
       video_scores: (B, C) pooled scores, before the softmax.
-      labels: (B, C) zeros and ones, one or more classes a video; shared out to sum to 1.
-      smoothing: added to every target class after that, as the published program does.
+      labels: (B, C) zeros and ones, one or more classes a video; divided by their number, so that they sum to 1.
+      smoothing: then added to the target of every class, as in the published program.
 
     Returns:
       (B,) losses; a video without a label gives the (negligible) loss of `smoothing` alone.
@@ -37,7 +37,7 @@ def generalized_bce(
     mask: Bool[Array, "*b t"] | None = None,
     guard: float = 1e-7,
 ) -> Float[Array, "*b"]:
-    """Generalized binary cross-entropy, Eq. 2 of CASE: foreground and background are averaged apart.
+    """Generalized binary cross-entropy, Eq. 2 of CASE: foreground and background are averaged separately.
 
     The exponent trades noise tolerance (1: mean absolute error) for speed of fit (towards 0: binary
     cross-entropy, which exponent 0 gives exactly).
@@ -102,7 +102,7 @@ def mil_loss(
 ) -> Float[Array, " b"]:
     """Multiple-instance learning: cross-entropy of each class's top-k mean with the video's labels.
 
-    The labels are shared out to sum to 1. The number of pooled snippets is rounded up, as A2CL-PT and W-TALC have it.
+    The labels are divided by their number. The number of pooled snippets is rounded up, as A2CL-PT and W-TALC have it.
 
     Args:
       cas: (B, T, C) class logits.
@@ -125,7 +125,7 @@ def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
       targets: (B, K) in [0, 1].
 
     Returns:
-      (B,) losses. Both logarithms come from the logits, so unlike the published ones they need not be cut off.
+      (B,) losses. Both logarithms come from the logits, so they need no lower limit as in the published program.
     """
     total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
     own = jnp.eye(logits.shape[1], dtype=bool)[None]
@@ -134,7 +134,7 @@ def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
 
 
 def shared_out(labels: Float[Array, "b k"]) -> Float[Array, "b k"]:
-    """Labels of each video that sum to 1, or are all 0."""
+    """Labels of each video divided by their sum, where that is 1 or more, so that they sum to 1."""
     return labels / jnp.maximum(labels.sum(axis=1, keepdims=True), 1)
 
 

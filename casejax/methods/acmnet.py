@@ -1,4 +1,4 @@
-"""ACM-Net: attention tells action and background apart, and from both the context that goes along with an action.
+"""ACM-Net: attention distinguishes actions, background, and the context that accompanies actions.
 
 Qu et al., "ACM-Net: Action Context Modeling Network for Weakly-Supervised Temporal Action Localization", arXiv
 2104.02967, 2021, after the published program.
@@ -76,7 +76,7 @@ class ACMOwn(NamedTuple):
     """What only ACM-Net has.
 
     Attributes:
-      context: (B, T) attention to context; with that to instances and to background it adds up to 1.
+      context: (B, T) attention to context; attention to instances, to context and to background adds up to 1.
       background: (B, T) attention to background.
     """
 

@@ -109,7 +109,7 @@ class AICLNet(nnx.Module):
         Args:
           features: (B, T, D_s), one array a stream.
           mask: True for real snippets; features elsewhere are read as zeros. Default all.
-          key: not used; bases with dropout need it.
+          key: not used, since there is no dropout.
 
         Returns:
           Predictions with one class activation sequence for all streams; `own` is an `AICLOwn`.
@@ -137,13 +137,13 @@ def mine(
     """Find the snippets on which both kinds of actionness agree, and those on which they do not.
 
     Actionness is high above its median over the video. Of each kind the best by the actionness of the class branch
-    are taken, one in `divisor` snippets, at least one.
+    are taken, one in `divisor` snippets, but at least one.
 
     Args:
       class_actionness: (B, T) of the class branch, in [0, 1].
       stream_actionness: (B, T) of the streams, in [0, 1].
       mask: True for real snippets; default all.
-      divisor: snippets to one of each kind.
+      divisor: one in so many snippets is taken of each kind.
       fill: where there are too few of a kind, fill up with the first snippets of the video, as in effect the
         published program does (with which, it leaves to its sort); default to have fewer.
     """
@@ -167,7 +167,7 @@ def _above_median(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Bool
 def contrastive_loss(
     embedding: Float[Array, "b t d"], mined: Mined, *, temperature: float | Float[Array, ""] = 0.1
 ) -> Float[Array, " b"]:
-    """Draw unsure snippets and sure ones of the same side together, away from the sure ones of the other side.
+    """Draw unsure and sure snippets of the same side together, and away from the sure ones of the other side.
 
     Four terms: the mean embedding of unsure and of sure action, each a query to which the other is the positive and
     every snippet of sure background a negative; and the same with action and background exchanged.

@@ -83,7 +83,7 @@ class ASLNet(nnx.Module):
         Args:
           features: (B, T, D_s), one array a stream.
           mask: True for real snippets; features elsewhere are read as zeros. Default all.
-          key: not used; bases with dropout need it.
+          key: not used, since there is no dropout.
 
         Returns:
           Predictions with one class activation sequence for all streams.

@@ -1,4 +1,4 @@
-"""BaS-Net: one classifier sees a video twice, as it is and with background suppressed, and is told so.
+"""BaS-Net: one classifier sees a video twice: as it is, where background is a label, and suppressed, where it is not.
 
 Lee et al., "Background Suppression Network for Weakly-supervised Temporal Action Localization", AAAI 2020, after the
 published program.
@@ -162,7 +162,7 @@ def bas_loss(
 
 
 def min_max(values: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
-    """Values of each video, moved and scaled by their range over time, of which only what is above 0 counts.
+    """Values of each video, shifted and scaled by their range over time; the part of the range below 0 does not count.
 
     With m and M the least and the greatest, or 0 where they are negative: (x - m) / (M - m), or x - m where M = m.
 

@@ -1,4 +1,4 @@
-"""CO2-Net: either stream filters the other, and both must agree on what is foreground.
+"""CO2-Net: each stream is filtered by the other, and both must agree on the foreground.
 
 Hong et al., "Cross-modal Consensus Network for Weakly Supervised Temporal Action Localization", ACM MM 2021, after the
 published program.
@@ -98,11 +98,11 @@ class CO2Own(NamedTuple):
 
 
 class CrossModalFilter(nnx.Module):
-    """One stream, filtered by what it is on the whole and what the others are at each snippet, with its attention."""
+    """One stream, filtered by its own mean over time and by the other streams at each snippet; with its attention."""
 
     def __init__(self, dim: int, other: int, *, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
         conv = partial(TemporalConv, init=kaiming, rngs=rngs)
-        # On a sequence of one snippet, so that of its three taps only the middle one is ever used.
+        # It sees a sequence of one snippet, so only the middle one of its three taps has an effect.
         self.whole = conv(dim, dim)
         self.each = conv(other, dim)
         self.first, self.second = conv(dim, hidden), conv(hidden, hidden)
@@ -209,7 +209,7 @@ class CO2Net(nnx.Module):
 
 
 def suppress(cas: Float[Array, "b t c"], attention: Float[Array, "b t"]) -> Float[Array, "b t c"]:
-    """Class logits drawn to the least of their snippet where attention is low."""
+    """Class logits, moved towards the lowest logit of their snippet where attention is low."""
     least = cas.min(axis=2, keepdims=True)
     return attention[..., None] * (cas - least) + least
 
@@ -229,7 +229,7 @@ def background_mil(
       labels: (B, C) zeros and ones.
       mask: True for real snippets; default all.
       background: label of background: 1 for logits that see the whole video, 0 for suppressed ones.
-      divisor: snippets to one that is pooled.
+      divisor: one in so many snippets is pooled.
 
     Returns:
       (B,) losses. Targets sum to a little less than 1, as published: 1e-4 is added to what they are divided by.
@@ -242,7 +242,7 @@ def background_mil(
 def mutual_loss(
     attention: Sequence[Float[Array, "b t"]], *, mask: Bool[Array, "b t"] | None = None
 ) -> Float[Array, " b"]:
-    """Each stream's attention is drawn to that of the others, which holds still: mean squares over ordered pairs."""
+    """Each stream's attention is drawn to that of the others, which gets no gradient: mean over ordered pairs."""
     pairs = [time_mean((a - jax.lax.stop_gradient(b)) ** 2, mask=mask) for a, b in permutations(attention, 2)]
     return stream_mean(pairs)
 

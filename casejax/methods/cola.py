@@ -1,4 +1,4 @@
-"""CoLA: snippets at the borders of actions are drawn to those far inside or far outside of them.
+"""CoLA: snippets at the borders of actions are drawn to those well inside or well outside of them.
 
 Zhang et al., "CoLA: Weakly-Supervised Temporal Action Localization with Snippet Contrastive Learning", CVPR 2021, after
 the published program.
@@ -186,12 +186,12 @@ def _class_filter(num_classes: int, width: int, rngs: nnx.Rngs) -> nnx.Conv:
 
 
 def erode(active: Bool[Array, "b t"], width: int) -> Bool[Array, "b t"]:
-    """Snippets around which all are active, `width // 2` before to `(width - 1) // 2` behind; beyond an end none is."""
+    """Snippets with all active from `width // 2` before to `(width - 1) // 2` behind; beyond an end none is active."""
     return _around(active, range(-(width // 2), (width + 1) // 2)).all(axis=0)
 
 
 def dilate(active: Bool[Array, "b t"], width: int) -> Bool[Array, "b t"]:
-    """Snippets around which any is active, `(width - 1) // 2` before to `width // 2` behind."""
+    """Snippets with one active or more from `(width - 1) // 2` before to `width // 2` behind."""
     return _around(active, range(-((width - 1) // 2), width // 2 + 1)).any(axis=0)
 
 
@@ -218,8 +218,8 @@ def mine(
       actionness: (B, T), not negative.
       drawn: (B, T) snippets from which the easy ones are taken.
       mask: True for real snippets; default all.
-      easy_divisor: snippets to one of each easy kind, at least one.
-      hard_divisor: the same of hard kinds.
+      easy_divisor: one in so many snippets is taken of each easy kind, at least one.
+      hard_divisor: the same for hard kinds.
       inner_width: of the smaller window by which these stretches shrink (`erode`) and grow (`dilate`).
       outer_width: of the greater one. Hard are the snippets between the two, of which the greatest are taken.
       fill: where there are too few of a kind, fill up with the first snippets of the video, as in effect the

@@ -34,7 +34,7 @@ def exp_evidence(logits: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 
 
 def evidence_log_loss(evidence: Float[Array, "b c"], labels: Float[Array, "b c"]) -> Float[Array, " b"]:
-    """Log loss of a Dirichlet distribution, by which certain videos count more, and their unlikely classes.
+    """Log loss of a Dirichlet distribution, in which certain videos count more, and of a video its unlikely classes.
 
     With alpha = evidence + 1, S its sum and u = C / S the uncertainty: the sum over classes of g (log S - log alpha),
     where g is proportional to y / alpha and sums to (1 - u) times the number of labels. No gradient goes through u.
@@ -95,7 +95,7 @@ def video_evidence(
       suppressed: (B, T, C + 1) suppressed class logits; the last, background, is left out.
       attention: (B, T).
       mask: True for real snippets; default all.
-      divisor: snippets to an attended one.
+      divisor: one in so many snippets is taken, those of highest attention.
       evidence: from logits to evidence.
     """
     attended = select_top_k(attention[..., None], divisor=divisor, mask=mask)
@@ -104,12 +104,12 @@ def video_evidence(
 
 
 def uncertainty(suppressed: Float[Array, "b t k"]) -> Float[Array, "b t"]:
-    """Uncertainty of snippets, C over the sum of C + 1 times 1 + evidence; background, too, is evidence."""
+    """Uncertainty of snippets, C over the sum of C + 1 times 1 + evidence; background counts as evidence, too."""
     return (suppressed.shape[2] - 1) / (exp_evidence(suppressed) + 1).sum(axis=2)
 
 
 def published_order(values: Float[Array, " t"], *, mask: Bool[Array, " t"] | None = None) -> Float[Array, " t"]:
-    """What the published program uses in the place of a rank: the permutation that sorts, as a share of T."""
+    """What the published program uses instead of a rank: the permutation that sorts, as a share of T."""
     return 1 - ot.published_rank(-values, mask=mask)
 
 
@@ -129,7 +129,7 @@ def progress_weights(
       uncertainty: (B, T).
       progress: share of the training that is done, in [0, 1].
       mask: True for real snippets; default all.
-      amplitude: by how much a weight departs from 1 at the most.
+      amplitude: greatest difference of a weight from 1.
       rank: `ot.ascending_rank`, or `published_order` as published.
 
     Returns:

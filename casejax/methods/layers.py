@@ -1,4 +1,4 @@
-"""What the networks of all bases are built of: temporal convolutions, dropout by key, and time under a mask."""
+"""What the networks are built of: temporal convolutions, dropout by key, and checks of their inputs and options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _uniform(limit: float) -> Initializer:
 
 
 def torch_default(fan_in: int, fan_out: int) -> tuple[Initializer, Initializer]:
-    """Kernel and bias uniform in ±1/sqrt(fan_in), what PyTorch does unasked."""
+    """Kernel and bias uniform in ±1/sqrt(fan_in), PyTorch's default."""
     return _uniform(1 / math.sqrt(fan_in)), _uniform(1 / math.sqrt(fan_in))
 
 
@@ -80,7 +80,7 @@ class TemporalConv(nnx.Module):
         self.bias = nnx.Param(bias(rngs.params(), (d_out,)))
 
     def __call__(self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t e"]:
-        """Convolve (B, T, D_in) to (B, T, D_out). What comes out in padding has no meaning."""
+        """Convolve (B, T, D_in) to (B, T, D_out). The numbers in padding have no meaning."""
         kernel, x = self.kernel[...], without_padding(x, mask=mask)
         width, half = len(kernel), len(kernel) // 2
         padded = jnp.pad(x, [(0, 0), (half, half), (0, 0)])
@@ -90,7 +90,7 @@ class TemporalConv(nnx.Module):
 
 
 def dropout_keys(key: Key[Array, ""] | None) -> Iterator[Key[Array, ""] | None]:
-    """A key for each dropout of a call, in their order; None for ever where there is none."""
+    """A key for each dropout of a call, in their order; always None where there is no key."""
     site = 0
     while True:
         yield None if key is None else jax.random.fold_in(key, site)

@@ -1,4 +1,4 @@
-"""Representative snippets, or tokens: how they are found in a video, what they carry to its snippets, their memory.
+"""Representative snippets, called tokens: finding them in a video, mixing them into its snippets, remembering them.
 
 Huang et al., "Weakly Supervised Temporal Action Localization via Representative Snippet Knowledge Propagation",
 CVPR 2022, after the published program.
@@ -25,7 +25,7 @@ def _assign(
     mask: Bool[Array, "b t"] | None,
     token_mask: Bool[Array, "b k"] | None,
 ) -> tuple[Float[Array, "b k t"], Float[Array, "b k t"]]:
-    """How far each snippet belongs to each token: shares that sum to 1 over tokens, and the same over snippets."""
+    """Shares by which each snippet belongs to each token: once summing to 1 over tokens, once over snippets."""
     logits = _SHARPNESS * jnp.einsum("bkd,btd->bkt", unit(tokens), unit(x), precision="highest")
     if token_mask is not None:
         logits = jnp.where(token_mask[:, :, None], logits, ABSENT)
@@ -44,7 +44,7 @@ def refine_tokens(
     mask: Bool[Array, "b t"] | None = None,
     num_iters: int = 2,
 ) -> Float[Array, "b k d"]:
-    """Move tokens to what they represent, by steps of expectation and maximisation.
+    """Move tokens to the snippets that they represent, by steps of expectation maximisation.
 
     Args:
       tokens: (B, K, D).
@@ -66,11 +66,12 @@ def reallocate(
     token_mask: Bool[Array, "b k"] | None = None,
     weight: float = 0.5,
 ) -> Float[Array, "b t d"]:
-    """Re-describe snippets by a random walk between them and tokens, carried on for ever.
+    """Mix tokens into snippets by a random walk between the two of infinite length.
 
     Solves x' = weight Z^T (weight N x' + tokens) + x and returns (1 - weight) x', where Z are the shares by which
     snippets belong to tokens and N the same, normalised over snippets. The published program inverts a matrix of
-    T x T; since that is the identity less one of rank K, here a system of K x K is solved, to the same result.
+    T x T; since that is the identity minus a matrix of rank K, solving a system of K x K
+    gives the same result.
 
     Args:
       x: (B, T, D) snippet embedding.
@@ -110,7 +111,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def empty(cls, num_classes: int, dim: int, *, places: int = 5) -> Memory:
-        """Before the first video."""
+        """The memory before the first video."""
         return cls(jnp.zeros((num_classes, places, dim)), jnp.zeros((num_classes, places)))
 
 
@@ -152,5 +153,5 @@ def recall(memory: Memory, labels: Float[Array, "b c"]) -> tuple[Float[Array, "b
 
 
 def first_class(labels: Float[Array, "b c"]) -> Float[Array, "b c"]:
-    """Class 0, whatever the labels: of these the program of Zhou et al. remembers and recalls, by a slip of an axis."""
+    """Class 0 for every video: the program of Zhou et al. remembers and recalls only its tokens, by a wrong axis."""
     return jnp.zeros_like(labels).at[:, 0].set(1)

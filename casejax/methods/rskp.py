@@ -1,4 +1,4 @@
-"""RSKP: a video's snippets are re-described through a few representative ones, its own and those of other videos.
+"""RSKP: the embedding of a snippet is mixed with those of a few representative snippets, of its own and other videos.
 
 Huang et al., "Weakly Supervised Temporal Action Localization via Representative Snippet Knowledge Propagation",
 CVPR 2022, after the published program, and the settings with which Zhou et al. (CVPR 2023) train it on fused pseudo
@@ -78,11 +78,11 @@ class RSKPSettings(BackgroundSettings):
 
 
 class Prediction(NamedTuple):
-    """What a description of the snippets says.
+    """Predictions from one embedding of the snippets.
 
     Attributes:
       agnostic: (B, C + 1) class logits of the video from all its foreground, background last.
-      classwise: (B, C + 1) class logits, each from what looks like that class.
+      classwise: (B, C + 1) class logits, each pooled by the similarity of the snippets to that class.
       attention: (B, T) foreground probability.
       frames: (B, T, C + 1) class logits of the snippets.
     """
@@ -97,8 +97,8 @@ class RSKPOwn(NamedTuple):
     """What only RSKP has.
 
     Attributes:
-      original: what the embedding says.
-      reallocated: what it says once re-described through the video's tokens.
+      original: predictions from the network's embedding.
+      reallocated: predictions from the embedding after `reallocate` with the video's own tokens.
       tokens: (B, K, D) representative snippets of each video.
       token_logits: (B, K, C + 1) their class logits.
     """
@@ -110,7 +110,7 @@ class RSKPOwn(NamedTuple):
 
 
 class RSKPNet(nnx.Module):
-    """The network of RSKP. Streams are joined at once, so it is one stream to whatever is attached to it.
+    """The network of RSKP. Streams are joined at the input, so the clustering head sees one stream.
 
     Two streams of 1024 dimensions and 20 classes make 4,257,792 parameters.
 
@@ -138,7 +138,7 @@ class RSKPNet(nnx.Module):
         self.encoder = pointwise(sum(dims), hidden, rngs, init=xavier)
         self.tokens = directions(num_tokens)
         self.class_centers = directions(num_classes + 1)
-        # Away from background at first; from then on it is free.
+        # It starts opposite to background and is then trained freely.
         self.foreground_center = nnx.Param(-self.class_centers[...][-1])
         self.dims, self.embedding_dims = tuple(dims), (hidden,)
         self.num_iters, self.scale = settings.num_iters, settings.cosine_scale
@@ -174,7 +174,7 @@ class RSKPNet(nnx.Module):
         return Outputs((original.frames,), (x,), (original.attention,), own=own)
 
     def predict(self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None) -> Prediction:
-        """What a description (B, T, D) of the snippets says of them and of their videos."""
+        """Predictions for snippets and videos from an embedding (B, T, D) of the snippets."""
         frames = self._classify(x)
         towards = unit(self.foreground_center[...])
         foreground = self.scale * jnp.einsum("btd,d->bt", unit(x), towards, precision="highest")
@@ -194,7 +194,7 @@ class RSKPNet(nnx.Module):
 def attention_loss(
     attention: Float[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None, divisor: int = 8
 ) -> Float[Array, " b"]:
-    """Draw attention apart: mean of its lowest values less that of its highest, one snippet in `divisor` each."""
+    """Spread attention: mean of its lowest values minus mean of its highest, one in `divisor` snippets each."""
 
     def highest(values: Float[Array, "b t"]) -> Float[Array, " b"]:
         return losses.top_k_mean(values[..., None], divisor=divisor, mask=mask)[:, 0]
@@ -209,7 +209,7 @@ def consistency_loss(
     mask: Bool[Array, "b t"] | None = None,
     temperature: float | Float[Array, ""] = 0.2,
 ) -> Float[Array, " b"]:
-    """Cross-entropy of snippets' class logits to those of another description, which holds still; means over time."""
+    """Cross-entropy of snippets' class logits to those of another embedding, which get no gradient; mean over time."""
     labels = jax.nn.softmax(jax.lax.stop_gradient(target) / temperature)
     return time_mean(losses.soft_cross_entropy(frames / temperature, labels), mask=mask)
 

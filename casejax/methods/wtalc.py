@@ -134,7 +134,7 @@ def wtalc_loss(
 
 
 def run_maximum(values: Float[Array, "b t c"], inside: Bool[Array, "b t c"]) -> Float[Array, "b t c"]:
-    """Every value inside a run of consecutive snippets becomes the greatest of its run; the others stay."""
+    """Every value inside a run of consecutive snippets becomes the greatest of its run; the others do not change."""
 
     def sweep(restart: Bool[Array, "b t c"], reverse: bool) -> Float[Array, "b t c"]:
         def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -187,7 +187,7 @@ def co_activity_loss(
       suppressed: (B, T, C + 1) class logits by whose softmax over time features are pooled; the last is ignored.
       labels: (B, C) zeros and ones.
       mask: True for real snippets; default all.
-      pairs: so many pairs stand at the head of the batch, one video after the other.
+      pairs: number of pairs at the head of the batch; the two videos of a pair follow each other.
       margin: by which the cosine must be greater.
 
     Returns:
@@ -206,7 +206,7 @@ def co_activity_loss(
     mask = None if mask is None else mask[head]
     feature, logits = (without_padding(x, mask=mask) for x in (feature, suppressed[head, :, :-1]))
     active = time_softmax(logits, mask=mask)
-    # Published weights of what is idle are divided by T - 1, which their direction does not show.
+    # The published weights of the other snippets are divided by T - 1, which does not change the direction.
     high, low = (
         unit(jnp.einsum("btc,btd->bcd", weights, feature, precision="highest")) for weights in (active, 1 - active)
     )

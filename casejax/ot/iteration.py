@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 MEMORY = 6
-"""Iterations that Anderson acceleration looks back on."""
+"""Past iterations that Anderson acceleration uses."""
 
 
 class Problem(NamedTuple):
-    """A transport problem in one float type; what takes no part has a mass of 0 and finite scores.
+    """A transport problem in one float type; rows and columns that take no part have a mass of 0 and finite scores.
 
     Attributes:
       scores: (N, K).
@@ -134,10 +134,10 @@ def _iterate(kernel: Kernel, problem: Problem, num_iters: int, tolerance: Float[
 
 
 def remember(memory: Memory, residual: Float[Array, " k"], error: Float[Array, ""]) -> Memory:
-    """Anderson acceleration: the correction that the last residuals call for, and the memory with this one.
+    """Anderson acceleration: the memory with this residual added, and the correction that it gives.
 
-    Differences alone are kept and solved for, so that potentials of any size lose no digits. While the error is
-    above twice its least value so far, all is forgotten: iterations without a correction always converge.
+    Only differences are kept, so that large potentials lose no digits. While the error is more than twice its lowest
+    value so far, the memory is emptied: iterations without a correction always converge.
     """
     change = residual - memory.residual
     useful = jnp.isfinite(memory.best) & (error <= 2 * memory.best)

@@ -66,7 +66,7 @@ def is_narrow(
 
 @jax.custom_batching.custom_vmap
 def _everywhere(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    # `lax.cond` on a batch of flags would compute both branches for every problem.
+    # For a batch of flags `lax.cond` would compute both branches for every problem.
     return flag
 
 
@@ -77,7 +77,7 @@ def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[
 
 
 def rows_a_part(num_rows: int) -> int:
-    """Rows whose sum is taken in one go; of 1e5 float32 numbers added in a row, a sum is good to 1e-5 only."""
+    """How many rows are summed at a time; a float32 sum of 1e5 numbers one after the other is good to 1e-5 only."""
     if num_rows <= 1024:
         return num_rows
     divisors = [size for size in range(1024, 127, -1) if num_rows % size == 0]
@@ -178,7 +178,7 @@ def wide_kernel(
 
 
 def _wide_scaling(wanted: Float[Array, " m"], sums: Wide, power: Float[Array, ""] | None) -> Wide:
-    """What takes sums to what is wanted, or a power of it; 0 where there is nothing to scale."""
+    """Wanted masses over sums, or a power of that; 0 where either is 0."""
     factor = _ratio(wanted, sums.factor)
     exponent = -sums.exponent
     if power is not None:
@@ -193,7 +193,7 @@ def _wide_scaling(wanted: Float[Array, " m"], sums: Wide, power: Float[Array, ""
 def _log_kernel(
     scores: Float[Array, "n k"], log_prior: Float[Array, "n k"] | None, epsilon: Float[Array, ""]
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
-    """Whole exponents and what is left: the kernel is 2**exponents * exp(rest)."""
+    """Whole exponents and the rest: the kernel is 2**exponents * exp(rest)."""
     exponents, rest = _exponent_and_rest(scores, epsilon)
     if log_prior is None:
         return exponents, rest
@@ -204,7 +204,7 @@ def _log_kernel(
 def _exponent_and_rest(
     x: Float[Array, "n k"], unit: Float[Array, ""]
 ) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
-    """Whole exponents and what is left, exp(x / unit) = 2**exponents * exp(rest), without a digit of x lost."""
+    """Whole exponents and the rest, exp(x / unit) = 2**exponents * exp(rest); no digit of x is lost."""
     doubling = unit * math.log(2)
     exponents = jax.lax.stop_gradient(jnp.round(x * (1 / doubling)))
     # Nine leading bits times a whole number below 2**15 is exact in float32, and so is the first difference.
@@ -235,7 +235,7 @@ def _sum_rows(weights: Float[Array, " n"], terms: Float[Array, "n k"], at_once: 
 
 
 def _ratio(wanted: Float[Array, " m"], sums: Float[Array, " m"]) -> Float[Array, " m"]:
-    """What takes sums to what is wanted; 0, with a gradient of 0, where nothing is wanted or nothing is there."""
+    """Wanted masses over sums; 0, with a gradient of 0, where either is 0."""
     possible = (wanted > 0) & (sums > 0)
     return jnp.where(possible, wanted / jnp.where(possible, sums, 1), 0)
 

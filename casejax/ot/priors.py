@@ -27,7 +27,7 @@ def foreground_marginal(
     Args:
       labels: Q^A, any shape, 1 for foreground, 0 for background.
       mask: True for real snippets; default all. Without a real snippet both shares are 1/2.
-      floor: least share of either, for data where one side can vanish.
+      floor: lowest share of either, for data where one of them can be absent.
 
     Returns:
       (2,) shares of foreground and background; they sum to 1.
@@ -48,8 +48,8 @@ def ascending_rank(
 ) -> Float[Array, " n"]:
     """Rank of each snippet by foreground probability, as a share: the least gets 1/N, the greatest 1.
 
-    Equal values rank in their order. Masked snippets are not counted; what stands at their place has no
-    meaning.
+    Of equal values the earlier has the lower rank. Masked snippets are not counted; the numbers at their places have
+    no meaning.
     """
     attention = jnp.asarray(attention)
     keys = attention if mask is None else jnp.where(mask, attention, jnp.inf)
@@ -61,10 +61,10 @@ def ascending_rank(
 def published_rank(
     attention: Float[ArrayLike, " n"], *, mask: Bool[ArrayLike, " n"] | None = None
 ) -> Float[Array, " n"]:
-    """What the published program uses in the place of a rank: the sorting permutation itself.
+    """What the published program uses instead of a rank: the sorting permutation itself.
 
-    Entry n is one less the index of the n-th most attended snippet, as a share of N. It carries no
-    information on snippet n, and is here to reproduce published runs.
+    Entry n is one less the index of the n-th most attended snippet, as a share of N. It says nothing
+    about snippet n, and is here to reproduce published runs.
     """
     attention = jnp.asarray(attention)
     keys = -attention if mask is None else jnp.where(mask, -attention, jnp.inf)
@@ -81,15 +81,15 @@ def gaussian_rank_prior(
 ) -> Float[Array, "n k"]:
     """Log density that ties snippets of high rank to clusters of high foreground probability.
 
-    Eq. 11 of CASE: `log N(rank_n / N; Q^C_k1, std)`. With the published std of 10 it is all but flat,
-    since both numbers lie in [0, 1]; 0.1 to 0.5 acts.
+    Eq. 11 of CASE: `log N(rank_n / N; Q^C_k1, std)`. With the published std of 10 it is almost
+    flat, since both numbers lie in [0, 1]; one of 0.1 to 0.5 has an effect.
 
     Args:
       attention: (N,) foreground probability of the snippets, P^A.
       cluster_foreground: (K,) foreground probability of the clusters, Q^C_{:,1}.
       std: standard deviation, in units of the normalised rank; positive.
       rank: `ascending_rank`, `published_rank`, or any function of (attention, *, mask) to [0, 1]; with
-        `lambda p, mask: p` the attention stands for the rank (appendix C.3).
+        `lambda p, mask: p` the attention is used instead of its rank (appendix C.3).
       mask: True for real snippets; default all.
 
     Returns:

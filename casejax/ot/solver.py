@@ -1,8 +1,8 @@
-"""Entropic optimal transport between snippets and clusters, and the priors it is given.
+"""Entropic optimal transport by Sinkhorn's algorithm.
 
 The self-labels of CASE (Liu et al., "Revisiting Foreground and Background Separation in Weakly-supervised
-Temporal Action Localization", ICCV 2023) are transport plans. Everything here is a pure function of arrays;
-this module and its siblings `ot_*` need jax and numpy alone and can be lifted into any other code.
+Temporal Action Localization", ICCV 2023) are transport plans. Everything in `casejax.ot` is a pure function of arrays
+that needs jax and numpy alone, so the folder can be copied into other code.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ import jax.numpy as jnp
 
 from casejax.ot.iteration import Problem, divide, solve, solve_to_tolerance
 from casejax.ot.kernels import rows_a_part
-from casejax.ot.priors import ascending_rank as ascending_rank
-from casejax.ot.priors import equipartition as equipartition
-from casejax.ot.priors import foreground_marginal as foreground_marginal
-from casejax.ot.priors import gaussian_rank_prior as gaussian_rank_prior
-from casejax.ot.priors import published_rank as published_rank
+from casejax.ot.priors import equipartition
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -41,9 +37,9 @@ class SinkhornOutput(NamedTuple):
       column_potential: (K,), log-scaling of the columns; -inf for columns without mass or an allowed entry.
       iterations: updates of both sides that were done.
       row_error: L1 distance of the plan's row sums to the row marginal, as a share of the whole row mass. 0 for
-        a relaxed row marginal: rows are updated last, and then no row sum asks for another value.
-      column_error: the same of the columns; as rows are updated last, after a truncated iteration it is this
-        one that is left over. For a relaxed column marginal the distance is that to the column sums after one
+        a relaxed row marginal, since rows are updated last.
+      column_error: the same of the columns; since rows are updated last, the error of a
+        truncated iteration shows here. For a relaxed column marginal the distance is that to the column sums after one
         more update of the columns, which is 0 at the optimum and nowhere else.
       converged: both errors are at most `tolerance` (1e-4 where none was given).
     """
@@ -78,19 +74,19 @@ def sinkhorn(
     got. The `num_iters=3` of the paper is a truncated iteration; it depends on constants added to single
     rows, which a converged plan does not.
 
-    A relaxed marginal is a wish instead of a constraint: `row_relaxation * KL(Q 1, row_marginal)` is
+    A relaxed marginal is a penalty instead of a constraint: `row_relaxation * KL(Q 1, row_marginal)` is
     subtracted from what is maximised, and the same for the columns, with `KL(x, y) = sum x log(x / y) - x + y`
     for measures of any mass. Row and column masses need not agree then. The update of a relaxed side is raised
     to the power `relaxation / (relaxation + epsilon)`; far above epsilon the total mass settles slowly.
 
-    A row or column of zero mass takes no part: its plan entries are 0, and its scores, whatever they are
-    (NaN too), change neither a value nor a gradient.
+    A row or column of zero mass takes no part: its plan entries are 0, and its scores, NaN or not, change
+    neither a value nor a gradient.
 
     Scores may lie anywhere within ±1e4 epsilon and log priors within ±1e4: nothing overflows, as in the log
     domain, and in float32 every entry of the plan above 1e-30 is within 1e-5 of its own exact value. (With a
-    relaxed marginal up to ±30 epsilon; beyond, potentials are as good as float32 rounds the power.) While
+    relaxed marginal this holds up to ±30 epsilon; beyond, float32 rounds the power of the update.) While
     scores / epsilon + log_prior stays within ±24, the usual case, an iteration costs two matrix-vector products
-    and the whole takes hardly more memory than `scores` and the plan; beyond, more of both.
+    and hardly more memory than `scores` and the plan; beyond ±24 it costs more of both.
 
     Differentiable in forward and reverse mode: through the unrolled iteration where `tolerance` is None, else
     implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
@@ -108,10 +104,10 @@ def sinkhorn(
       mask: (N,) True for rows that take part; default all.
       epsilon: entropic strength in units of `scores`, as in OTT and POT. The printed epsilon of 20 of the
         CASE paper is `1 / 20` here.
-      num_iters: iterations, or with a tolerance the most of them; static, at least 1.
+      num_iters: iterations, or with a tolerance the greatest number of them; static, at least 1.
       tolerance: stop once both errors are at most this. On the way the column potential is accelerated by
-        Anderson's method (unless the columns are relaxed), which costs no pass over the scores and takes a
-        fraction of the iterations, a smaller one the more there are.
+        Anderson's method (unless the columns are relaxed), which costs no pass over the scores; the more
+        iterations are needed, the more of them it saves.
       row_relaxation: strength of the penalty on the row marginal in units of `scores`; None: exact.
       column_relaxation: the same of the columns.
 

@@ -3,43 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
-import pytest
 
 from casejax import losses, ot
 from casejax.labels import self_labels
-
-
-@pytest.mark.parametrize("divisor", [1, 4, 100])
-@pytest.mark.parametrize("ties", [False, True])
-def test_select_top_k_agrees_with_sorting(rng, divisor, ties):
-    scores = rng.random((3, 17, 4)).astype(np.float32)
-    if ties:
-        scores = np.round(scores * 3) / 3
-    mask = np.arange(17)[None, :] < np.array([17, 9, 1])[:, None]
-    for m in (None, mask):
-        got = losses.select_top_k(jnp.asarray(scores), divisor=divisor, mask=None if m is None else jnp.asarray(m))
-        np.testing.assert_array_equal(got, oracles.select_top_k(scores, divisor, m))
-
-
-def test_select_top_k_of_scattered_and_empty_masks(rng):
-    scores = rng.random((2, 12, 3)).astype(np.float32)
-    mask = np.stack([rng.random(12) < 0.5, np.zeros(12, bool)])
-    got = losses.select_top_k(jnp.asarray(scores), divisor=2, mask=jnp.asarray(mask))
-    np.testing.assert_array_equal(got, oracles.select_top_k(scores, 2, mask))
-    assert not bool(got[1].any())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_select_top_k_of_negative_infinite_and_zero_scores(rng, dtype):
-    values = np.array([-np.inf, -3.5, -1e-30, -0.0, 0.0, 2e-38, 1.0, np.inf])
-    scores = jnp.asarray(rng.choice(values, (4, 40, 3)), dtype)
-    got = losses.select_top_k(scores, divisor=4)
-    np.testing.assert_array_equal(got, oracles.select_top_k(np.asarray(scores, np.float64), 4))
-
-
-def test_a_divisor_of_zero_is_refused():
-    with pytest.raises(ValueError, match="divisor must be 1 or more, got 0"):
-        losses.select_top_k(jnp.zeros((1, 2, 3)), divisor=0)
 
 
 def test_foreground_is_what_the_videos_classes_selected(rng):

@@ -5,6 +5,7 @@ import math
 import re
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -170,6 +171,9 @@ def test_temporal_iou_equals_a_loop(rng):
         want = [[loop_iou(a, b, float(plus_one)) for b in segment] for a in segment]
         got = localize.temporal_iou(segment[:, None], segment[None], extra=float(plus_one))
         assert_allclose(got, want, rtol=1e-15)
+        shifted = (segment - segment.min()).astype(np.float32)
+        in_jax = jax.jit(lambda s, e: localize.temporal_iou(s[:, None], s[None], extra=e))(shifted, float(plus_one))
+        assert_allclose(in_jax, want, rtol=1e-4, atol=1e-5)
 
 
 def test_temporal_iou_of_an_empty_union_is_zero():

@@ -10,17 +10,6 @@ from casejax import losses
 from casejax.methods.case import scores
 
 
-def test_selected_mean(rng):
-    values = rng.normal(size=(2, 9, 3)).astype(np.float32)
-    selected = rng.random((2, 9, 3)) < 0.4
-    selected[1, :, 2] = False
-    got = losses.selected_mean(jnp.asarray(values), jnp.asarray(selected))
-    for b in range(2):
-        for c in range(3):
-            chosen = values[b, selected[b, :, c], c]
-            np.testing.assert_allclose(got[b, c], chosen.mean() if len(chosen) else 0, rtol=1e-5, atol=1e-7)
-
-
 def test_video_cross_entropy_shares_the_target_out(rng):
     logits = rng.normal(size=(3, 4)).astype(np.float32)
     labels = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]], np.float32)

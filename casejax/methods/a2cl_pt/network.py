@@ -1,4 +1,4 @@
-"""The network of A2CL-PT: a class branch and an adversary that must do without its best snippets."""
+"""The network of A2CL-PT: a class branch, and an adversary from which the class branch's best snippets are hidden."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.losses import without_padding
 from casejax.methods.a2cl_pt.settings import A2CLPTSettings
 from casejax.methods.contract import Outputs
-from casejax.methods.layers import check_counts, check_rates, pointwise, xavier
+from casejax.methods.layers import check_counts, check_rates, dropout, pointwise, xavier
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -38,13 +39,13 @@ def select_erased(
 ) -> Bool[Array, "b t c"]:
     """The snippets to hide from the adversary: for each class the best of a video, one in `divisor`, rounded down.
 
-    Of scores equal to the best that stays, none is erased, so that with ties it may be fewer.
+    Scores equal to the highest one that is kept are kept too, so with ties fewer are erased.
 
     Args:
       cas: (B, T, C) class scores.
       mask: True for real snippets; a video's length is the number of its real ones. Default all. The published
         program counts padding as snippets.
-      divisor: snippets an erased one; a video of fewer keeps all.
+      divisor: one in so many snippets is erased; a shorter video keeps all.
 
     Raises:
       ValueError: `divisor` below 2, which would erase everything.
@@ -71,15 +72,14 @@ class A2CLPTStream(nnx.Module):
         # Published as C layers with one output each, so each has the spread of such a layer.
         self.adversary = pointwise(hidden, num_classes, rngs, init=lambda fan_in, _: xavier(fan_in, 1))
         self.scale = nnx.Param(jnp.ones(num_classes))
-        self.dropout = nnx.Dropout(dropout)
+        self.dropout = dropout
 
     def __call__(
         self, features: Float[Array, "b t d"], key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "b t e"], Float[Array, "b t c"], Float[Array, "b t c"]]:
         """Embedding, class logits and the adversary's, without erasing."""
         x = jax.nn.relu(self.second(jax.nn.relu(self.first(features))))
-        if key is not None:
-            x = self.dropout(x, deterministic=False, rngs=key)
+        x = dropout(x, self.dropout, key)
         return x, self.classifier(x), self.adversary(x)
 
 
@@ -131,13 +131,12 @@ class A2CLPTNet(nnx.Module):
         """
         if len(features) != len(self.streams):
             raise ValueError(f"the network has {len(self.streams)} streams, got {len(features)} feature arrays")
-        if mask is not None:
-            features = [jnp.where(mask[:, :, None], x, 0) for x in features]
+        features = [without_padding(x, mask=mask) for x in features]
         cas, erased, embeddings, parts = [], [], [], []
         for s, (stream, x) in enumerate(zip(self.streams, features, strict=True)):
             own_key = None if key is None else jax.random.fold_in(key, s)
             embedding, logits, adversary = stream(x.astype(jnp.promote_types(x.dtype, jnp.float32)), own_key)
-            # To hide a snippet's features and to mark its logit are one: the adversary sees each snippet alone.
+            # The adversary sees each snippet alone, so marking a logit is the same as hiding the snippet's features.
             hidden = select_erased(logits, mask=mask, divisor=self.erase_divisor)
             cas.append(logits)
             erased.append(jnp.where(hidden, ERASED, adversary))

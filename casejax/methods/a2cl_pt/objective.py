@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
     Attributes:
       label: (B, K) classes in ascending order, then zeros.
       mask: (B, K) True where there is a class.
-      dropped: int32, pairs for which K places were too few.
+      dropped: int32, number of pairs that had no room in K places.
     """
 
     label: Int[Array, "b k"]
@@ -67,7 +67,7 @@ def class_pairs(
     present = jnp.asarray(labels) > 0
     count = present.sum(axis=1)
     present &= ((count == 1) | jnp.asarray(multi_label))[:, None]
-    # top_k takes the first of equals first, so present classes come in ascending order
+    # Of equal entries top_k takes the first, so present classes come in ascending order.
     found, label = jax.lax.top_k(present.astype(jnp.float32), places)
     mask = found > 0
     dropped = present.sum(dtype=jnp.int32) - mask.sum(dtype=jnp.int32)
@@ -126,7 +126,7 @@ def branch_center_loss(
       betas: (R, B, K) temperatures of the background's attention.
       mask: True for real snippets; default all.
       candidates: (B, C) centers that may be a video's nearest negatives; default all but a pair's own.
-      center_loss: `centers.center_loss`, its options by `functools.partial`.
+      center_loss: `losses.center_loss`, with options by `functools.partial`.
 
     Raises:
       ValueError: class logits, centers and temperatures that do not fit.
@@ -183,12 +183,12 @@ def a2cl_pt_objective(
       multi_label: whether videos of several classes take part in the center losses; published from step 5000,
         the first being 1.
       max_labels: the most labels of any video; default C, which is always right and slower, see `class_pairs`.
-      divisor: snippets a pooled one in the MIL.
+      divisor: one in so many snippets is pooled in the MIL.
       center_weight: alpha. With the averaged gradient it reaches the features, not the centers.
       betas: lowest and highest temperature of the background's attention.
       absent_negatives: take nearest negatives from classes that the video does not have; default from all but the
         pair's own, as published.
-      center_loss: `centers.center_loss`, its options by `functools.partial`.
+      center_loss: `losses.center_loss`, with options by `functools.partial`.
 
     Returns:
       The loss and metrics: `loss`, `loss_mil`, `loss_center`, `pairs` and `dropped_pairs` (0 unless `max_labels` is
