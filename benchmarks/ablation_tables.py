@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from casejax.run.base_options import with_base
-
-from casejax.methods.case.variants import OFFICIAL, VARIANTS
+from casejax.methods import VARIANTS, find
 from casejax.run.config import Config
 
 BASELINE = {"snippet_weight": 0.0, "cluster_weight": 0.0, "transformed_weight": 0.0}
@@ -28,27 +28,27 @@ class Row:
       name: what it is called.
       options: its own options, which no flag overrides.
       paper: the paper's figures for it, in % (`mAP`) or nats.
-      base: name of the base whose published settings it starts from, with flags overriding them; None for CASE.
-      case: put the clustering head on that base.
+      method: whose published settings it starts from, with flags overriding them.
       above: differences are to the row above, not to the first.
     """
 
     name: str
     options: dict[str, Any]
     paper: dict[str, float] = field(default_factory=dict)
-    base: str | None = None
-    case: bool = False
+    method: str = "case"
     above: bool = False
 
-    def start(self, start: Config) -> Config:
-        """What the row starts from, before flags."""
-        return start if self.base is None else with_base(start, self.base, case=self.case)
+    def config(self, variant: str, options: Mapping[str, Any] = MappingProxyType({})) -> Config:
+        """The row's configuration: a variant of its method, options as far as the method has them, and its own."""
+        start = Config.of(self.method, variant if find(self.method).variants else "official")
+        has = start.flat()
+        return start.changed(**{name: value for name, value in options.items() if name in has}).changed(**self.options)
 
 
-def base_rows(name: str, base: str, paper: tuple[float, float] | None = None) -> list[Row]:
-    """A base without and with the clustering head."""
+def head_rows(name: str, method: str, paper: tuple[float, float] | None = None) -> list[Row]:
+    """A method without and with the clustering head."""
     alone, both = ({}, {}) if paper is None else ({"mAP": figure} for figure in paper)
-    return [Row(name, {}, alone, base), Row(f"{name} + CASE", {}, both, base, case=True, above=True)]
+    return [Row(name, {}, alone, method), Row(f"{name} + CASE", {}, both, f"{method}+case", above=True)]
 
 
 def rows_of(names: list[tuple[str, dict[str, Any]]], paper: list[dict[str, float]]) -> list[Row]:
@@ -60,13 +60,13 @@ TABLES: dict[str, tuple[str, list[Row]]] = {
     "2": (
         "Table 2: CASE on other bases; differences are to the base alone",
         [
-            *base_rows("baseline", "baseline", (42.1, 46.2)),
-            *base_rows("CO2-Net", "co2net", (44.6, 46.6)),
-            *base_rows("AICL", "aicl", (46.4, 48.0)),
-            *base_rows("Zhou et al.", "zhou", (48.3, 49.2)),
-            *base_rows("ASL", "asl"),
-            *base_rows("DELU", "delu"),
-            *base_rows("RSKP", "rskp"),
+            *head_rows("baseline", "baseline", (42.1, 46.2)),
+            *head_rows("CO2-Net", "co2net", (44.6, 46.6)),
+            *head_rows("AICL", "aicl", (46.4, 48.0)),
+            *head_rows("Zhou et al.", "zhou", (48.3, 49.2)),
+            *head_rows("ASL", "asl"),
+            *head_rows("DELU", "delu"),
+            *head_rows("RSKP", "rskp"),
         ],
     ),
     "4": (
@@ -194,21 +194,18 @@ COLUMNS = {
 def rows_for(table: str) -> tuple[str, list[Row]]:
     """Heading and rows of a table by name."""
     if table == "variants":
-        named = [Row(name, choices(config)) for name, config in VARIANTS.items()]
+        named = [Row(name, choices(name)) for name in VARIANTS]
         return "The variants, and the baseline of the published program", [
-            Row("baseline", choices(OFFICIAL) | BASELINE),
+            Row("baseline", choices("official") | BASELINE),
             *named,
         ]
     if table == "factors":
-        rows = [Row(name, choices(OFFICIAL) | {"cas_weight": 1.0} | options) for name, options in FACTORS]
+        rows = [Row(name, choices("official") | {"cas_weight": 1.0} | options) for name, options in FACTORS]
         return "`official` with omega 1 in training, and one change at a time", rows
     return TABLES[table]
 
 
-def choices(config: Config) -> dict[str, Any]:
-    """The options by which a variant differs from any other, and its name."""
-    flat = [each.flat() for each in VARIANTS.values()]
-    mine = config.flat()
-    return {"variant": config.variant} | {
-        name: value for name, value in mine.items() if any(other[name] != value for other in flat)
-    }
+def choices(variant: str) -> dict[str, Any]:
+    """The options by which a variant of CASE differs from any other."""
+    mine, names = Config.of("case", variant).flat(), {name for changes in VARIANTS.values() for name in changes}
+    return {name: mine[name] for name in mine if name in names}

@@ -5,11 +5,11 @@ Run:     python benchmarks/ablations.py --table 4                    on the embe
          python benchmarks/ablations.py --table variants factors     the variants; what changes what, one by one
 
          python benchmarks/ablations.py --table 1             parameters and multiply-accumulates, nothing is trained
-         python benchmarks/ablations.py --table 2 --bases co2net aicl --data DIR    bases without and with CASE
+         python benchmarks/ablations.py --table 2 --methods co2net aicl --data DIR    methods without and with CASE
 
 Tables 1, 2, 4, 5, 6, 7, 10, 11 and 12 and figures 3, 4 and 8 are the paper's. Every row runs over --seeds; mean and
 standard deviation of the mAP averaged over tIoU 0.1:0.7 stand beside the figure of the paper, for THUMOS14 with I3D
-features. The last column is the difference to the first row, in table 2 to the base alone, paired by seed. Every option
+features. The last column is the difference to the first row, in table 2 to the method alone, paired by seed. Every option
 of the method is a flag that all rows share; a row's own options override it.
 
 Rows and seeds of one shape train side by side in one program; a run that several rows share is trained once. Finished
@@ -17,7 +17,6 @@ runs are kept in OUT/runs.json and are not run again, so a stopped command goes 
 leaves a .json and, with matplotlib, a .png.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,14 @@ from model_sizes import print_sizes
 from rich.console import Console
 from rich.table import Table
 
-from casejax.cli.options import add_options, config_from, parse_seeds, run_command
+from casejax.cli.options import Parser, add_options, given_options, parse, parse_seeds, run_command
 from casejax.cli.train import SYNTHETIC
 from casejax.data.layouts.published import read_dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import CASE
 from casejax.inference.evaluate import evaluate_scores
 from casejax.inference.scoring import make_test_scorer
-from casejax.methods import BASES
-from casejax.methods.case.variants import VARIANTS
+from casejax.methods import METHODS, VARIANTS
 from casejax.records import Dataset
 from casejax.report import canvas
 from casejax.report import tables as report
@@ -68,7 +67,7 @@ class Runs:
 
     def key(self, config: Config) -> str:
         """Name of a run: a digest of all that decides its outcome."""
-        decides = config.changed(variant="official", log_every=1, checkpoint_every=1).as_dict()
+        decides = replace(config.changed(log_every=1, checkpoint_every=1), variant="official").as_dict()
         text = json.dumps([decides, self._data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -112,12 +111,12 @@ def train_missing(
             seconds = time.perf_counter() - began
             status.update(f"{done} of {total} steps, {seconds:.0f} s, {seconds / done * (total - done):.0f} s to go")
 
-        together = [config for config in missing if not config.settings.head.pseudo_labels]
+        together = [config for config in missing if not config.flat().get("pseudo_labels")]
         for served, member in train_ensemble(dataset, together, side_by_side=side_by_side, on_progress=show):
             for index in served:
                 runs.put(together[index], evaluate(member, dataset, together[index]))
     for config in missing:
-        if config.settings.head.pseudo_labels:
+        if config.flat().get("pseudo_labels"):
             runs.put(config, evaluate(train_alone(config, dataset, runs), dataset, config))
     console.print(f"{len(missing)} runs in {time.perf_counter() - began:.0f} s", highlight=False)
 
@@ -148,7 +147,7 @@ def print_table(heading: str, rows: list[Row], found: list[list[dict[str, Any]]]
             ]
         others = [COLUMNS["mAP"](run) for run in found[n - 1]] if row.above else first
         paired = [COLUMNS["mAP"](run) - other for run, other in zip(runs, others, strict=True)]
-        alone = n == 0 or (row.base is not None and not row.above)
+        alone = n == 0 or (rows[-1].above and not row.above)
         table.add_row(row.name, *cells, "" if alone else spread(paired))
     console.print(table)
 
@@ -190,11 +189,12 @@ def write_table(
 
 def main() -> int:
     """Parse the command line, train what is missing, print and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(everything=True, description=__doc__)
     tables = [name for name in TABLES if not name.startswith("fig")]
     parser.add_argument("--table", nargs="+", default=[], choices=["1", *tables, "variants", "factors"])
     parser.add_argument("--figure", nargs="+", default=[], choices=["3", "4", "8"])
-    parser.add_argument("--bases", nargs="+", choices=BASES, help="those of table 2 to train (default: all)")
+    methods = [name for name, method in METHODS.items() if method.has_attention]
+    parser.add_argument("--methods", nargs="+", choices=methods, help="those of table 2 to train (default: all)")
     parser.add_argument("--data", type=Path, help="folder in the published layout; default: the synthetic world")
     parser.add_argument("--world", type=int, default=0, help="seed of the synthetic world")
     parser.add_argument("--streams", default="rgb,flow", help="feature streams, comma-separated")
@@ -204,15 +204,16 @@ def main() -> int:
         "--side-by-side", type=int, metavar="X", help="runs vectorised at a time (default: all; CPU: 1)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs", "ablations"), help="folder of the results")
-    add_options(parser)
-    arguments = parser.parse_args()
+    parser.add_helps()
+    case = Config.of("case")
+    add_options(parser, case)
+    arguments = parse(parser, sys.argv[1:], case)
     names = arguments.table + [f"fig{number}" for number in arguments.figure]
     if not names:
         parser.error("name at least one --table or --figure")
 
-    def start_of(row: Row) -> Config:
-        start = row.start(Config.of("case", arguments.variant))
-        return config_from(arguments, start if arguments.data else start.changed(**SYNTHETIC))
+    wanted_methods = arguments.methods or methods
+    options = (SYNTHETIC if arguments.data is None else {}) | given_options(arguments, case)
 
     def command() -> None:
         console = Console(width=None if sys.stdout.isatty() else 140)
@@ -221,7 +222,7 @@ def main() -> int:
             names.remove("1")
         if not names:
             return
-        base = start_of(Row("", {}))
+        base = Row("", {}).config(arguments.variant, options)
         if arguments.data:
             dataset = read_dataset(arguments.data, streams=tuple(arguments.streams.split(",")))
         else:
@@ -231,18 +232,18 @@ def main() -> int:
             name: (
                 heading,
                 rows,
-                [[start_of(row).changed(**row.options, seed=seed) for seed in arguments.seeds] for row in rows],
+                [[row.config(arguments.variant, options | {"seed": seed}) for seed in arguments.seeds] for row in rows],
             )
             for name in names
             for heading, every in [rows_for(name)]
-            for rows in [[row for row in every if row.base is None or row.base in (arguments.bases or BASES)]]
+            for rows in [[row for row in every if name != "2" or row.method.split("+")[0] in wanted_methods]]
         }
         configs = [config for _, _, table in wanted.values() for row in table for config in row]
         train_missing(configs, runs, dataset, console, arguments.side_by_side)
         console.print(
             f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}, jax {jax.__version__}; "
-            f"{dataset.source}, variant {arguments.variant}, {base.train.epochs} epochs, "
-            f"T = {base.method.num_snippets}, learning rate {base.train.learning_rate:g}, "
+            f"{dataset.source}, variant {arguments.variant}, {base.schedule.epochs} epochs, "
+            f"T = {base.schedule.num_snippets}, learning rate {base.schedule.learning_rate:g}, "
             f"seeds {','.join(map(str, arguments.seeds))}, last step, %",
             soft_wrap=True,
             highlight=False,

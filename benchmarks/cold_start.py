@@ -54,10 +54,12 @@ FIRST_STEP = """
 import time
 import jax
 from casejax.data.synthetic import make_world
-from casejax.train import feed, mesh, state, step
-from casejax.train.variants import CORRECTED
+from casejax.run import state
+from casejax.run.config import Config
+from casejax.runtime import mesh
+from casejax.train import feed, step
 
-config = CORRECTED.changed(num_snippets=64, hidden=128)
+config = Config.of("case", "corrected").changed(num_snippets=64, hidden=128)
 world = make_world(num_classes=4, dim=32, train_videos=16, test_videos=12, median=60, longest=400)
 one = mesh.make_mesh(1)
 graphdef, start = state.initial_state(config, world.dims, len(world.classes))

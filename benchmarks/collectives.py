@@ -33,7 +33,7 @@ import numpy as np
 from measure import machine, print_table
 
 from casejax.data.sampling import PackedSplit
-from casejax.methods.case.variants import VARIANTS
+from casejax.methods import VARIANTS
 from casejax.run.config import Config
 from casejax.run.state import initial_state
 from casejax.runtime import mesh as placement

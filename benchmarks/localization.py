@@ -41,13 +41,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from casejax.methods.case.scores import make_scorer
 from measure import machine, medians, milliseconds, print_table, seconds
 
 from casejax import localize
 from casejax.evaluate.bootstrap import bootstrap_detections
 from casejax.evaluate.detection import TIOUS, evaluate_detections
-from casejax.inference.scoring import score_videos
+from casejax.inference.scoring import make_scorer, score_videos
 from casejax.records import Features, SegmentTable
 from casejax.run.config import Config
 from casejax.run.state import initial_state
@@ -233,7 +232,7 @@ def make_inference(rng: np.random.Generator) -> Inference:
     lengths = np.clip(330 * np.exp(0.5 * rng.standard_normal(NUM_VIDEOS)), 30, 2000).astype(np.int64)
     streams = tuple(rng.random((int(lengths.sum()), DIM), np.float32) for _ in range(2))
     graphdef, state = initial_state(config, (DIM, DIM), NUM_CLASSES)
-    scorer = make_scorer(graphdef, cas_weight=0.2, transformed_weight=0.5, top_k_divisor=8, pool_probabilities=False)
+    scorer = make_scorer(graphdef, config)
     score = partial(scorer, state.params, state.cluster_labels)
     batch = tuple(np.zeros((16, NUM_SNIPPETS, DIM), np.float32) for _ in streams)
     first, second = (seconds(partial(score, batch)) for _ in range(2))

@@ -7,17 +7,13 @@ element by element, so that they come out a little above the products of the lay
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from casejax.methods.recipes import recipe_of
-from casejax.run.base_options import with_base
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from casejax.run.config import Config
+from casejax.methods import METHODS, find
 
 DIMS, CLASSES, SNIPPETS = (1024, 1024), 20, 750
 MODELS = {
@@ -34,24 +30,24 @@ MODELS = {
     "baseline": ("baseline", None),
     "CASE": ("case", (1.60, 2.13)),
 }
-"""The base of each model, and G multiply-accumulates and M parameters in the paper."""
+"""The method of each model, and G multiply-accumulates and M parameters in the paper."""
 
 
-def sizes(base: str, *, case: bool = False) -> tuple[int, float]:
-    """Parameters and multiply-accumulates of a base, with the clustering head on it or without."""
-    config = with_base(Config.of("case"), base, case=case)
-    recipe = recipe_of(config)
-    graphdefs = []
+def sizes(name: str) -> tuple[int, float]:
+    """Parameters and multiply-accumulates of a method's network."""
+    method, graphdefs = find(name), []
 
     def parameters() -> object:
-        begun = recipe.start(config, DIMS, CLASSES)
-        graphdefs.append(begun.graphdef)
-        return begun.params[0] if base == "a2cl_pt" else begun.params  # centers are no part of the network
+        network = method.network(DIMS, CLASSES, settings=method.settings, rngs=nnx.Rngs(0))
+        # the centers of A2CL-PT are no part of what predicts
+        graphdef, params = nnx.split(network.network if hasattr(network, "centers") else network, nnx.Param)
+        graphdefs.append(graphdef)
+        return params
 
     shapes = jax.eval_shape(parameters)
     features = tuple(jax.ShapeDtypeStruct((1, SNIPPETS, dim), jnp.float32) for dim in DIMS)
 
-    @partial(jax.jit)
+    @jax.jit
     def forward(params: object, features: tuple[jax.Array, ...]) -> object:
         return nnx.merge(graphdefs[0], params)(features)
 
@@ -65,9 +61,9 @@ def print_sizes(console: Console) -> None:
     table = Table("", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("parameters", "with CASE", "paper, M", "G multiply-accumulates", "with CASE", "paper"):
         table.add_column(name, justify="right")
-    for name, (base, paper) in MODELS.items():
-        own = sizes(base)
-        headed = None if base in ("case", "a2cl_pt", "wtalc") else sizes(base, case=True)
+    for name, (method, paper) in MODELS.items():
+        own = sizes(method)
+        headed = sizes(f"{method}+case") if METHODS[method].has_attention else None
         macs, params = ("-", "-") if paper is None else (f"{figure:.2f}" for figure in paper)
         table.add_row(
             name,

@@ -41,7 +41,6 @@ from measure import machine, print_table
 from casejax.data.synthetic import make_world
 from casejax.inference.evaluate import evaluate_scores
 from casejax.inference.scoring import make_test_scorer
-from casejax.methods.case.variants import CORRECTED
 from casejax.records import Dataset
 from casejax.run.config import Config
 from casejax.run.state import initial_state
@@ -124,7 +123,7 @@ def main() -> None:
     if arguments.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {arguments.seeds}: one run has no spread")
     world = make_world()
-    config = CORRECTED.changed(
+    config = Config.of("case", "corrected").changed(
         num_snippets=arguments.num_snippets,
         hidden=arguments.hidden,
         epochs=arguments.epochs,

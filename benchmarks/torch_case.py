@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from casejax.run.config import MethodConfig
+from casejax.methods.case import Clustered
 
 Streams = Sequence[torch.Tensor]
 
@@ -24,13 +24,13 @@ class TorchCase(torch.nn.Module):
 
     Args:
       params: casejax parameters as `nnx.to_pure_dict` gives them, which are copied.
-      method: the options; those that name a choice must be those of `official`.
+      settings: of CASE; those that name a choice must be those of `official`.
       linear: layers are products with (B * T, D), not convolutions of (B, D, T).
     """
 
-    def __init__(self, params: dict[str, Any], method: MethodConfig, *, linear: bool = False) -> None:
+    def __init__(self, params: dict[str, Any], settings: Clustered, *, linear: bool = False) -> None:
         super().__init__()
-        self.method, self.linear = method, linear
+        self.base, self.head, self.linear = settings.base, settings.head, linear
         self.streams = torch.nn.ModuleList()
         for _, stream in sorted(params["streams"].items()):
             own = torch.nn.ParameterDict({"directions": _tensor(stream["clusters"]["directions"])})
@@ -50,7 +50,7 @@ class TorchCase(torch.nn.Module):
 
     def forward(self, features: Streams, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms of the loss and the loss of (B, T, D) features with (B, C) labels; keeps the new Q^C."""
-        method = self.method
+        head = self.head
         outputs = [self._stream(own, x) for own, x in zip(self.streams, features, strict=True)]
         cas, attention, embedding, cluster_logits = zip(*outputs, strict=True)
         with torch.no_grad():
@@ -62,8 +62,8 @@ class TorchCase(torch.nn.Module):
         of_clusters = [self._prototype_logits(weights, e) for e in embedding]
         with torch.no_grad():
             fused = sum(of_clusters) / len(of_clusters)
-            epsilon = method.epsilon * method.cluster_temperature
-            q_cluster = sinkhorn(fused / epsilon, len(fused) * marginal, method.sinkhorn_iters)
+            epsilon = head.epsilon * head.cluster_temperature
+            q_cluster = sinkhorn(fused / epsilon, len(fused) * marginal, head.sinkhorn_iters)
         self.cluster_labels = q_cluster
 
         target = labels / labels.sum(dim=1, keepdim=True) + 1e-10
@@ -79,9 +79,9 @@ class TorchCase(torch.nn.Module):
         }
         terms["loss"] = (
             terms["loss_video"]
-            + method.attention_weight * terms["loss_attention"]
-            + method.snippet_weight * terms["loss_snippet"]
-            + method.cluster_weight * terms["loss_cluster"]
+            + self.base.attention_weight * terms["loss_attention"]
+            + head.snippet_weight * terms["loss_snippet"]
+            + head.cluster_weight * terms["loss_cluster"]
         )
         return terms
 
@@ -100,40 +100,40 @@ class TorchCase(torch.nn.Module):
         hidden = functional.relu(layer("embedding_encoder", x))
         attention = by_snippet(torch.sigmoid(layer("attention", hidden)))
         embedding = by_snippet(hidden)
-        clusters = self.method.head_temperature * functional.normalize(embedding, dim=1) @ own["directions"].T
+        clusters = self.head.head_temperature * functional.normalize(embedding, dim=1) @ own["directions"].T
         return cas.reshape(batch, length, -1), attention.reshape(batch, length), embedding, clusters
 
     def _select(self, cas: Streams, attention: Streams, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The top-k snippets of every video and class (B, k, C), and Q^A (B, T)."""
-        weight = self.method.cas_weight
+        weight = self.base.cas_weight
         probabilities = sum(functional.softmax(c, dim=2) for c in cas) / len(cas)
         calibrated = weight * probabilities + (1 - weight) * (sum(attention) / len(attention))[:, :, None]
-        k = max(calibrated.shape[1] // self.method.top_k_divisor, 1)
+        k = max(calibrated.shape[1] // self.base.top_k_divisor, 1)
         selected = calibrated.topk(k, dim=1).indices
         taken = torch.zeros_like(calibrated).scatter_(1, selected, labels[:, None, :].expand(-1, k, -1))
         return selected, (taken > 0).any(dim=2).to(labels.dtype)
 
     def _snippet_labels(self, cluster_logits: Streams, attention: Streams) -> torch.Tensor:
         """Q^S, with what the published program has in the place of a rank: the sorting permutation."""
-        method = self.method
+        head = self.head
         flat = (sum(attention) / len(attention)).reshape(-1)
         count, num_clusters = len(flat), cluster_logits[0].shape[1]
         rank = 1 - (torch.argsort(-flat, stable=True) + 1).to(flat.dtype) / count
         distance = rank[:, None] - self.cluster_labels[None, :, 0]
-        log_prior = -0.5 * (distance / method.prior_std) ** 2
+        log_prior = -0.5 * (distance / head.prior_std) ** 2
         fused = sum(cluster_logits) / len(cluster_logits)
-        epsilon = method.epsilon * method.head_temperature
+        epsilon = head.epsilon * head.head_temperature
         columns = flat.new_full((num_clusters,), count / num_clusters)
-        return sinkhorn(fused / epsilon + log_prior, columns, method.sinkhorn_iters)
+        return sinkhorn(fused / epsilon + log_prior, columns, head.sinkhorn_iters)
 
     def _prototype_logits(self, weights: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Logits of P^C (K, 2): cosines of the clusters with foreground and background."""
         means = functional.normalize(weights.T @ embedding / weights.sum(dim=0)[:, None], dim=1)
-        return self.method.cluster_temperature * means[:-2] @ means[-2:].T
+        return self.head.cluster_temperature * means[:-2] @ means[-2:].T
 
     def _attention_loss(self, attention: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
         def side(weights: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-            q, guard = self.method.gce_exponent, 1e-7
+            q, guard = self.base.gce_exponent, 1e-7
             return (weights * (1 - (p + guard) ** q) / q).sum(dim=1) / (weights.sum(dim=1) + guard)
 
         return (side(foreground, attention) + side(1 - foreground, 1 - attention)).mean()

@@ -70,14 +70,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from casejax.methods.case.recipe import make_optimizer
 from flax import nnx
 from measure import machine, medians, milliseconds, print_table
 
 from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
-from casejax.methods.case.network import project_prototypes
-from casejax.methods.case.objective import case_objective, group_selection, group_snippet_labels
+from casejax.methods import Step
+from casejax.methods.case.clustering import group_snippet_labels
+from casejax.methods.case.objective import group_selection
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime.mesh import make_mesh, replicated
@@ -107,8 +107,13 @@ def make_split(dim: int, rng: np.random.Generator) -> PackedSplit:
 
 def objective(params: Any, features: Any, labels: Any, state: TrainState, config: Config, graphdef: Any) -> Any:
     """The loss of a batch and what a step keeps."""
-    cluster_labels = state.cluster_labels.astype(labels.dtype)
-    return case_objective(nnx.merge(graphdef, params)(features), labels, cluster_labels, config.method)
+    return loss_of(nnx.merge(graphdef, params)(features), labels, state.cluster_labels.astype(labels.dtype), config)
+
+
+def loss_of(outputs: Any, labels: Any, cluster_labels: Any, config: Config) -> Any:
+    """The loss of predictions, and its terms with Q^C."""
+    loss = config.method.loss(outputs, labels, Step(cluster_labels=cluster_labels), settings=config.settings)
+    return loss.value, ({"loss": loss.value} | loss.terms, loss.cluster_labels)
 
 
 def check(batch: Any, state: TrainState, config: Config, graphdef: Any, compiled: Any, packed: PackedSplit) -> None:
@@ -117,23 +122,24 @@ def check(batch: Any, state: TrainState, config: Config, graphdef: Any, compiled
     Terms and gradients are compared in float64, where no near tie in the choice of snippets is left to rounding.
     """
     with jax.enable_x64(True):
-        params = project_prototypes(jax.tree.map(lambda x: x.astype(jnp.float64), state.params))
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), state.params)
+        params = config.method.prepare(params, config.settings)
         features, labels = jax.tree.map(
             lambda x: jnp.asarray(np.asarray(x), jnp.float64), (batch.streams, batch.labels)
         )
         gradient = jax.jit(jax.value_and_grad(partial(objective, config=config, graphdef=graphdef), has_aux=True))
-        (_, aux), grads = gradient(params, features, labels, state)
-        wanted = torch_case.TorchCase(nnx.to_pure_dict(grads), config.method).state_dict()
+        (_, (ours, _)), grads = gradient(params, features, labels, state)
+        wanted = torch_case.TorchCase(nnx.to_pure_dict(grads), config.settings).state_dict()
         for linear in (False, True):
-            model = torch_case.TorchCase(nnx.to_pure_dict(params), config.method, linear=linear)
+            model = torch_case.TorchCase(nnx.to_pure_dict(params), config.settings, linear=linear)
             terms = model([torch.tensor(np.asarray(x)) for x in features], torch.tensor(np.asarray(labels)))
             terms["loss"].backward()
             for name, value in terms.items():
-                np.testing.assert_allclose(value.item(), aux.metrics[name], rtol=1e-6, err_msg=name)
+                np.testing.assert_allclose(value.item(), ours[name], rtol=1e-6, err_msg=name)
             for name, parameter in model.named_parameters():
                 scale = float(wanted[name].abs().max())
                 np.testing.assert_allclose(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6 * scale, err_msg=name)
-    model = torch_case.TorchCase(nnx.to_pure_dict(state.params), config.method)
+    model = torch_case.TorchCase(nnx.to_pure_dict(state.params), config.settings)
     model.project()
     terms = model([torch.tensor(np.asarray(x)) for x in batch.streams], torch.tensor(np.asarray(batch.labels)))
     _, metrics = compiled(jax.tree.map(jnp.copy, state), packed, jnp.int32(1))
@@ -142,9 +148,9 @@ def check(batch: Any, state: TrainState, config: Config, graphdef: Any, compiled
 
 def torch_step(split: PackedSplit, state: TrainState, config: Config, *, linear: bool) -> Callable[[], object]:
     """One step of the peer, loading included."""
-    model = torch_case.TorchCase(nnx.to_pure_dict(state.params), config.method, linear=linear)
-    train = config.train
-    optimizer = torch.optim.Adam(model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+    model = torch_case.TorchCase(nnx.to_pure_dict(state.params), config.settings, linear=linear)
+    schedule = config.schedule
+    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     cuts = split.offsets[1:]
     videos, rng = [np.split(stream, cuts) for stream in split.streams], np.random.default_rng(0)
 
@@ -173,8 +179,8 @@ def products(num_rows: int, dim: int, hidden: int, rng: np.random.Generator) -> 
 
 def parts(packed: PackedSplit, state: TrainState, config: Config, graphdef: Any, num_rows: int) -> Runs:
     """The step cut into programs of their own, on as many rows as the step computes."""
-    method, train = config.method, config.train
-    shape = (train.batch_size, method.num_snippets)
+    settings, schedule = config.settings, config.schedule
+    shape = (schedule.batch_size, schedule.num_snippets)
     rows = jnp.arange(num_rows).repeat(-(-shape[0] * shape[1] // num_rows))[: shape[0] * shape[1]].reshape(shape)
 
     @jax.jit
@@ -199,18 +205,21 @@ def parts(packed: PackedSplit, state: TrainState, config: Config, graphdef: Any,
     @jax.jit
     def make_labels(outputs: Any) -> Any:
         group = (0, 1)
-        selected, foreground = group_selection(outputs, group, labels, method)
+        base, head = settings.base, settings.head
+        selected, foreground = group_selection(outputs, group, labels, cas_weight=base.cas_weight, settings=base)
         flat = [x.reshape(-1, x.shape[-1]) for x in outputs.cluster_logits]
         attention = outputs.attention[0].reshape(-1)
-        return selected, foreground, group_snippet_labels(flat, attention, state.cluster_labels[0, :, 0], method)
+        before = state.cluster_labels[0, :, 0]
+        return selected, foreground, group_snippet_labels(flat, attention, before, settings=head)
 
     @jax.jit
     def losses(outputs: Any, rows: jax.Array) -> Any:
-        return jax.grad(
-            lambda o: case_objective(o._replace(rows=rows), labels, state.cluster_labels, method), has_aux=True
-        )(outputs._replace(rows=None))
+        return jax.grad(lambda o: loss_of(o._replace(rows=rows), labels, state.cluster_labels, config), has_aux=True)(
+            outputs._replace(rows=None)
+        )
 
-    optimizer = make_optimizer(train.learning_rate, train.weight_decay)
+    rate = schedule.learning_rate
+    optimizer = config.method.optimizer(state.params, rate, settings=settings, schedule=schedule)
     apply_updates = jax.jit(optimizer.update)
     return {
         "gather": lambda: gather(jnp.int32(1)),
@@ -224,7 +233,7 @@ def parts(packed: PackedSplit, state: TrainState, config: Config, graphdef: Any,
 def benchmark(dim: int, *, num_steps: int, repeats: int) -> None:
     """Print the tables of one feature dimension."""
     config, rng = Config.of("case"), np.random.default_rng(0)
-    train, num_snippets, hidden = config.train, config.schedule.num_snippets, config.settings.base.hidden
+    train, num_snippets, hidden = config.schedule, config.schedule.num_snippets, config.settings.base.hidden
     split, mesh = make_split(dim, rng), make_mesh(1)
     packed = jax.device_put(split, replicated(mesh))
     graphdef, state = initial_state(config, (dim, dim), NUM_CLASSES)

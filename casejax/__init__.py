@@ -1,3 +1,71 @@
-"""casejax: learning from video with weak temporal supervision, in JAX."""
+"""Learning from video with weak temporal supervision, in JAX.
+
+Rooms, each imported when it is first asked for:
+
+  ot          Sinkhorn, priors and marginals: `casejax.ot.sinkhorn`
+  losses      losses, pooling over time, angles: `casejax.losses.generalized_bce`
+  labels      labels without an annotator: `casejax.labels.transport_labels`
+  localize    from scores to segments: `casejax.localize.soft_nms`
+  evaluate    from detections to numbers: `casejax.evaluate.evaluate_detections`
+  alignment   temporal alignment of videos: `casejax.alignment.dtw`
+  data        files: layouts, packed features, the embedded world
+  methods     CASE and its relatives: `casejax.methods.find("co2net+case")`
+  run         options, state and folder of a run: `casejax.run.Config`
+  inference   a trained network used: `casejax.inference.evaluate_run`
+  train       from a data set to a trained network: `casejax.train.run`
+  report      tables and pictures
+  records     the nouns that travel between them
+  errors      the errors that a user can meet
+
+`ot`, `losses`, `labels` and `alignment` load jax and numpy alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from casejax import (
+        alignment,
+        data,
+        errors,
+        evaluate,
+        inference,
+        labels,
+        localize,
+        losses,
+        methods,
+        ot,
+        records,
+        report,
+        run,
+        train,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ot",
+    "losses",
+    "labels",
+    "localize",
+    "evaluate",
+    "alignment",
+    "data",
+    "methods",
+    "run",
+    "inference",
+    "train",
+    "report",
+    "records",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"casejax.{name}")
+    raise AttributeError(f"module 'casejax' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

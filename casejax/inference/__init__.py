@@ -1,1 +1,24 @@
-"""."""
+"""A trained network used: it scores videos, segments are localised in them, and their mAP is evaluated and reported."""
+
+from casejax.inference.evaluate import evaluate_run, evaluate_scores, report_on_grid, report_scores
+from casejax.inference.scoring import (
+    Scored,
+    Scorer,
+    make_scorer,
+    make_test_scorer,
+    score_videos,
+    score_whole_videos,
+)
+
+__all__ = [
+    "evaluate_run",
+    "evaluate_scores",
+    "report_scores",
+    "report_on_grid",
+    "make_scorer",
+    "make_test_scorer",
+    "score_videos",
+    "score_whole_videos",
+    "Scored",
+    "Scorer",
+]

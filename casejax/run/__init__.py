@@ -1,1 +1,19 @@
-"""."""
+"""What a run is: its options, its state, and the folder it leaves."""
+
+from casejax.run.config import Config, Option, Training
+from casejax.run.conversion import convert, export_published
+from casejax.run.folder import Restored, describe, restore_run
+from casejax.run.state import TrainState, initial_state
+
+__all__ = [
+    "Config",
+    "Training",
+    "Option",
+    "TrainState",
+    "initial_state",
+    "restore_run",
+    "Restored",
+    "describe",
+    "convert",
+    "export_published",
+]

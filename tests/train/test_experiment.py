@@ -1,20 +1,15 @@
 """Whole runs: what they write, what the command line accepts and refuses."""
 
 import csv
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from casejax.data.layouts.published import write_dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import evaluate_detections
 from casejax.evaluate.results import parse_results
-from casejax.methods.case.variants import CORRECTED, OFFICIAL
 from casejax.report import pictures
 from casejax.run.config import Config
 from casejax.train.experiment import run
@@ -22,15 +17,6 @@ from casejax.train.experiment import run
 SMALL = Config.of("case").changed(
     num_clusters=4, hidden=32, num_snippets=48, batch_size=8, learning_rate=2e-3, epochs=40, log_every=20
 )
-
-
-@pytest.fixture(scope="module")
-def example():
-    path = Path(__file__).parents[2] / "examples" / "train_thumos.py"
-    spec = importlib.util.spec_from_file_location("train_thumos", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +42,7 @@ def test_the_table_is_printed_with_its_protocol(finished, world):
     result, out = finished
     printed = (out / "printed").read_text()
     variant, first, *rest = printed.splitlines()
-    assert variant == "variant official with num_snippets=48"
+    assert variant == "method case, official with num_clusters=4, num_snippets=48"
     assert first.startswith("protocol case: ")
     assert f"16 videos, {len(world.test.ground_truth(world.classes).label)} instances" in first
     assert first.endswith("model selection: last step")
@@ -91,7 +77,7 @@ def test_everything_is_left_in_the_folder(finished, world):
     assert {"curves.png", "clusters.png"} < set(pictures)
     assert len([name for name in pictures if name.startswith("timeline_test_")]) == 4
     assert all((out / "pictures" / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
-    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob("*.partial"))
 
 
 @pytest.fixture
@@ -114,89 +100,3 @@ def test_other_suppressions_and_fusions_evaluate(finished, world, tmp_path, nms)
     config = SMALL.changed(nms=nms, transformed_weight=0.0, test_cas_weight=1 / 3, nms_plus_one=False)
     again = run(world, config, out, resume=True, devices=1, console=Console(file=(tmp_path / "x").open("w")))
     assert 0 < again.detection.average(0.1, 0.7) < 1
-
-
-# The command
-
-
-def call(example, monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["train_thumos.py", *map(str, words)])
-    return example.main()
-
-
-def test_every_option_is_a_flag(example, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        call(example, monkeypatch, "--help")
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    for group in Config.of("case").as_dict().values():
-        for name in group:
-            assert f"--{name.replace('_', '-')}" in text, name
-
-
-def test_bad_data_stops_before_anything_is_written(example, monkeypatch, capsys, tmp_path, world):
-    write_dataset(world, tmp_path / "data")
-    broken = sorted((tmp_path / "data" / "features" / "train" / "flow").iterdir())[0]
-    broken.write_bytes(broken.read_bytes()[:-7])
-    assert call(example, monkeypatch, "--data", tmp_path / "data", "--out", tmp_path / "out") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert str(broken) in error
-    assert len(error.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--prior-std", "0"], "prior_std must be positive, got 0.0"),
-        (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--cas-weight", "2"], r"cas_weight must lie in [0, 1], got 2.0"),
-        (["--streams", "rgb,depth"], "depth"),
-        (["--streams", "rgb,rgb"], "streams must name each stream once"),
-        (["--batch-size", "400"], "24 training videos do not fill one batch of 400"),
-        (["--devices", "50"], "--devices 50"),
-    ],
-)
-def test_unusable_options_are_refused(example, monkeypatch, capsys, tmp_path, world, words, message):
-    write_dataset(world, tmp_path / "data")
-    assert call(example, monkeypatch, "--data", tmp_path / "data", "--out", tmp_path / "out", *words) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_in_the_place_of_the_folder_is_refused(example, monkeypatch, capsys, tmp_path, world):
-    write_dataset(world, tmp_path / "data")
-    (tmp_path / "out").write_text("mine")
-    assert call(example, monkeypatch, "--data", tmp_path / "data", "--out", tmp_path / "out", "--batch-size", 8) == 2
-    assert str(tmp_path / "out") in capsys.readouterr().err
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_options_given_replace_those_of_the_base(example, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(example, "run", lambda dataset, config, out, **rest: seen.update(config=config, **rest))
-    monkeypatch.setattr(example, "read_dataset", lambda *a, **k: None)
-    words = "--data x --epochs 7 --no-prior --sinkhorn-tolerance 1e-3 --rank true --devices 2 --resume"
-    assert call(example, monkeypatch, *words.split()) == 0
-    want = CORRECTED.changed(epochs=7, prior=False, sinkhorn_tolerance=1e-3, rank="true")
-    assert seen == {"config": want, "devices": 2, "resume": True}
-    assert call(example, monkeypatch, *words.split(), "--variant", "official") == 0
-    assert seen["config"] == OFFICIAL.changed(epochs=7, prior=False, sinkhorn_tolerance=1e-3, rank="true")
-
-
-def test_seeds_on_the_command_line(example, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(example, "run_seeds", lambda dataset, config, out, seeds, **rest: seen.update(seeds=seeds))
-    monkeypatch.setattr(example, "read_dataset", lambda *a, **k: None)
-    assert call(example, monkeypatch, "--data", "x", "--seeds", "0-2") == 0
-    assert seen == {"seeds": (0, 1, 2)}
-
-
-def test_configurations_survive_json():
-    config = Config.of("case").changed(epochs=3, sinkhorn_tolerance=None, nms="soft")
-    assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
-    with pytest.raises(ValueError, match=r"unknown options \['train.speed'\]"):
-        Config.from_dict({"train": {"speed": 3}})
-    with pytest.raises(ValueError, match=r"unknown options: \['speed'\]"):
-        Config.of("case").changed(speed=3)
