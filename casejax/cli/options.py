@@ -179,8 +179,8 @@ def configured(config: Config, given: Mapping[str, Any]) -> Config:
         first = idle[0]
         names = ", ".join(each.name for each in changed.options() if each.owner is first.owner and _decides(each))
         raise OptionError(
-            f"--{first.name.replace('_', '-')} {first.value} has no effect with the other options as they are; leave it "
-            f"out, or change the one of {names} that it depends on"
+            f"--{first.name.replace('_', '-')} {first.value} has no effect beside the other options; leave it out, "
+            f"or change the one of {names} that it depends on"
         )
     return changed
 

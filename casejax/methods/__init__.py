@@ -1,4 +1,4 @@
-"""The methods: each a network, a loss and an inference with the settings they were published with, in one file or folder.
+"""The methods: each is a network, a loss and an inference with their published settings, in one file or folder.
 
 `METHODS` is the list. The clustering head of CASE goes on any of them that has attention: `find("co2net+case")`.
 """

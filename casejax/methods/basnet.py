@@ -105,7 +105,8 @@ class BaSNet(nnx.Module):
           key: dropout of this call; None for none.
 
         Returns:
-          Predictions for all streams together. `cas` is of the suppressed video; `own` is a `BaSOwn`. The embedding is the filter's, and its weights are the attention.
+          Predictions for all streams together. `cas` is of the suppressed video; `own` is a `BaSOwn`. The embedding is
+          the filter's, and its weights are the attention.
 
         Raises:
           ValueError: other streams than the network has.

@@ -261,7 +261,7 @@ def co2_terms(
     settings: CO2Settings,
     mask: Bool[Array, "b t"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """The terms of the loss: `loss_video`, `loss_suppressed`, `loss_pairs`, `loss_mutual`, `loss_norm`, `loss_guide`."""
+    """The terms of the loss, named `loss_` and video, suppressed, pairs, mutual, norm and guide."""
     cas, own = outputs.cas[0], outputs.own
     fused = stream_mean(own.attention)
     suppressed = suppress(cas, fused)

@@ -113,8 +113,8 @@ class CoLANet(nnx.Module):
     Args:
       dims: feature dimension of each stream; as many streams as there are entries.
       num_classes: action classes C.
-      settings: the widths and the rates. What is known of the published program does not say on which side of the rectification
-        the filter of `class_width` stands; here it stands before, and has a bias.
+      settings: the widths and the rates. What is known of the published program does not say on which side of the
+        rectification the filter of `class_width` stands; here it stands before, and has a bias.
       rngs: seeds of the initial parameters.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a method is to the trainer and to inference: one `Method`, one `Outputs`, one `Step`, one `Loss`.
 
-A method is a network, a loss and an inference, with the settings that they have. Its functions take these settings, never
-the configuration of a run.
+A method is a network, a loss and an inference, with the settings that they have. Its functions take these settings,
+never the configuration of a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from casejax.labels import pseudo_label_loss
+from casejax.labels import LabelHistory, pseudo_label_loss
 from casejax.losses import stream_mean
 from casejax.records import Dataset, Localization, SnippetScores, option
 
@@ -230,6 +230,17 @@ class BackgroundSettings:
     pseudo_labels: bool = option(
         False, "train on labels from fused proposals as well, from the epochs of Zhou et al. on"
     )
+
+
+def first_snippet_labels(settings: Any, shape: tuple[int, ...]) -> Any:
+    """The labels of all training snippets before the first are made; () for a method that does not train on any.
+
+    Args:
+      settings: of any method.
+      shape: training videos V, snippets of the longest, classes and background.
+    """
+    own = getattr(settings, "base", settings)
+    return LabelHistory.empty(shape) if getattr(own, "pseudo_labels", False) else ()
 
 
 def supervised(

@@ -276,7 +276,9 @@ def rskp_loss(
     settings: RSKPSettings = RSKPSettings(),
     mask: Bool[Array, "b t"] | None = None,
 ) -> Loss:
-    """The loss of one batch, the sum of `rskp_terms` with the weights of its epoch; `step.network` describes snippets anew.
+    """The loss of one batch, the sum of `rskp_terms` with the weights of its epoch.
+
+    `step.network` describes snippets anew, by the tokens in `step.memory`.
 
     Args:
       outputs: the network's predictions for B videos.

@@ -157,8 +157,8 @@ def wtalc_scores(
       `fused`: class logits that are moved and scaled to span [0, 1] in each video and class, so that the published
       threshold, which is halfway, is 0.5 for all; 0 for a class that is not localised, and for one whose logits are all
       the same. `ranked`: the published score of the run above 0.5 that a snippet belongs to, its greatest logit and the
-      weighted confidence; elsewhere the same of the snippet alone. `video`: sigmoid of the confidence, from 0.5 on where
-      a class is localised.
+      weighted confidence; elsewhere the same of the snippet alone. `video`: sigmoid of the confidence, from 0.5 on
+      where a class is localised.
     """
     cas = outputs.cas[0]
     shown = jnp.ones((*cas.shape[:2], 1), bool) if mask is None else mask[..., None]

@@ -187,8 +187,8 @@ class Config:
         """What to say of options that there are not."""
         own = ", ".join(each.name for each in self.options() if each.group in ("settings", "head"))
         return (
-            f"method {self.method.name} has no option {', '.join(unknown)}; its own are {own}; all methods have those of "
-            "schedule, localization and training (--help-all lists them)"
+            f"method {self.method.name} has no option {', '.join(unknown)}; its own are {own}; all methods have those "
+            "of schedule, localization and training (--help-all lists them)"
         )
 
     def check(self) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.labels import LabelHistory
+from casejax.methods.contract import first_snippet_labels
 from casejax.run.config import Config
 
 
@@ -57,6 +57,6 @@ def initial_state(
         cluster_labels=method.first_cluster_labels(settings, network),
         key=jax.random.key(config.training.seed),
         memory=method.first_memory(settings, network, num_classes),
-        labels=LabelHistory.empty((*videos, num_classes + 1)) if config.flat().get("pseudo_labels") else (),
+        labels=first_snippet_labels(settings, (*videos, num_classes + 1)),
     )
     return graphdef, state

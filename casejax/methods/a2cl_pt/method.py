@@ -126,4 +126,5 @@ METHOD = Method(
     check=check,
     has_attention=False,
 )
-"""As published, 45,000 steps on 1,010 videos of 101 classes. `class_threshold` is a share of the best class's confidence."""
+"""As published, 45,000 steps on 1,010 videos of 101 classes. `class_threshold` is a share of the confidence in the best
+class."""

@@ -199,8 +199,8 @@ def a2cl_pt_objective(
     """
     if len(centers) != len(outputs.cas) or labels.shape[1] != outputs.own.tcam.shape[2]:
         raise ValueError(
-            f"outputs of {len(outputs.cas)} streams and {outputs.own.tcam.shape[2]} classes need as many arrays of centers "
-            f"and columns of labels, got {len(centers)} and {labels.shape[1]}"
+            f"outputs of {len(outputs.cas)} streams and {outputs.own.tcam.shape[2]} classes need as many arrays of "
+            f"centers and columns of labels, got {len(centers)} and {labels.shape[1]}"
         )
     if not 0 <= betas[0] <= betas[1]:
         raise ValueError(f"betas must be a range of temperatures from 0 on, got {betas}")
