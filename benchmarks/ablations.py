@@ -5,7 +5,7 @@ Run:     python benchmarks/ablations.py --table 4                    on the embe
          python benchmarks/ablations.py --table variants factors     the variants; what changes what, one by one
 
          python benchmarks/ablations.py --table 1             parameters and multiply-accumulates, nothing is trained
-         python benchmarks/ablations.py --table 2 --methods co2net aicl --data DIR   without and with the head
+         python benchmarks/ablations.py --table 2 --methods co2net aicl --data DIR  without and with the head
 
 Tables 1, 2, 4, 5, 6, 7, 10, 11 and 12 and figures 3, 4 and 8 are the paper's. Every row runs over --seeds; mean and
 standard deviation of the mAP averaged over tIoU 0.1:0.7 stand beside the figure of the paper, for THUMOS14 with I3D

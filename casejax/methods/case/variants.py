@@ -22,10 +22,10 @@ _PAPER: dict[str, Any] = {
 VARIANTS = MappingProxyType({"official": {}, "paper": _PAPER, "corrected": _PAPER | {"cas_weight": 1.0, "nms": "soft"}})
 """`official` is the published program, quirks included.
 
-`paper` follows the text where the program departs from it; it keeps what is published where the text is silent, and in
-two places where its letter cannot be meant: the kernel of the transport (Alg. 1 read literally gives uniform labels) and
-logits pooled over the top k (Eq. 16 read literally bounds every class score by e / (e + C - 1), below the threshold that
-localises a class).
+`paper` follows the text where the program departs from it. It keeps what is published where the text is silent, and in
+two places where its letter cannot be meant: the kernel of the transport (Alg. 1 read literally gives uniform labels)
+and logits pooled over the top k (Eq. 16 read literally bounds every class score by e / (e + C - 1), below the threshold
+that localises a class).
 
 `corrected` is what the measurements of `docs/what-matters.md` recommend: attention does not take part in selecting the
 snippets that it is trained on, since it would confirm itself and on some seeds settles on background. Sigma stays 10,
