@@ -46,7 +46,7 @@ def make_table(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nda
         kept.append((segment.astype(np.float32), score.astype(np.float32), group))
         return Survivors(np.arange(len(score)), score)
 
-    localize.localize(world.scores, world.video_scores, world.durations, nms=keep)
+    localize.localize(world.scores, world.video_scores, world.durations, suppress=keep)
     segment, score, group = kept[0]
     # From the start of the first of a group, which float32 then holds exactly the same for both.
     origin = np.full(group.max() + 1, np.inf, np.float32)

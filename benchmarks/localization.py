@@ -47,7 +47,7 @@ from casejax import localize
 from casejax.evaluate.bootstrap import bootstrap_detections
 from casejax.evaluate.detection import TIOUS, evaluate_detections
 from casejax.inference.scoring import make_scorer, score_videos
-from casejax.records import Features, SegmentTable
+from casejax.records import Features, Localization, SegmentTable
 from casejax.run.config import Config
 from casejax.run.state import initial_state
 
@@ -94,7 +94,7 @@ def make_world(rng: np.random.Generator) -> World:
 
 
 def localize_in_loops(world: World, suppress: Peer) -> list[tuple[int, int, float, float, float]]:
-    """Rows (video, class, start, end, score), with the options that `casejax.localize.localize` has by default."""
+    """Rows (video, class, start, end, score), with the options of `Localization` but for those of suppression."""
     rows = []
     for v in range(len(world.scores)):
         chosen = [c for c in range(NUM_CLASSES) if world.video_scores[v, c] >= 0.25]
@@ -295,10 +295,13 @@ def main() -> None:
     rng = np.random.default_rng(0)
     world = make_world(rng)
 
-    variants = {"decay once": (localize.decay_once_nms, decay_once_loop), "soft": (localize.soft_nms, soft_loop)}
+    variants = {
+        "decay once": (Localization(nms_plus_one=False), decay_once_loop),
+        "soft": (Localization(nms="soft", nms_decay=0.5, nms_plus_one=False), soft_loop),
+    }
     localizers = {
-        name: partial(localize.localize, world.scores, world.video_scores, world.durations, nms=ours)
-        for name, (ours, _) in variants.items()
+        name: partial(localize.localize, world.scores, world.video_scores, world.durations, options=options)
+        for name, (options, _) in variants.items()
     }
     for name, (_, loop) in variants.items():
         check_detections(localizers[name](), localize_in_loops(world, loop))

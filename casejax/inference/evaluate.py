@@ -17,7 +17,6 @@ from casejax.evaluate.classification import ClassificationMetrics, classificatio
 from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
 from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
 from casejax.inference.scoring import Scored, make_test_scorer
-from casejax.inference.segments import localize_scores
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.report import tables as report
 from casejax.run.config import Config
@@ -153,9 +152,16 @@ def evaluate_scores(
     """Localise and evaluate the test split."""
     lengths = dataset.test.features.lengths
     own = lengths if options.test_sampling == "whole" else None
-    detections = localize_scores(scores, lengths * dataset.snippet_seconds, options, lengths=own)
-    truth = dataset.test.ground_truth(dataset.classes)
     video_scores = np.asarray(scores.video)
+    detections = localize.localize(
+        np.asarray(scores.fused),
+        video_scores,
+        lengths * dataset.snippet_seconds,
+        options=options,
+        ranked=None if scores.ranked is None else np.asarray(scores.ranked),
+        lengths=own,
+    )
+    truth = dataset.test.ground_truth(dataset.classes)
     selected = localize.select_classes(video_scores, threshold=options.class_threshold)
     return (
         detections,

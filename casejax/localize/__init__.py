@@ -9,16 +9,16 @@ from casejax.localize.fusion import (
 from casejax.localize.nms import Survivors, decay_once_nms, hard_nms, soft_nms
 from casejax.localize.overlap import candidate_overlap, temporal_iou
 from casejax.localize.proposals import (
-    THRESHOLDS,
     Runs,
-    localize,
     outer_inner_contrast,
     propose,
     select_classes,
     upsample,
 )
+from casejax.localize.segments import localize
 from casejax.localize.tcam import confidences, localize_tcam
 from casejax.localize.templates import Fit, exponential, gaussian, student_t, uniform
+from casejax.records import THRESHOLDS
 
 __all__ = [
     "localize",

@@ -11,10 +11,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 
 from casejax import localize
-from casejax.inference.segments import localize_scores
-from casejax.localize import Survivors
-from casejax.records import SnippetScores
-from casejax.run.config import InferenceConfig
 
 TEMPLATES = (localize.gaussian, localize.exponential, localize.uniform, localize.student_t)
 BOXES = np.float32(  # start, end, score, logit
@@ -23,6 +19,7 @@ BOXES = np.float32(  # start, end, score, logit
         [(40, 52, 0.35, 0.45), (41, 50, 0.33, 0.47), (38, 60, 0.20, 0.30), (70, 75, 0.10, 0.12)],
     ]
 ).reshape(8, 4)
+GROUP = [0, 0, 0, 0, 1, 1, 1, 2]
 LAST = (70, 75, 0.1)
 VECTORS = [
     (0.2, localize.gaussian, [(10.8334, 18.8463, 0.4013), (40.0622, 52.6086, 0.3139), LAST]),
@@ -84,8 +81,38 @@ def cross_entropy(parameters, x, g, freedom):
 
 
 @cache
+def student(freedom):
+    """One object, and so one program, a number of degrees of freedom."""
+    return partial(localize.student_t, freedom=freedom, num_steps=64)
+
+
+@cache
 def compiled(template):
     return jax.jit(partial(template, num_groups=1))
+
+
+@cache
+def fused_videos(overlap):
+    """`fuse_instances` under `vmap`: of boxes (V, N, 3), labels, masks, added lengths and thresholds."""
+
+    def one(boxes, labels, mask, extra, threshold):
+        options = {"labels": labels, "mask": mask, "extra": extra, "threshold": threshold, "temperature": 0.3}
+        return localize.fuse_instances(boxes[:, :2], boxes[:, 2], overlap=overlap, **options)
+
+    return lambda *arrays: jax.device_get(jax.vmap(one)(*arrays))
+
+
+@cache
+def total_and_gradient(template):
+    """Of boxes (12, 4), a mask and weights (12, 5): a sum over all that is fused, the instances, and the slopes."""
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def total(boxes, mask, weights):
+        got = fuse(boxes, mask=mask, template=template)
+        return (weights * jnp.concatenate([got.segments, got.scores[:, None], got.spread], 1)).sum(), got
+
+    return lambda *arrays: jax.device_get(total(*arrays))
 
 
 def fitted(template, x, g):
@@ -99,8 +126,8 @@ def fitted(template, x, g):
 
 @pytest.mark.parametrize(("temperature", "template", "want"), VECTORS)
 def test_the_vectors_of_the_specification(temperature, template, want):
-    got = fuse(BOXES, template=template, temperature=temperature)
-    assert_array_equal(got.member_of, [0, 0, 0, 0, 1, 1, 1, 2])
+    got = jax.device_get(fuse(BOXES, template=template, temperature=temperature))
+    assert_array_equal(got.member_of, GROUP)
     assert_array_equal(got.size, [4, 3, 1, 0, 0, 0, 0, 0])
     assert_array_equal(got.mask, got.size > 0)
     assert_array_equal(got.labels, np.where(got.mask, 0, -1))
@@ -110,9 +137,13 @@ def test_the_vectors_of_the_specification(temperature, template, want):
 
 
 def test_the_two_overlaps_tell_a_short_proposal_in_a_long_one_apart():
-    assert_array_equal(fuse(BOXES, overlap=localize.temporal_iou, threshold=0.5).member_of, [0, 0, 0, 2, 1, 1, 1, 3])
-    long, short = jnp.asarray([[0.0, 20.0]]), jnp.asarray([[4.0, 5.0]])
-    assert float(localize.candidate_overlap(long, short)[0]) == 1
+    boxes, real = np.zeros((30, 12, 3), np.float32), np.zeros((30, 12), bool)
+    boxes[0, :8], real[0, :8] = BOXES[:, :3], True
+    options = np.zeros((30, 12), int), real, np.ones(30, np.float32), np.full(30, 0.5)
+    for overlap, want in ((localize.temporal_iou, [0, 0, 0, 2, 1, 1, 1, 3]), (localize.candidate_overlap, GROUP)):
+        assert_array_equal(fused_videos(overlap)(boxes, *options).member_of[0, :8], want)
+    long, short = np.array([[0.0, 20.0]]), np.array([[4.0, 5.0]])
+    assert localize.candidate_overlap(long, short)[0] == 1
     assert_allclose(localize.temporal_iou(long, short, extra=1.0), 2 / 21, rtol=1e-6)
 
 
@@ -127,12 +158,8 @@ def test_groups_equal_those_of_a_loop(rng, overlap):
     extra, threshold = rng.integers(0, 2, videos).astype(np.float32), rng.choice([0.21, 0.4, 0.77], videos)
     real[0] = False
 
-    def one(boxes, labels, mask, extra, threshold):
-        options = {"labels": labels, "mask": mask, "extra": extra, "threshold": threshold, "temperature": 0.3}
-        function = {"candidate": localize.candidate_overlap, "iou": localize.temporal_iou}[overlap]
-        return localize.fuse_instances(boxes[:, :2], boxes[:, 2], overlap=function, **options)
-
-    got = jax.vmap(one)(*(jnp.asarray(x) for x in (boxes, labels, real, extra, threshold)))
+    function = {"candidate": localize.candidate_overlap, "iou": localize.temporal_iou}[overlap]
+    got = fused_videos(function)(boxes, labels, real, extra, threshold)
     sizes = set()
     for v in range(videos):
         groups = loop_groups(boxes[v].astype(np.float64), labels[v], real[v], overlap, threshold[v], extra[v])
@@ -157,7 +184,7 @@ def test_groups_equal_those_of_a_loop(rng, overlap):
 @pytest.mark.parametrize("freedom", [1.0, 3.0, 30.0, np.inf])
 def test_location_and_spread_minimise_the_cross_entropy(rng, freedom):
     x, g = rng.normal(size=7) + np.r_[8, np.zeros(6)], softmax(rng.normal(size=7) / 2)
-    template = localize.gaussian if np.isinf(freedom) else partial(localize.student_t, freedom=freedom, num_steps=64)
+    template = localize.gaussian if np.isinf(freedom) else student(freedom)
     best = minimize(cross_entropy, [np.median(x), 0.0], (x, g, freedom), method="BFGS", options={"gtol": 1e-9})
     location, spread = fitted(template, x, g)
     assert_allclose([location, spread], [best.x[0], np.exp(best.x[1])], atol=1e-5)
@@ -165,9 +192,10 @@ def test_location_and_spread_minimise_the_cross_entropy(rng, freedom):
         assert_allclose([location, spread], em(x, g, freedom), atol=1e-6)
 
 
+@pytest.mark.usefixtures("x64")
 def test_exponential_fuses_as_gaussian_does(rng):
     """Eqs. 8-12, the rate by numerical minimisation; Eq. 9 as meant and as printed."""
-    x, q = rng.normal(size=6), rng.normal(size=6)
+    x, q = rng.normal(size=7), rng.normal(size=7)
     g = softmax(q / 0.5)
     assert_allclose(softmax((q - q.min()) / 0.5), g)  # Eq. 9, i in the denominator: no other weights than Eq. 2
     literal = np.exp((q - q.min()) / 0.5) / (len(q) * np.exp((q - q.min()) / 0.5))
@@ -175,47 +203,50 @@ def test_exponential_fuses_as_gaussian_does(rng):
     loss = lambda log_rate: g @ (np.exp(log_rate[0]) * (x - x.min())) - log_rate[0]  # noqa: E731
     rate = np.exp(minimize(loss, [0.0], options={"gtol": 1e-9}).x[0])
     assert_allclose(rate, 1 / (g @ (x - x.min())), rtol=1e-5)
-    location, _ = fitted(localize.exponential, x.astype(np.float32), g.astype(np.float32))
+    location, _ = fitted(localize.exponential, x, g)
     assert_allclose(location, x.min() + 1 / rate, atol=1e-5)
-    assert_allclose(location, fitted(localize.gaussian, x.astype(np.float32), g.astype(np.float32))[0], rtol=1e-6)
+    assert_allclose(location, fitted(localize.gaussian, x, g)[0], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("x64")
 def test_the_printed_gaussian_is_half_as_wide_as_its_data(rng):
     """Without the 2 of Eq. 1 the best location is the same, the best sigma^2 twice the variance."""
-    x, g = rng.normal(size=6), softmax(rng.normal(size=6))
+    x, g = rng.normal(size=7), softmax(rng.normal(size=7))
     printed = lambda p: g @ ((x - p[0]) ** 2 / np.exp(2 * p[1])) + p[1]  # noqa: E731
     best = minimize(printed, [0.0, 0.0], options={"gtol": 1e-9}).x
-    location, spread = fitted(localize.gaussian, x.astype(np.float32), g.astype(np.float32))
+    location, spread = fitted(localize.gaussian, x, g)
     assert_allclose([location, 2 * spread**2], [best[0], np.exp(2 * best[1])], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("x64")
 def test_student_t_in_its_limits():
-    x, g = np.float32([0, 1, 2, 9, 2, 2]), np.float32([0.3, 0.3, 0.3, 0.1, 0, 0])
-    assert_allclose(fitted(partial(localize.student_t, freedom=1e6), x, g), fitted(localize.gaussian, x, g), rtol=1e-5)
+    x, g = np.array([0.0, 1, 2, 9, 2, 2, 2]), np.array([0.3, 0.3, 0.3, 0.1, 0, 0, 0])
+    assert_allclose(fitted(student(1e6), x, g), fitted(localize.gaussian, x, g), rtol=1e-5)
     # Beyond freedom / (1 + freedom) of the weight the member alone is the optimum; groups without a spread have one.
-    assert_allclose(fitted(localize.student_t, x, np.float32([0.8, 0.1, 0.05, 0.05, 0, 0])), (0, 0), atol=1e-2)
-    assert fitted(localize.student_t, np.full(6, 2.5, np.float32), g) == (2.5, 0)
+    assert_allclose(fitted(student(3.0), x, np.array([0.8, 0.1, 0.05, 0.05, 0, 0, 0])), (0, 0), atol=1e-2)
+    assert fitted(student(3.0), np.full(7, 2.5), g) == (2.5, 0)
 
 
+@pytest.mark.usefixtures("x64")
 def test_student_t_is_hardly_moved_by_an_outlier():
     """The figures of the specification: the least member moved by 25."""
-    x, q = np.float32([10, 11, 9, 12, 10.5, 30]), np.float32([0.5, 0.46, 0.4, 0.3, 0.45, 0.1])
-    g = softmax(q / 0.1).astype(np.float32)
-    away = x + np.float32([0, 0, 0, 0, 0, 25])
-    moved = {t: abs(fitted(t, away, g)[0] - fitted(t, x, g)[0]) for t in (localize.gaussian, localize.student_t)}
-    assert_allclose(moved[localize.gaussian], 25 * g[-1], rtol=1e-4)
-    assert moved[localize.student_t] < moved[localize.gaussian] / 10
+    x, q = np.array([10, 11, 9, 12, 10.5, 30, 0]), np.array([0.5, 0.46, 0.4, 0.3, 0.45, 0.1, -np.inf])
+    g = softmax(q / 0.1)
+    away = x + np.array([0, 0, 0, 0, 0, 25, 0])
+    moved = {t: abs(fitted(t, away, g)[0] - fitted(t, x, g)[0]) for t in (localize.gaussian, student(3.0))}
+    assert_allclose(moved[localize.gaussian], 25 * g[-2], rtol=1e-4)
+    assert moved[student(3.0)] < moved[localize.gaussian] / 10
 
 
 def test_start_and_end_do_not_cross():
-    """Fitted apart they can: three members agree on a late start, the two others on an early end."""
+    """Fitted apart they can: most members agree on a late start, and the early end of one weighs more than a late."""
     boxes = np.zeros((8, 4), np.float32)
-    boxes[:5, :2] = [(20, 21), (20, 60), (20, 120), (0, 9), (4, 9)]
-    template = partial(localize.student_t, freedom=1.0)
-    apart = [em(boxes[:5, k].astype(np.float64), np.full(5, 0.2), 1.0)[0] for k in (0, 1)]
-    everything = lambda best, candidate, extra: jnp.ones(len(candidate))  # noqa: E731
-    got = fuse(boxes, mask=np.arange(8) < 5, template=template, overlap=everything)
-    assert apart[0] > apart[1]
+    boxes[:5, :2] = [(0, 3), (20, 23), (20, 21), (20, 22), (20, 420)]
+    apart = [em(boxes[:5, k].astype(np.float64), np.full(5, 0.2), 3.0)[0] for k in (0, 1)]
+    # So much is added to every length that all belong together.
+    got = fuse(boxes, mask=np.arange(8) < 5, template=localize.student_t, extra=1e3, threshold=0.0)
+    assert apart[0] > apart[1] + 1
+    assert int(got.num_groups) == 1
     assert_allclose(got.segments[0], boxes[:5, :2].mean(0), rtol=1e-6)
 
 
@@ -247,31 +278,27 @@ def test_temperature_time_and_order(rng, template):
 # Masks, transformations, gradients
 
 
+@pytest.mark.usefixtures("x64")
 def test_padding_changes_nothing(rng):
     """Bit-equal whatever stands under the mask, and equal to the cropped input; nor is there a gradient to it."""
     real = rng.permutation(np.arange(12) < 8)
-    padded = np.zeros((12, 4), np.float32)
+    padded, even = np.zeros((12, 4)), np.ones((12, 5))
     padded[real] = BOXES
-
-    @jax.jit
-    def loss(boxes):
-        got = fuse(boxes, mask=real, template=localize.student_t)
-        return got.segments.sum() + got.scores.sum() + got.spread.sum(), got
-
     results = []
-    for filler in (0.0, np.nan, np.float32(1e30)):
+    for filler in (0.0, np.nan, 1e30):
         padded[~real] = filler
-        results.append(jax.value_and_grad(loss, has_aux=True)(jnp.asarray(padded)))
+        results.append(total_and_gradient(localize.student_t)(padded, real, even))
     for other in results[1:]:
         jax.tree.map(assert_array_equal, other, results[0])
     (_, got), gradient = results[0]
     assert np.isfinite(gradient).all()
-    assert not np.asarray(gradient)[~real].any()
-    assert np.asarray(gradient)[real].all(axis=1).any()
-    cropped = fuse(BOXES, template=localize.student_t)
+    assert not gradient[~real].any()
+    assert gradient[real].all(axis=1).any()
+    with jax.enable_x64(False):  # the program of the vectors
+        cropped = fuse(BOXES, template=localize.student_t)
     assert_allclose(got.segments[:8], cropped.segments, rtol=1e-6)
-    assert_array_equal(np.asarray(got.member_of)[real], cropped.member_of)
-    assert (np.asarray(got.member_of)[~real] == -1).all()
+    assert_array_equal(got.member_of[real], cropped.member_of)
+    assert (got.member_of[~real] == -1).all()
 
 
 def test_jit_equals_eager_and_a_class_without_proposals_is_empty():
@@ -296,16 +323,12 @@ def test_fewer_rows_than_groups_keep_the_best():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("template", [localize.gaussian, localize.uniform, localize.student_t])
 def test_gradients_are_those_of_finite_differences(rng, template):
-    boxes, direction = BOXES.astype(np.float64), rng.normal(size=BOXES.shape)
-    weights = jnp.asarray(rng.normal(size=(8, 3)))
-
-    @jax.jit
-    @jax.value_and_grad
-    def loss(boxes):
-        got = fuse(boxes, template=template)
-        return (weights * jnp.concatenate([got.segments, got.scores[:, None]], 1)).sum()
-
-    (above, _), (_, gradient), (below, _) = (loss(boxes + h * direction) for h in (1e-5, 0, -1e-5))
+    boxes, direction, real = np.zeros((12, 4)), np.zeros((12, 4)), np.arange(12) < 8
+    boxes[real], direction[real] = BOXES, rng.normal(size=BOXES.shape)
+    weights = rng.normal(size=(12, 5))
+    ((above, _), _), (_, gradient), ((below, _), _) = (
+        total_and_gradient(template)(boxes + h * direction, real, weights) for h in (1e-5, 0, -1e-5)
+    )
     assert_allclose((gradient * direction).sum(), (above - below) / 2e-5, rtol=1e-6)
 
 
@@ -331,30 +354,6 @@ def test_a_table_is_fused_group_by_group(rng):
 def test_an_empty_table():
     got = localize.fuse_table(np.zeros((0, 2)), np.zeros(0), np.zeros(0, np.int64))
     assert [column.shape for column in got] == [(0, 2), (0,), (0,)]
-
-
-@pytest.mark.parametrize("name", ["gaussian", "student_t"])
-def test_fusion_takes_the_place_of_suppression(rng, name):
-    """The option of inference gives the fused proposals of every video and class, in seconds."""
-    curves, videos = rng.uniform(size=(3, 20, 4)), rng.dirichlet(np.ones(4), 3)
-    durations = rng.uniform(20, 90, 3)
-    unused = [jnp.zeros(1)] * len(SnippetScores._fields)
-    scores = SnippetScores(*unused)._replace(fused=curves, video=videos, ranked=None)
-    tables = []
-
-    def keep(segment, score, group):
-        tables.append(localize.fuse_table(segment, score, group, template=getattr(localize, name), temperature=0.1))
-        return Survivors(np.arange(len(score)), score)
-
-    kept = localize.localize(curves, videos, durations, nms=keep)
-    owner = np.stack([kept.video, kept.label], axis=1)
-    config = InferenceConfig(fusion=name, fusion_temperature=0.1)
-    got = localize_scores(scores, durations, config)
-    assert_array_equal(got.segment, tables[0].segment)
-    assert_array_equal(got.score, tables[0].score)
-    assert_array_equal(np.unique(np.stack([got.video, got.label], axis=1), axis=0), np.unique(owner, axis=0))
-    assert 3 <= len(got.score) < len(kept.score) / 2
-    assert (got.segment[:, 1] <= durations[got.video] + 1e-4).all()
 
 
 # Bad input

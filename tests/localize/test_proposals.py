@@ -3,7 +3,6 @@
 import inspect
 import math
 import re
-from functools import partial
 
 import jax
 import numpy as np
@@ -11,7 +10,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from casejax import localize
-from casejax.localize import proposals as loc
+from casejax.localize import segments
+from casejax.records import Localization
 
 keep_all = lambda segment, score, group: localize.Survivors(np.arange(len(score)), score)  # noqa: E731
 
@@ -167,13 +167,13 @@ def test_outer_inner_contrast_refuses_a_negative_margin():
 
 def test_temporal_iou_equals_a_loop(rng):
     segment, _, _ = proposals(rng, 30, 1)
+    jitted = jax.jit(lambda s, e: localize.temporal_iou(s[:, None], s[None], extra=e))
     for plus_one in (False, True):
         want = [[loop_iou(a, b, float(plus_one)) for b in segment] for a in segment]
         got = localize.temporal_iou(segment[:, None], segment[None], extra=float(plus_one))
         assert_allclose(got, want, rtol=1e-15)
         shifted = (segment - segment.min()).astype(np.float32)
-        in_jax = jax.jit(lambda s, e: localize.temporal_iou(s[:, None], s[None], extra=e))(shifted, float(plus_one))
-        assert_allclose(in_jax, want, rtol=1e-4, atol=1e-5)
+        assert_allclose(jitted(shifted, float(plus_one)), want, rtol=1e-4, atol=1e-5)
 
 
 def test_temporal_iou_of_an_empty_union_is_zero():
@@ -235,7 +235,8 @@ def test_localize_equals_a_loop(rng, num_snippets):
     scores, video_scores, durations = fused_scores(rng, 5, num_snippets, 4)
     scores[0] = 0
     scores[1] = 1
-    got = localize.localize(scores, video_scores, durations, scale=3, score_weight=0.5)
+    options = Localization(scale=3, score_weight=0.5, nms_plus_one=False)
+    got = localize.localize(scores, video_scores, durations, options=options)
     row = 0
     for video in range(5):
         chosen = [c for c in range(4) if video_scores[video, c] >= 0.25]
@@ -264,7 +265,7 @@ def test_localize_does_not_depend_on_blocks_or_on_other_videos(rng, monkeypatch)
     part = want.take(want.video == 2)
     assert_array_equal(part.segment, alone.segment)
     assert_array_equal(part.score, alone.score)
-    monkeypatch.setattr(loc, "_BLOCK_SAMPLES", 1)
+    monkeypatch.setattr(segments, "_BLOCK_SAMPLES", 1)
     for got_column, want_column in zip(localize.localize(scores, video_scores, durations), want, strict=True):
         assert_array_equal(got_column, want_column)
 
@@ -360,6 +361,14 @@ def test_golden_videos(golden):
     arrays, notes = golden.arrays("localize"), golden.notes("localize")
     config = notes["config"]
     names = notes["class_dict"]
+    options = Localization(
+        class_threshold=config["class_thresh"],
+        thresholds=tuple(config["act_thresh"]),
+        scale=config["scale"],
+        outer_ratio=config["gamma_in_config"],  # where the published call binds it
+        nms_threshold=config["nms_thresh"],
+        nms_decay=config["nms_alpha"],
+    )
     for v, video in enumerate(notes["videos"]):
         chosen = arrays[f"v{v}/pred"]
         video_scores = arrays[f"v{v}/final_score"]
@@ -376,21 +385,15 @@ def test_golden_videos(golden):
 
         scores = np.zeros((1, len(fused), len(video_scores)), np.float32)
         scores[0][:, chosen] = fused
-        published_nms = partial(
-            localize.decay_once_nms, threshold=config["nms_thresh"], sigma=config["nms_alpha"], plus_one=True
-        )
         proposed, detected = (
             localize.localize(
                 scores,
                 video_scores[None],
                 np.array([video["vid_num_seg"] * 16 / config["feature_fps"]]),
-                class_threshold=config["class_thresh"],
-                thresholds=tuple(config["act_thresh"]),
-                scale=config["scale"],
-                outer_ratio=config["gamma_in_config"],  # where the published call binds it
-                nms=suppress,
+                options=options,
+                suppress=suppress,
             )
-            for suppress in (keep_all, published_nms)
+            for suppress in (keep_all, None)
         )
         for label in chosen:
             for table, stage in ((proposed, "nms_in"), (detected, "nms_out")):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from casejax import localize, losses
 from casejax.methods import basnet, wtalc
+from casejax.records import Localization
 
 
 def predict(model, x):
@@ -149,20 +150,13 @@ def test_wtalc_scores_make_the_published_segments(wtalc_outputs):
     cas[3, :, 1:] += 2
     outputs = wtalc_outputs._replace(cas=(jnp.asarray(np.where(MASK[..., None], cas, 99.0)),))
     got = jax.jit(lambda o: wtalc.wtalc_scores(o, None, mask=jnp.asarray(MASK), top_k_divisor=4))(outputs)
-    own = wtalc.THUMOS14.localization
     table = localize.localize(
-        np.asarray(got.thresholded),
+        np.asarray(got.fused),
         np.asarray(got.video),
         LENGTHS.astype(float),  # a second a snippet
+        options=wtalc.METHOD.localization,
         ranked=np.asarray(got.ranked),
         lengths=LENGTHS,
-        class_threshold=own.class_threshold,
-        thresholds=own.thresholds,
-        scale=own.scale,
-        outer_ratio=own.outer_ratio,
-        score_weight=own.score_weight,
-        min_snippets=own.min_snippets,
-        drop_lone_first=own.drop_lone_first,
     )
     want = [(b, *row) for b in range(B) for row in published_segments(checks.cropped(cas, b), 4, 0.7)]
     have = zip(table.video, table.label, table.segment[:, 0], table.segment[:, 1], table.score, strict=True)
@@ -275,7 +269,7 @@ def test_bas_localises_a_video_whose_only_class_is_the_first(bas_outputs, bas_lo
     cas[:, 2:6, 0] = 9.0
     scores = bas_localized(bas_outputs._replace(cas=(jnp.asarray(cas),)), jnp.ones(MASK.shape))[0]
     table = localize.localize(
-        np.asarray(scores.thresholded), np.asarray(scores.video), np.full(B, 11.0), scale=1, class_threshold=0.25
+        np.asarray(scores.fused), np.asarray(scores.video), np.full(B, 11.0), options=Localization(scale=1)
     )
     assert set(table.label) == {0}
     assert set(table.video) == set(range(B))

@@ -1,37 +1,40 @@
-"""Localisation of videos of their own lengths, ranked by scores other than those that are thresholded."""
+"""Localisation by its options: videos of their own lengths, scores that rank, suppression and what takes its place."""
 
 import inspect
+from dataclasses import replace
 from functools import partial
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from casejax import localize
-from casejax.localize import FusedTable, Survivors, hard_nms
+from casejax.localize import Survivors, hard_nms, segments
+from casejax.records import Localization
 
 LENGTHS = np.array([9, 1, 13, 2, 7])
 THRESHOLDS = (0.2, 0.5, 0.7)
-OF_BASES = {
-    "thresholds": THRESHOLDS,
-    "scale": 1,
-    "outer_ratio": 0.4,
-    "outer_power": 0.9,
-    "min_snippets": 2,
-    "nms_in_snippets": True,
-    "drop_lone_first": False,
-}
+OF_BASES = Localization(
+    thresholds=THRESHOLDS,
+    scale=1,
+    outer_ratio=0.4,
+    outer_power=0.9,
+    min_snippets=2,
+    nms_unit="snippets",
+    drop_lone_first=False,
+)
+FUSED = Localization(thresholds=THRESHOLDS, scale=2, fusion="student_t")
+POSITIVE = Localization(proposals="positive", class_threshold=0.5, min_snippets=2)
 
 
 def keep_all(segment, score, group):
     return Survivors(np.arange(len(score)), score)
 
 
-def fuse_neighbours(segment, score, group):
-    """In the place of a fusion: every two rows of a group make one."""
-    rows = [i for i in range(len(score) - 1) if group[i] == group[i + 1]]
-    middle = np.array([(segment[i] + segment[i + 1]) / 2 for i in rows]).reshape(-1, 2)
-    return FusedTable(middle, np.array([score[i] for i in rows], float), group[np.array(rows, int)])
+def assert_same_tables(got, want):
+    for a, b in zip(got, want, strict=True):
+        assert_array_equal(a, b)
 
 
 @pytest.fixture
@@ -77,19 +80,9 @@ def loop_localize(arrays, *, scale, ratio, power, least):
 @pytest.mark.parametrize(("scale", "power", "least"), [(1, 1.0, 1), (1, 0.9, 2), (4, 0.5, 1), (4, 2.0, 3)])
 def test_options_equal_a_loop(padded, scale, power, least):
     scores, video_scores, durations, ranked = padded
+    options = replace(OF_BASES, scale=scale, outer_power=power, min_snippets=least, nms_unit="seconds")
     got = localize.localize(
-        scores,
-        video_scores,
-        durations,
-        ranked=ranked,
-        lengths=LENGTHS,
-        thresholds=THRESHOLDS,
-        scale=scale,
-        outer_ratio=0.4,
-        outer_power=power,
-        min_snippets=least,
-        nms=keep_all,
-        drop_lone_first=False,
+        scores, video_scores, durations, options=options, ranked=ranked, lengths=LENGTHS, suppress=keep_all
     )
     want = loop_localize(padded, scale=scale, ratio=0.4, power=power, least=least)
     assert len(want) > 10
@@ -101,11 +94,15 @@ def test_options_equal_a_loop(padded, scale, power, least):
     assert_allclose(got.score, score, atol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, OF_BASES, {"fuse": fuse_neighbours}], ids=["case", "bases", "fused"])
+@pytest.mark.parametrize(
+    "options", [Localization(), OF_BASES, FUSED, POSITIVE], ids=["case", "bases", "fused", "positive"]
+)
 @pytest.mark.parametrize("has_ranked", [False, True])
 def test_a_padded_video_is_localised_as_if_it_were_alone(padded, options, has_ranked):
     scores, video_scores, durations, ranked = padded
-    whole = partial(localize.localize, **options)
+    if options.proposals == "positive":
+        scores = scores - np.float32(0.5)
+    whole = partial(localize.localize, options=options)
     got = whole(scores, video_scores, durations, ranked=ranked if has_ranked else None, lengths=LENGTHS)
     rows = 0
     for v, length in enumerate(LENGTHS):
@@ -115,48 +112,45 @@ def test_a_padded_video_is_localised_as_if_it_were_alone(padded, options, has_ra
         part = got.take(got.video == v)
         for name in ("label", "segment", "score"):
             assert_array_equal(getattr(part, name), getattr(alone, name), err_msg=f"{name} of video {v}")
-        assert (part.segment <= durations[v] * (1 + 1e-12)).all()
+        assert (part.segment <= durations[v] * (1 + (1e-6 if options.fusion != "none" else 1e-12))).all()  # in float32
         rows += len(part.score)
-    assert rows == len(got.score) > 5
+    assert rows == len(got.score) > 4
     assert_array_equal(got.video, np.sort(got.video))
 
 
 def test_padding_is_not_looked_at(padded):
     scores, video_scores, durations, ranked = padded
     behind = np.arange(13)[None, :, None] >= LENGTHS[:, None, None]
-    for options in ({}, OF_BASES):
+    for options in (Localization(), OF_BASES, POSITIVE):
         tables = [
             localize.localize(
                 np.where(behind, value, scores),
                 video_scores,
                 durations,
+                options=options,
                 ranked=np.where(behind, -value, ranked),
                 lengths=LENGTHS,
-                **options,
             )
             for value in (np.float32(0), np.float32(50))
         ]
-        for a, b in zip(*tables, strict=True):
-            assert_array_equal(a, b)
+        assert_same_tables(*tables)
 
 
 def test_videos_of_full_length_are_those_without_lengths(padded):
     scores, video_scores, durations, ranked = padded
-    for options in ({}, OF_BASES):
+    for options in (Localization(), OF_BASES, POSITIVE):
         tables = [
-            localize.localize(scores, video_scores, durations, ranked=ranked, lengths=lengths, **options)
+            localize.localize(scores, video_scores, durations, options=options, ranked=ranked, lengths=lengths)
             for lengths in (None, np.full(5, 13))
         ]
-        for a, b in zip(*tables, strict=True):
-            assert_array_equal(a, b)
+        assert_same_tables(*tables)
 
 
 def test_ranking_scores_change_scores_and_no_segment(padded):
     scores, video_scores, durations, ranked = padded
-    run = partial(localize.localize, scores, video_scores, durations, nms=keep_all, scale=3)
+    run = partial(localize.localize, scores, video_scores, durations, options=Localization(scale=3), suppress=keep_all)
     plain, same, other = run(), run(ranked=scores.copy()), run(ranked=ranked)
-    for a, b in zip(plain, same, strict=True):
-        assert_array_equal(a, b)
+    assert_same_tables(plain, same)
     for name in ("video", "label", "segment"):
         assert_array_equal(getattr(plain, name), getattr(other, name))
     assert (np.abs(plain.score - other.score) > 1e-3).mean() > 0.9
@@ -171,8 +165,10 @@ def test_suppression_gets_seconds_or_snippets(padded):
         return hard_nms(segment, score, group, plus_one=True)
 
     tables = [
-        localize.localize(scores, video_scores, durations, scale=4, nms=recording, nms_in_snippets=snippets)
-        for snippets in (False, True)
+        localize.localize(
+            scores, video_scores, durations, options=Localization(scale=4, nms_unit=unit), suppress=recording
+        )
+        for unit in ("seconds", "snippets")
     ]
     in_seconds, in_snippets = seen
     assert in_seconds.shape == in_snippets.shape
@@ -183,6 +179,63 @@ def test_suppression_gets_seconds_or_snippets(padded):
     assert_allclose(np.unique(np.round(ratio, 9)), np.unique(np.round(durations / 13, 9)), rtol=1e-6)
     assert len(tables[0].score) != len(tables[1].score)  # one second added is not one snippet added
     assert (tables[1].segment[:, 1] <= durations[tables[1].video] + 1e-9).all()  # seconds come back all the same
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "arguments"),
+    [
+        ("decay_once", localize.decay_once_nms, {"threshold": 0.3, "sigma": 0.6}),
+        ("soft", localize.soft_nms, {"sigma": 0.6}),
+        ("hard", localize.hard_nms, {"threshold": 0.3}),
+    ],
+)
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_suppression_is_the_one_that_the_options_name(padded, kind, function, arguments, plus_one):
+    options = Localization(nms=kind, nms_threshold=0.3, nms_decay=0.6, nms_plus_one=plus_one)
+    got = localize.localize(*padded[:3], options=options)
+    own = partial(function, **arguments, plus_one=plus_one)
+    assert_same_tables(got, localize.localize(*padded[:3], suppress=own))
+
+
+def test_every_kind_that_the_options_have_is_known():
+    kinds = get_type_hints(Localization)
+    assert set(get_args(kinds["nms"])) == set(segments.NMS)
+    assert set(get_args(kinds["fusion"])) == {"none", *segments.TEMPLATES}
+    assert all(getattr(localize, name) is template for name, template in segments.TEMPLATES.items())
+
+
+def test_fusion_takes_the_place_of_suppression(padded):
+    """Fused proposals of every video and class, in seconds."""
+    tables = []
+
+    def keep(segment, score, group):
+        tables.append(localize.fuse_table(segment, score, group, template=localize.student_t))
+        return keep_all(segment, score, group)
+
+    kept = localize.localize(*padded[:3], options=replace(FUSED, fusion="none"), suppress=keep)
+    got = localize.localize(*padded[:3], options=FUSED)
+    assert_array_equal(got.segment, tables[0].segment)
+    assert_array_equal(got.score, tables[0].score)
+    owners = (np.unique(np.stack([table.video, table.label], axis=1), axis=0) for table in (got, kept))
+    assert_array_equal(*owners)
+    assert 5 <= len(got.score) < len(kept.score) / 2
+    assert (got.segment[:, 1] <= padded[2][got.video] + 1e-4).all()
+
+
+def test_positive_stretches_are_those_of_the_t_cams(padded):
+    scores, video_scores, _, _ = padded
+    logits = scores - np.float32(0.5)
+    got = localize.localize(logits, video_scores, 3.0 * LENGTHS, options=POSITIVE, lengths=LENGTHS)
+    tcams = [x[:length] for x, length in zip(logits, LENGTHS, strict=True)]
+    want = localize.localize_tcam(tcams, class_threshold=0.5, min_snippets=2, snippet_seconds=3.0)
+    assert len(want.score) > 4
+    assert_same_tables(got, want)
+
+
+@pytest.mark.parametrize("options", [FUSED, POSITIVE])
+def test_suppression_is_refused_where_nothing_is_suppressed(padded, options):
+    with pytest.raises(ValueError, match=f'got "{options.proposals}" and "{options.fusion}"'):
+        localize.localize(*padded[:3], options=options, suppress=keep_all)
 
 
 def test_a_margin_of_power_one_is_the_plain_margin(rng):
@@ -199,8 +252,10 @@ def test_a_margin_of_power_one_is_the_plain_margin(rng):
 
 
 def test_no_video_has_no_detection():
-    got = localize.localize(np.zeros((0, 7, 2)), np.zeros((0, 2)), np.zeros(0), lengths=np.zeros(0, int))
-    assert [column.shape for column in got] == [(0,), (0,), (0, 2), (0,)]
+    for options in (Localization(), FUSED, POSITIVE):
+        nothing = np.zeros((0, 7, 2)), np.zeros((0, 2)), np.zeros(0)
+        got = localize.localize(*nothing, options=options, lengths=np.zeros(0, int))
+        assert [column.shape for column in got] == [(0,), (0,), (0, 2), (0,)]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +269,9 @@ def test_no_video_has_no_detection():
 )
 def test_lengths_and_ranking_scores_that_do_not_fit_are_refused(padded, changed, message):
     unchecked = inspect.unwrap(localize.localize)  # past the shape checks that only tests have
-    with pytest.raises(ValueError, match=message):
-        unchecked(*padded[:3], **changed)
+    for options in (Localization(), POSITIVE):
+        with pytest.raises(ValueError, match=message):
+            unchecked(*padded[:3], options=options, **changed)
 
 
 def test_a_ranking_score_that_is_no_number_is_refused_by_video(padded):

@@ -1,0 +1,178 @@
+"""From snippet scores to detections, by the options of localisation.
+
+Everything here is NumPy on arrays of many videos at once; nothing loops over proposals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from casejax.localize.fusion import fuse_table
+from casejax.localize.nms import Survivors, decay_once_nms, hard_nms, soft_nms
+from casejax.localize.proposals import Runs, outer_inner_contrast, propose, select_classes, upsample
+from casejax.localize.tcam import localize_tcam
+from casejax.localize.templates import Template, exponential, gaussian, student_t, uniform
+from casejax.records import Localization, SegmentTable
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+NMS: dict[str, Callable[[Localization], Callable[..., Survivors]]] = {
+    "decay_once": lambda o: partial(decay_once_nms, threshold=o.nms_threshold, sigma=o.nms_decay),
+    "soft": lambda o: partial(soft_nms, sigma=o.nms_decay),
+    "hard": lambda o: partial(hard_nms, threshold=o.nms_threshold),
+}
+"""Non-maximum suppression of each kind, by its options; all of them take `plus_one`."""
+TEMPLATES: dict[str, Template] = {
+    "gaussian": gaussian,
+    "uniform": uniform,
+    "exponential": exponential,
+    "student_t": student_t,
+}
+
+_BLOCK_SAMPLES = 2**18  # samples of upsampled curves held at a time: two megabytes, which stay in cache
+
+
+def localize(
+    scores: Float[np.ndarray, "V T C"],
+    video_scores: Float[np.ndarray, "V C"],
+    durations: Float[np.ndarray, "V"],
+    *,
+    options: Localization = Localization(),
+    ranked: Float[np.ndarray, "V T C"] | None = None,
+    lengths: Int[np.ndarray, "V"] | None = None,
+    suppress: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] | None = None,
+) -> SegmentTable:
+    """Detections of many videos from their snippet scores.
+
+    Proposals "thresholds": classes are selected, their curves upsampled and thresholded, every run becomes a proposal
+    scored OIC + score_weight * (video score of its class), and suppression or fusion acts on each video and class.
+    Proposals "positive": `localize_tcam` on every video.
+
+    Args:
+      scores: fused T-CAS, T snippets that cover the whole video evenly.
+      video_scores: video-level class scores.
+      durations: seconds the T snippets cover: snippets of the original video times 16 / 25, not T times.
+      options: how; those of sampling have no part in it.
+      ranked: scores whose outer-inner contrast ranks a proposal; default `scores`, which are thresholded.
+      lengths: snippets of each video; those behind are padding. Default: all have T.
+      suppress: in the place of the suppression that the options name; takes the segments (n, 2) of all videos in
+        `options.nms_unit`, scores (n,) and groups (n,), one group a video and class.
+
+    Returns:
+      Detections in seconds, ordered by video, then class, then as suppression or fusion leaves them.
+
+    Raises:
+      ValueError: shapes that disagree; NaN or infinite scores, a duration that is not positive, a length that is not
+        from 1 to T, where the message names the first such video; `suppress` where nothing is suppressed.
+    """
+    _check(scores, video_scores, durations, ranked, lengths)
+    if suppress is not None and (options.proposals != "thresholds" or options.fusion != "none"):
+        raise ValueError(
+            'suppress takes the place of suppression, which needs proposals="thresholds" and fusion="none"; got '
+            f'"{options.proposals}" and "{options.fusion}"'
+        )
+    lengths = np.full(len(scores), scores.shape[1]) if lengths is None else lengths
+    if options.proposals == "positive":
+        return _positive(scores, durations, lengths, options)
+    video, label = np.nonzero(select_classes(video_scores, threshold=options.class_threshold))
+    own = video, slice(None), label
+    group, place, contrast = _proposals(scores[own], None if ranked is None else ranked[own], lengths[video], options)
+    # The product stays in the dtype of the video scores, as in the published program.
+    score = contrast + options.score_weight * video_scores[video[group], label[group]]
+    num_samples = lengths[video[group]] * options.scale
+    segment = place * (durations[video[group]].astype(np.float64) / num_samples)[:, None]
+    if options.fusion != "none":
+        fused = fuse_table(segment, score, group, template=TEMPLATES[options.fusion])
+        return SegmentTable(video[fused.group], label[fused.group], fused.segment, fused.score)
+    suppress = suppress or partial(NMS[options.nms](options), plus_one=options.nms_plus_one)
+    row, score = suppress(place / options.scale if options.nms_unit == "snippets" else segment, score, group)
+    return SegmentTable(video[group[row]], label[group[row]], segment[row], score)
+
+
+def _proposals(
+    curves: np.ndarray, ranked: np.ndarray | None, lengths: np.ndarray, options: Localization
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The curve, samples [first, stop) and contrast of every proposal in curves (G, T), cut to their lengths."""
+    scale = options.scale
+    groups, places, contrasts = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for block, length in _blocks(lengths, scale):
+        samples = upsample(curves[block, :length], scale=scale, extrapolate=options.extrapolate)
+        runs = propose(samples, thresholds=options.thresholds, drop_lone_first=options.drop_lone_first)
+        if options.min_snippets > 1:
+            long_enough = runs.last + 1 - runs.first >= options.min_snippets * scale
+            runs = Runs(*(column[long_enough] for column in runs))
+        if ranked is not None:
+            samples = upsample(ranked[block, :length], scale=scale, extrapolate=options.extrapolate)
+        contrast = outer_inner_contrast(
+            samples,
+            runs.curve,
+            runs.first,
+            runs.last,
+            outer_ratio=options.outer_ratio,
+            outer_power=options.outer_power,
+            scale=scale,
+        )
+        groups.append(runs.curve + block.start)
+        places.append(np.stack([runs.first, runs.last + 1], axis=1))
+        contrasts.append(contrast)
+    return np.concatenate(groups), np.concatenate(places), np.concatenate(contrasts)
+
+
+def _blocks(lengths: np.ndarray, scale: int) -> Iterator[tuple[slice, int]]:
+    """Curves that are upsampled together, and their length: neighbours of one length, few enough to stay in cache."""
+    begin = 0
+    while begin < len(lengths):
+        length = int(lengths[begin])
+        ahead = lengths[begin : begin + max(1, _BLOCK_SAMPLES // max(length * scale, 1))]
+        block = slice(begin, begin + int(np.argmax(np.append(ahead, -1) != length)))
+        yield block, length
+        begin = block.stop
+
+
+def _positive(scores: np.ndarray, durations: np.ndarray, lengths: np.ndarray, options: Localization) -> SegmentTable:
+    """Stretches of positive scores; suppression and fusion have no part in it."""
+    found = localize_tcam(
+        [curve[:length] for curve, length in zip(scores, lengths, strict=True)],
+        class_threshold=options.class_threshold,
+        min_snippets=options.min_snippets,
+        snippet_seconds=1.0,
+    )
+    return found._replace(segment=found.segment * (durations / lengths)[found.video][:, None])
+
+
+def _check(
+    scores: np.ndarray,
+    video_scores: np.ndarray,
+    durations: np.ndarray,
+    ranked: np.ndarray | None,
+    lengths: np.ndarray | None,
+) -> None:
+    if scores.ndim != 3 or video_scores.shape != scores.shape[::2] or durations.shape != scores.shape[:1]:
+        raise ValueError(
+            "localize needs scores (V, T, C), video_scores (V, C) and durations (V,), got "
+            f"{scores.shape}, {video_scores.shape} and {durations.shape}"
+        )
+    if ranked is not None and ranked.shape != scores.shape:
+        raise ValueError(f"ranked must have the shape of scores, {scores.shape}, got {ranked.shape}")
+    if lengths is not None and lengths.shape != durations.shape:
+        raise ValueError(f"lengths must have shape {durations.shape}, one number a video, got {lengths.shape}")
+    if lengths is not None and (outside := (lengths < 1) | (lengths > scores.shape[1])).any():
+        first = np.argmax(outside)
+        raise ValueError(f"length of video {first} is {lengths[first]} snippets, expected 1 to {scores.shape[1]}")
+    for name, array in (
+        ("scores", scores),
+        ("ranked", ranked),
+        ("video_scores", video_scores),
+        ("durations", durations),
+    ):
+        if array is not None and not np.isfinite(array).all():
+            broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+            raise ValueError(f"{name} of video {np.argmax(broken)} hold NaN or infinity")
+    if (durations <= 0).any():
+        first = np.argmax(durations <= 0)
+        raise ValueError(f"duration of video {first} is {durations[first]} s, expected more than 0")
