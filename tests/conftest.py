@@ -39,6 +39,7 @@ def import_checked() -> None:
     import chex  # noqa: F401
     import flax.nnx  # noqa: F401
     import jax
+    import matplotlib.figure  # noqa: F401
     import optax  # noqa: F401
     import orbax.checkpoint  # noqa: F401
     import rich.progress  # noqa: F401

@@ -304,7 +304,8 @@ def test_padding_changes_nothing(rng):
 def test_jit_equals_eager_and_a_class_without_proposals_is_empty():
     eager = fuse(BOXES)
     jitted = jax.jit(fuse)(BOXES)
-    jax.tree.map(assert_array_equal, jitted, eager)
+    # A rounding apart: where XLA fuses a product with a sum, as 0.10.0 and 0.12 do here, it rounds once.
+    jax.tree.map(partial(assert_allclose, rtol=1e-6), jitted, eager)
     nothing = fuse(BOXES, mask=np.zeros(8, bool))
     assert not nothing.mask.any()
     assert int(nothing.num_groups) == 0

@@ -186,7 +186,8 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
             assert process.returncode == -signal.SIGKILL
             done = saved()
     assert process.returncode == 128 + signal.SIGTERM
-    said = errors.splitlines()
+    # jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
+    said = [line for line in errors.splitlines() if line and "cpu_aot_loader" not in line]
     assert said[0] == f"resuming at step {done} of 200000"
     assert said[1].startswith(f"SIGTERM: saved at step {saved()}")
     assert "--resume" in said[1]
