@@ -9,8 +9,8 @@ Run:     python benchmarks/ablations.py --table 4                    on the embe
 
 Tables 1, 2, 4, 5, 6, 7, 10, 11 and 12 and figures 3, 4 and 8 are the paper's. Every row runs over --seeds; mean and
 standard deviation of the mAP averaged over tIoU 0.1:0.7 stand beside the figure of the paper, for THUMOS14 with I3D
-features. The last column is the difference to the first row, in table 2 to the method alone, paired by seed. Every option
-of the method is a flag that all rows share; a row's own options override it.
+features. The last column is the difference to the first row, in table 2 to the method alone, paired by seed. Every
+option of the method is a flag that all rows share; a row's own options override it.
 
 Rows and seeds of one shape train side by side in one program; a run that several rows share is trained once. Finished
 runs are kept in OUT/runs.json and are not run again, so a stopped command goes on where it was. Beside it every table
