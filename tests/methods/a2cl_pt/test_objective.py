@@ -56,19 +56,18 @@ def test_golden_center_losses(golden):
 
 def test_class_pairs():
     labels = np.array([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 1, 1]], np.float32)
-    pairs = a2cl_pt.class_pairs(labels)
+    options = {}, {"max_labels": 3}, {"multi_label": False}, {"max_labels": 2}
+    found = jax.jit(lambda labels: [a2cl_pt.class_pairs(labels, **own) for own in options])(labels)
+    pairs, fewer, single, too_few = jax.device_get(found)
     assert pairs.label.shape == (4, 4)
-    found = [np.asarray(label)[mask].tolist() for label, mask in zip(pairs.label, np.asarray(pairs.mask), strict=True)]
-    assert found == [[1, 3], [], [0], [0, 2, 3]]
-    assert (np.asarray(pairs.label)[~np.asarray(pairs.mask)] == 0).all()
-    assert int(pairs.dropped) == 0
-    fewer = a2cl_pt.class_pairs(labels, max_labels=3)
+    classes = [label[mask].tolist() for label, mask in zip(pairs.label, pairs.mask, strict=True)]
+    assert classes == [[1, 3], [], [0], [0, 2, 3]]
+    assert not pairs.label[~pairs.mask].any()
+    assert pairs.dropped == 0
     np.testing.assert_array_equal(fewer.label, pairs.label[:, :3])
-    single = a2cl_pt.class_pairs(labels, multi_label=jnp.asarray(False))
-    assert np.asarray(single.mask).sum(axis=1).tolist() == [0, 0, 1, 0]
-    traced = jax.jit(lambda labels: a2cl_pt.class_pairs(labels, max_labels=2))(labels)
-    assert int(traced.dropped) == 1
-    assert traced.label[3].tolist() == [0, 2]
+    assert single.mask.sum(axis=1).tolist() == [0, 0, 1, 0]
+    assert too_few.dropped == 1
+    assert too_few.label[3].tolist() == [0, 2]
     with pytest.raises(ValueError, match="a video has 3 labels, max_labels is 2"):
         a2cl_pt.class_pairs(labels, max_labels=2)
     with pytest.raises(ValueError, match="max_labels must be 1 or more, got 0"):
