@@ -75,20 +75,20 @@ def outputs():
     return Outputs((2 * normal(B, T, C + 1),), (normal(B, T, 6),) * 2, attention, own=own)
 
 
+SNIPPET_LABELS = np.random.default_rng(8).normal(size=(B, T, C + 1)).astype(np.float32)
 PUBLISHED = {"uncertainty_rank": "argsort", "video_loss": "square", "evidence": "relu"}
-STEPS = [(Step(done=1, total=5, pairs=2), {}), (Step(done=9, total=10, pairs=2), PUBLISHED)]
 
 
 @pytest.fixture(scope="module")
 def losses():
-    """From outputs to the losses of both steps, and what is minimised with its gradient; one compilation."""
+    """From outputs to two losses, and their sum with its gradient; one compilation."""
 
     def both(outputs):
-        settings = [replace(delu.METHOD.settings, top_k_divisor=3, evidence_divisor=2, **own) for _, own in STEPS]
-        found = [
-            delu.delu_loss(outputs, jnp.asarray(LABELS), step, settings=own, mask=jnp.asarray(MASK))
-            for (step, _), own in zip(STEPS, settings, strict=True)
-        ]
+        late = Step(done=9, total=10, pairs=2, snippet_labels=jnp.asarray(SNIPPET_LABELS))
+        found = []
+        for step, options in ((Step(done=1, total=5, pairs=2), {}), (late, PUBLISHED)):
+            settings = replace(delu.METHOD.settings, top_k_divisor=3, evidence_divisor=2, **options)
+            found.append(delu.delu_loss(outputs, jnp.asarray(LABELS), step, settings=settings, mask=jnp.asarray(MASK)))
         return found[0].value + found[1].value, found
 
     return jax.jit(jax.value_and_grad(both, has_aux=True))
@@ -99,16 +99,16 @@ def test_loss_is_the_sum_of_its_terms(outputs, losses):
     shared = co2.losses(outputs, divisor=3, pairs=2, guide=0.4)
     checks.assert_loss(thumos, shared | terms_of_delu(outputs, 0.2, true_order, log_loss, exp_evidence))
     own = terms_of_delu(outputs, 0.9, published_order, square_loss, lambda x: np.maximum(x, 0))
-    checks.assert_loss(activitynet, shared | own)
+    towards = [
+        -(checks.cropped(SNIPPET_LABELS, b) * checks.log_softmax(checks.cropped(outputs.cas[0], b))).sum(1).mean()
+        for b in range(B)
+    ]
+    checks.assert_loss(activitynet, shared | own | {"loss_labels": np.mean(towards)})
     co2.assert_foreground(thumos, outputs, 3)
 
 
 def test_padding_is_inert(outputs, losses):
     """Of the network it is tested with CO2-Net."""
-
-    def padding(x):
-        return x[~MASK]
-
     spoiled = jax.tree.map(lambda x: np.where(MASK.reshape(B, T, *(1,) * (x.ndim - 2)), x, np.float32(7.5)), outputs)
     clean, other = jax.device_get((losses(outputs), losses(spoiled)))
     jax.tree.map(np.testing.assert_array_equal, clean, other)
