@@ -16,14 +16,14 @@ from casejax.labels import pseudo_labels
 from casejax.labels.interior_point import least_mass
 from casejax.labels.pseudo_labels import LabelHistory, Phase
 
-T = 60
+T, PROBLEMS, PLACES = 60, 3, 6
 MARGINS = {pseudo_labels.power_margin: lambda n: 0.0785 * n**0.9, pseudo_labels.linear_margin: lambda n: n / 4}
-EVERYWHERE = np.ones(T, bool)
 
 
 @jax.jit
-def label_and_slope(segments, scores, mask, snippet_mask=EVERYWHERE):
-    """Labels, and the gradient of their squares' sum to the scores."""
+@jax.vmap
+def label_and_slope(segments, scores, mask, snippet_mask):
+    """Labels, and the gradient of their squares' sum to the scores; of three problems, for one compilation."""
 
     def squares(scores):
         got = pseudo_labels.snippet_labels(segments, scores, num_snippets=T, mask=mask, snippet_mask=snippet_mask)
@@ -33,15 +33,19 @@ def label_and_slope(segments, scores, mask, snippet_mask=EVERYWHERE):
     return got, gradient
 
 
-def padded(boxes, size=3):
+def padded(boxes):
     """Segments, scores and mask of a list of (start, end, score)."""
-    table = np.zeros((size, 3), np.float32)
+    table = np.zeros((PLACES, 3), np.float32)
     table[: len(boxes)] = np.reshape(boxes, (-1, 3))
-    return table[:, :2], table[:, 2], np.arange(size) < len(boxes)
+    return table[:, :2], table[:, 2], np.arange(PLACES) < len(boxes)
 
 
-def solved(*boxes):
-    return label_and_slope(*padded(boxes))[0]
+def solved(*problems, shown=T):
+    """Of each problem, which is as `padded` has it, labels and slope, where so many snippets are real."""
+    empty = [padded([])] * (PROBLEMS - len(problems))
+    arrays = [np.stack(column) for column in zip(*problems, *empty, strict=True)]
+    found = jax.device_get(label_and_slope(*arrays, np.broadcast_to(np.arange(T) < shown, (PROBLEMS, T))))
+    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(problems))]
 
 
 # Oracles
@@ -108,18 +112,19 @@ def programmes():
 
 
 def test_the_vectors_of_the_specification():
-    inside = np.arange(T)
-    got = solved((20, 40, 0.6))
-    assert_allclose(got.labels, np.where((inside >= 20) & (inside < 40), 0.03, 0), atol=2e-5)
-    got = solved((20, 40, -0.05))
-    assert_allclose(got.labels, np.where(np.isin(inside, [18, 19, 40, 41]), 0.0125, 0), atol=3e-5)
-    assert bool(got.feasible & got.converged)
-    got = solved((20, 40, 0.6), (20, 40, 0.5))  # contradictory: the published solvers gave zeros or NaN
-    assert_allclose(got.labels, np.where((inside >= 20) & (inside < 40), 0.0275, 0), atol=2e-5)
-    assert_allclose(got.residual, [0.05, -0.05, 0], atol=1e-4)
-    assert not bool(got.feasible)
-    assert bool(got.converged)
-    assert_array_equal(got.used, [True, True, False])
+    snippets = np.arange(T)
+    inside, around = (snippets >= 20) & (snippets < 40), np.isin(snippets, [18, 19, 40, 41])
+    # The last is contradictory: the published solvers gave zeros or NaN.
+    problems = [(20, 40, 0.6)], [(20, 40, -0.05)], [(20, 40, 0.6), (20, 40, 0.5)]
+    (up, _), (down, _), (torn, _) = solved(*map(padded, problems))
+    assert_allclose(up.labels, np.where(inside, 0.03, 0), atol=2e-5)
+    assert_allclose(down.labels, np.where(around, 0.0125, 0), atol=3e-5)
+    assert_allclose(torn.labels, np.where(inside, 0.0275, 0), atol=2e-5)
+    assert_allclose(torn.residual[:2], [0.05, -0.05], atol=1e-4)
+    assert not torn.residual[2:].any()
+    assert [bool(found.feasible) for found in (up, down, torn)] == [True, True, False]
+    assert all(found.converged for found in (up, down, torn))
+    assert_array_equal(torn.used, np.arange(PLACES) < 2)
 
 
 def test_least_sums_are_those_of_scipy(programmes):
@@ -172,12 +177,12 @@ def test_gradients_are_those_of_finite_differences(rng, programmes):
 
     @jax.jit
     @jax.vmap
-    def loss(rows, targets):
-        return weights @ least_mass(rows, targets, barrier=1e-2, penalty=1e2).values
+    def loss_and_gradient(rows, targets):
+        return jax.value_and_grad(lambda t: weights @ least_mass(rows, t, barrier=1e-2, penalty=1e2).values)(targets)
 
-    slope = (loss(rows, targets + 1e-5 * direction) - loss(rows, targets - 1e-5 * direction)) / 2e-5
-    gradient = jax.grad(lambda targets: loss(rows, targets).sum())(jnp.asarray(targets))
-    assert_allclose(gradient @ direction, slope, rtol=1e-4, atol=1e-6)
+    ahead, behind = (loss_and_gradient(rows, targets + step * direction)[0] for step in (1e-5, -1e-5))
+    gradient = np.asarray(loss_and_gradient(rows, targets)[1])
+    assert_allclose(gradient @ direction, (ahead - behind) / 2e-5, rtol=1e-4, atol=1e-6)
 
 
 # Labels of a class
@@ -188,42 +193,45 @@ def test_rows_equal_those_of_a_loop(rng, margin):
     start = rng.uniform(-2, 20, 40)
     segments = np.stack([start, start + rng.uniform(0.1, 1, 40) * rng.choice([1, 12], 40)], axis=1).astype(np.float32)
     mask = rng.random(40) < 0.8
-    options = {"num_snippets": 25, "mask": mask, "snippet_mask": np.arange(25) < 21, "margin": margin}
-    rows, used = jax.jit(partial(pseudo_labels.contrast_rows, **options))(segments)
-    want = np.array([loop_row(*segment, 21, 25, MARGINS[margin]) for segment in segments]) * mask[:, None]
-    assert_array_equal(rows, want)
-    assert_array_equal(used, want.any(axis=1))
-    assert 0 < used.sum() < mask.sum()
+    shown = {25: {}, 21: {"mask": mask, "snippet_mask": np.arange(25) < 21}}
+    rows_of = partial(pseudo_labels.contrast_rows, num_snippets=25, margin=margin)
+    found = jax.jit(lambda segments: [rows_of(segments, **options) for options in shown.values()])(segments)
+    for (rows, used), (count, options) in zip(found, shown.items(), strict=True):
+        want = np.array([loop_row(*segment, count, 25, MARGINS[margin]) for segment in segments])
+        want *= mask[:, None] if options else 1
+        assert_array_equal(rows, want)
+        assert_array_equal(used, want.any(axis=1))
+        assert 0 < used.sum() < (mask.sum() if options else len(mask))
 
 
 def test_padding_changes_nothing():
     """Padded instances and snippets: bit-equal whatever stands there, and equal to the cropped input."""
-    segments, scores, mask = padded([(3, 9, 0.5), (6, 20, 0.4)])
-    shown = np.arange(T) < 24
-    results = []
+    problems = []
     for filler in (0.0, np.nan, 1e30):
-        segments[2], scores[2] = filler, filler
-        results.append(label_and_slope(segments, scores, mask, shown))
+        segments, scores, mask = padded([(3, 9, 0.5), (6, 20, 0.4)])
+        segments[2:], scores[2:] = filler, filler
+        problems.append((segments, scores, mask))
+    results = solved(*problems, shown=24)
     for other in results[1:]:
         jax.tree.map(assert_array_equal, other, results[0])
     rows = np.array([loop_row(*segment, 24, 24, MARGINS[pseudo_labels.power_margin]) for segment in segments[:2]])
     cropped = np.where(rows.any(axis=0), minimiser(rows, scores[:2].astype(np.float64), 1e-5, 1e4), 0)
     got, gradient = results[0]
     assert_allclose(got.labels[:24], cropped, atol=5e-6)
-    assert not np.asarray(got.labels[24:]).any()
+    assert not got.labels[24:].any()
     assert not rows[:, 23].any()  # the margin stops before the last snippet
-    assert np.asarray(gradient)[:2].all()
+    assert gradient[:2].all()
     assert np.isfinite(gradient).all()
-    assert float(gradient[2]) == 0
+    assert not gradient[2:].any()
 
 
 def test_without_an_instance_all_labels_are_zero():
-    got = solved()
-    assert not np.asarray(got.labels).any()
-    assert bool(got.feasible & got.converged)
-    shorter_than_a_snippet = solved((5.2, 5.9, 0.3))
-    assert not np.asarray(shorter_than_a_snippet.labels).any()
-    assert not np.asarray(shorter_than_a_snippet.used).any()
+    (nothing, _), (shorter_than_a_snippet, _) = solved(padded([]), padded([(5.2, 5.9, 0.3)]))
+    assert nothing.feasible
+    assert nothing.converged
+    for found in (nothing, shorter_than_a_snippet):
+        assert not found.labels.any()
+        assert not found.used.any()
 
 
 def test_labels_of_fused_instances_of_many_classes(rng):
@@ -236,20 +244,20 @@ def test_labels_of_fused_instances_of_many_classes(rng):
 
     @jax.jit
     @jax.vmap
-    def labels_of(segments, scores, mask):
-        fused = localize.fuse_instances(segments, scores, mask=mask, temperature=0.02, max_groups=6)
-        return fused, pseudo_labels.snippet_labels(fused.segments, fused.scores, num_snippets=T, mask=fused.mask)
+    def fuse(segments, scores, mask):
+        return localize.fuse_instances(segments, scores, mask=mask, temperature=0.02, max_groups=PLACES)
 
-    fused, got = labels_of(segments, scores, mask)
-    assert not np.asarray(got.labels[1]).any()
-    assert bool(got.converged.all())
+    fused = jax.device_get(fuse(segments, scores, mask))
+    found = solved(*zip(fused.segments, fused.scores, fused.mask, strict=True))
+    assert all(got.converged for got, _ in found)
+    assert not found[1][0].labels.any()
     for c in (0, 2):
-        count = int(fused.mask[c].sum())
+        got, count = found[c][0], int(fused.mask[c].sum())
         assert count > 1
-        rows = [loop_row(*s, T, T, MARGINS[pseudo_labels.power_margin]) for s in np.asarray(fused.segments[c, :count])]
-        met = np.asarray(fused.scores[c, :count]) - np.array(rows) @ np.float64(got.labels[c])
-        assert_allclose(met, got.residual[c, :count], atol=1e-5)
-        assert bool(got.feasible[c]) == (np.abs(met).max() <= 1e-3)
+        rows = [loop_row(*s, T, T, MARGINS[pseudo_labels.power_margin]) for s in fused.segments[c, :count]]
+        met = fused.scores[c, :count] - np.array(rows) @ np.float64(got.labels)
+        assert_allclose(met, got.residual[:count], atol=1e-5)
+        assert got.feasible == (np.abs(met).max() <= 1e-3)
 
 
 # Supervision
@@ -296,21 +304,19 @@ def test_targets_follow_the_published_schedule():
 
 def test_no_target_before_the_labels_it_needs():
     phases = (Phase(0, 1.0, 0.0), Phase(2, 2.0, -2.0))
+    target = jax.jit(partial(pseudo_labels.label_target, phases=phases))
     empty = LabelHistory.empty((3,))
-    once = empty.push(jnp.ones(3))
-    assert_array_equal(pseudo_labels.label_target(empty, 0, phases=phases), np.zeros(3))
-    assert_array_equal(pseudo_labels.label_target(once, 1, phases=phases), np.ones(3))
-    assert_array_equal(pseudo_labels.label_target(once, 2, phases=phases), np.zeros(3))
-    twice = once.push(3 * jnp.ones(3))
-    assert_array_equal(pseudo_labels.label_target(twice, 2, phases=phases), np.full(3, 4))
+    once = empty.push(jnp.asarray(np.ones(3, np.float32)))
+    twice = once.push(jnp.asarray(np.full(3, 3, np.float32)))
+    for history, epoch, want in ((empty, 0, 0), (once, 1, 1), (once, 2, 0), (twice, 2, 4)):
+        assert_array_equal(target(history, epoch), np.full(3, want))
     assert int(twice.made) == 2
 
 
 def test_weight_grows_to_its_cap():
-    got = [float(pseudo_labels.label_weight(epoch)) for epoch in (0, 199, 200, 201, 230, 246, 247, 350)]
-    want = [0, 0, 10, 10.35, 10 * 1.035**30, 10 * 1.035**46, 50, 50]
-    assert_allclose(got, want, rtol=1e-5)
-    assert float(jax.jit(pseudo_labels.label_weight)(jnp.asarray(10_000))) == 50
+    weight = jax.jit(pseudo_labels.label_weight)
+    got = [weight(epoch) for epoch in (0, 199, 200, 201, 230, 246, 247, 350, 10_000)]
+    assert_allclose(got, [0, 0, 10, 10.35, 10 * 1.035**30, 10 * 1.035**46, 50, 50, 50], rtol=1e-5)
 
 
 # Bad input
@@ -325,16 +331,16 @@ def test_weight_grows_to_its_cap():
     ],
 )
 def test_broken_instances_are_named_and_under_jit_take_no_part(row, message):
-    segments, scores, mask = padded([(20, 40, 0.6), row])
+    broken = segments, scores, mask = padded([(20, 40, 0.6), row])
     with pytest.raises(ValueError, match=message):
         pseudo_labels.snippet_labels(segments, scores, num_snippets=T, mask=mask)
-    got, _ = label_and_slope(segments, scores, mask)
-    assert_array_equal(got.used, [True, False, False])
-    assert_array_equal(got.labels, solved((20, 40, 0.6)).labels)
+    (got, _), (want, _) = solved(broken, padded([(20, 40, 0.6)]))
+    assert_array_equal(got.used, np.arange(PLACES) < 1)
+    assert_array_equal(got.labels, want.labels)
 
 
 def test_what_cannot_be_solved_is_refused():
-    segments, scores, _ = padded([(20, 40, 0.6)] * 3)
+    segments, scores, _ = padded([(20, 40, 0.6)] * PLACES)
     for options, message in (
         ({"num_snippets": 0}, "num_snippets >= 1, got .* and 0"),
         ({"snippet_mask": np.arange(T) % 2 == 1}, "snippet 1 is real but comes after padding"),

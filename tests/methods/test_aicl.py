@@ -1,38 +1,28 @@
-import base_checks as checks
 import jax
 import jax.numpy as jnp
+import method_checks as checks
 import numpy as np
-import oracles
 import pytest
-from base_checks import LABELS, LENGTHS, MASK, B, C, T
+import test_asl as asl
 from flax import nnx
-from test_asl import losses as asl_losses
+from method_checks import LENGTHS, MASK, B, C, T
 
 from casejax.methods import aicl
 
 
 @pytest.fixture(scope="module")
-def model():
-    return aicl.AICLNet(checks.DIMS, C, hidden=6, rngs=nnx.Rngs(1))
-
-
-@pytest.fixture(scope="module")
-def x():
-    return checks.features(np.random.default_rng(3))
-
-
-@pytest.fixture(scope="module")
-def step(model):
-    return checks.Step(model, objective)
-
-
-@pytest.fixture(scope="module")
-def outputs(step, x):
-    return step(x)[0][1][1]
+def small():
+    return checks.Small(
+        aicl.METHOD, seed=3, inference=False, hidden=6, top_k_divisor=3, mined_divisor=3, temperature=0.3
+    )
 
 
 def test_parameter_count_is_the_published_one():
-    assert checks.count(lambda: aicl.AICLNet((1024, 1024), 20, rngs=nnx.Rngs(0))) == 6_304_278
+    assert checks.count(aicl.METHOD) == 6_304_278
+
+
+def test_inference_is_that_of_asl():
+    assert aicl.METHOD.scores is asl.asl.METHOD.scores
 
 
 def forward(model, x):
@@ -44,13 +34,11 @@ def forward(model, x):
         checks.sigmoid(checks.dense(layer, e)[:, 0]) for layer, e in zip(model.attention, embedding, strict=True)
     ]
     own = [joint, checks.sigmoid(cas.sum(1)), sum(attention) / 2]
-    select = (oracles.softmax(cas) + sum(attention)[:, None]) / 3
-    return {"cas": [cas], "embedding": embedding, "attention": attention, "select_scores": select, "own": own}
+    return {"cas": [cas], "embedding": embedding, "attention": attention, "own": own}
 
 
-def test_forward_is_the_written_out_network(model, x, outputs):
-    for b in range(B):
-        checks.assert_forward(outputs, forward(model, [checks.cropped(a, b) for a in x]), b)
+def test_forward_is_the_written_out_network(small):
+    small.assert_forward(forward)
 
 
 def mine(first, second, divisor, *, fill=False):
@@ -66,27 +54,28 @@ def mine(first, second, divisor, *, fill=False):
     return best(2, first), best(0, reverse), best(1, first), best(1, reverse)
 
 
-@pytest.mark.parametrize("fill", [False, True])
-def test_mined_snippets_are_the_best_of_each_kind(rng, fill):
+def test_mined_snippets_are_the_best_of_each_kind(rng):
     # Videos whose two kinds of actionness agree wholly, nearly, and not at all
     first = rng.random((B, T)).astype(np.float32)
     second = np.stack([first[0], np.round(first[1], 1), rng.random(T), rng.random(T)]).astype(np.float32)
-    got = jax.jit(lambda a, b: aicl.mine(a, b, mask=jnp.asarray(MASK), divisor=3, fill=fill))(first, second)
-    short = 0
-    for b, n in enumerate(LENGTHS):
-        want = mine(first[b, :n], second[b, :n], 3, fill=fill)
-        for kind, snippets in zip(got, want, strict=True):
-            assert set(np.flatnonzero(kind[b])) == set(snippets)
-            short += len(snippets) < n // 3
-    assert (short > 0) != fill
+    fills = (False, True)
+    mined = jax.jit(lambda a, b: [aicl.mine(a, b, mask=jnp.asarray(MASK), divisor=3, fill=fill) for fill in fills])
+    for fill, got in zip(fills, jax.device_get(mined(first, second)), strict=True):
+        short = 0
+        for b, n in enumerate(LENGTHS):
+            want = mine(first[b, :n], second[b, :n], 3, fill=fill)
+            for kind, snippets in zip(got, want, strict=True):
+                assert set(np.flatnonzero(kind[b])) == set(snippets)
+                short += len(snippets) < n // 3
+        assert (short > 0) != fill
 
 
 def test_medians_of_even_and_odd_numbers_are_those_of_numpy(rng):
     values = rng.random((B, T)).astype(np.float32)
     values[0] = np.round(3 * values[0])  # with ties
-    got = aicl._above_median(jnp.asarray(values), jnp.asarray(MASK))
+    got = jax.jit(aicl._above_median)(values, MASK)
     for b, n in enumerate(LENGTHS):
-        np.testing.assert_array_equal(got[b, :n], values[b, :n] > np.median(values[b, :n]))
+        np.testing.assert_array_equal(np.asarray(got)[b, :n], values[b, :n] > np.median(values[b, :n]))
 
 
 def contrast(embedding, sets, temperature):
@@ -108,34 +97,24 @@ def contrast(embedding, sets, temperature):
     return total
 
 
-def objective(outputs):
-    return aicl.aicl_objective(
-        outputs, jnp.asarray(LABELS), mask=jnp.asarray(MASK), top_k_divisor=3, mined_divisor=3, temperature=0.3
-    )
-
-
-def test_objective_is_the_sum_of_its_terms(step, x, outputs):
-    loss, (terms, _) = step(x)[0]
-    want = []
+def test_loss_is_the_sum_of_its_terms(small):
+    outputs, videos = small.outputs, []
     for b in range(B):
-        first, second = (
-            checks.cropped(outputs.own.class_actionness, b),
-            checks.cropped(outputs.own.stream_actionness, b),
-        )
+        first, second = (checks.cropped(a, b) for a in outputs.own[1:])
         sets = mine(first, second, 3)
         embeddings = [checks.cropped(e, b) for e in (outputs.own.embedding, *outputs.embedding)]
         rgb, flow = (checks.cropped(a, b) for a in outputs.attention)
-        want.append(
+        videos.append(
             [
-                *asl_losses(outputs, b),
                 5 * ((rgb - flow) ** 2).mean(),
                 0.01 * sum(contrast(e, sets, 0.3) for e in embeddings),
                 0.1 * ((first - second) ** 2).mean(),
             ]
         )
-    names = ["loss_video", "loss_attention", "loss_streams", "loss_contrast", "loss_actionness"]
-    np.testing.assert_allclose([terms[name] for name in names], np.mean(want, axis=0), rtol=2e-5)
-    np.testing.assert_allclose(loss, np.mean(want, axis=0).sum(), rtol=1e-5)
+    names = ("loss_streams", "loss_contrast", "loss_actionness")
+    own = dict(zip(names, np.mean(videos, axis=0), strict=True))
+    checks.assert_loss(small.found, asl.losses(outputs) | own)
+    checks.assert_foreground(small.found.foreground, outputs, lambda b: asl.selection(outputs, b), 3)
 
 
 def test_a_term_without_snippets_is_0_and_has_a_gradient(rng):
@@ -144,15 +123,11 @@ def test_a_term_without_snippets_is_0_and_has_a_gradient(rng):
     loss = lambda e: aicl.contrastive_loss(e, aicl.Mined(some, some, none, none)).sum()  # noqa: E731
     value, slope = jax.jit(jax.value_and_grad(loss))(embedding)
     assert float(value) == 0
-    np.testing.assert_array_equal(slope, np.zeros_like(slope))
+    assert not slope.any()
 
 
-def test_padding_is_inert(step, x):
-    checks.assert_padding_is_inert(step, x)
-
-
-def test_settings_are_the_defaults():
-    checks.assert_settings_are_defaults(aicl.THUMOS14, aicl.AICLNet, aicl.aicl_objective, aicl.aicl_scores)
+def test_padding_is_inert(small):
+    small.assert_padding_is_inert()
 
 
 def test_what_does_not_fit_is_refused():
