@@ -11,7 +11,6 @@ Resume:  the same command with --resume.
 """
 
 import argparse
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +72,7 @@ def main() -> int:
         )
 
     again = [word for word in sys.argv if word != "--resume"]
-    return run_command(command, hint=shlex.join(["python", *again, "--resume"]))
+    return run_command(command, ["python", *again, "--resume"])
 
 
 if __name__ == "__main__":

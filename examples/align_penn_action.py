@@ -9,7 +9,6 @@ Resume:  the same command with --resume.
 """
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def main() -> int:
         )
 
     again = [word for word in sys.argv if word != "--resume"]
-    return run_command(command, hint=shlex.join(["python", *again, "--resume"]))
+    return run_command(command, ["python", *again, "--resume"])
 
 
 if __name__ == "__main__":

@@ -136,6 +136,6 @@ def restore_run(folder: Path) -> Restored:
         except OptionError as error:
             raise CheckpointError(f"{place}: {error}") from error
         data = meta["data"]
-        videos = data["train_videos"], data.get("longest_train_video", 0)
+        videos = data["train_videos"], data["longest_train_video"]
         graphdef, template = initial_state(config, tuple(data["dims"]), len(data["classes"]), videos=videos)
         return Restored(folder, graphdef, checkpoints.restore(template), config, meta)

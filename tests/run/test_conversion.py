@@ -9,8 +9,7 @@ from flax import nnx
 from casejax.data.pickles.torch_files import read_torch, write_torch
 from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.methods.case import published as convert
-from casejax.methods.case.network import CaseNet
-from casejax.run import folder
+from casejax.run import conversion
 from casejax.run.config import Config
 from casejax.run.state import initial_state
 from casejax.runtime.checkpoint import Checkpoints
@@ -78,7 +77,7 @@ def test_published_forward_pass(golden, tmp_path):
     state = {name.removeprefix("p0/"): value for name, value in arrays.items() if name.startswith("p0/")}
     write_torch(tmp_path / "best_model.pkl", state)
     np.save(tmp_path / "cls_gt.npy", arrays["it1/Q_C"])
-    published = folder.convert(tmp_path / "best_model.pkl", tmp_path / "cls_gt.npy", tmp_path / "run")
+    published = conversion.convert(tmp_path / "best_model.pkl", tmp_path / "cls_gt.npy", tmp_path / "run")
     x = arrays["x"]
     half, num_classes = x.shape[2] // 2, arrays["label"].shape[1]
     num_clusters, hidden = arrays["p0/clu_head_rgb.prototypes.weight"].shape
@@ -96,7 +95,7 @@ def test_published_forward_pass(golden, tmp_path):
 def test_checkpoint_of_a_run(files, tmp_path):
     config = Config.of("case").changed(num_snippets=50, num_clusters=3, hidden=8, seed=4)
     names = ("run", "jump", "throw", "swim", "dive")
-    folder.convert(*files, tmp_path / "run", classes=names, config=config)
+    conversion.convert(*files, tmp_path / "run", classes=names, config=config)
     meta, _, state = restored(tmp_path / "run")
     assert Config.from_dict(meta["config"]) == config.changed(num_clusters=CLUSTERS, hidden=HIDDEN)
     assert meta["data"] == {
@@ -121,8 +120,8 @@ def test_checkpoint_of_a_run(files, tmp_path):
 
 
 def test_there_and_back_is_the_same_bits(files, tmp_path):
-    folder.convert(*files, tmp_path / "run")
-    folder.export_published(tmp_path / "run", tmp_path / "model.pkl", tmp_path / "labels.npy")
+    conversion.convert(*files, tmp_path / "run")
+    conversion.export_published(tmp_path / "run", tmp_path / "model.pkl", tmp_path / "labels.npy")
     before, after = read_torch(files[0]), read_torch(tmp_path / "model.pkl")
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -132,18 +131,19 @@ def test_there_and_back_is_the_same_bits(files, tmp_path):
 
 
 def test_the_selected_state_is_exported(files, tmp_path):
-    folder.convert(*files, tmp_path / "run")
+    conversion.convert(*files, tmp_path / "run")
     meta, _, state = restored(tmp_path / "run")
     better = jax.tree.map(lambda leaf: leaf + 1, state.params)
     with Checkpoints(tmp_path / "run" / "selected", keep=1) as best:
         best.save(state._replace(step=jnp.int32(5), params=better), meta | {"score": 0.5})
-    folder.export_published(tmp_path / "run", tmp_path / "model.pkl", tmp_path / "labels.npy")
+    conversion.export_published(tmp_path / "run", tmp_path / "model.pkl", tmp_path / "labels.npy")
     bias = "att_module_rgb.bias"
     np.testing.assert_allclose(read_torch(tmp_path / "model.pkl")[bias], read_torch(files[0])[bias] + 1)
 
 
 def test_streams_in_the_other_order():
-    _, params = nnx.split(CaseNet(DIMS, CLASSES, CLUSTERS, hidden=HIDDEN, rngs=nnx.Rngs(3)), nnx.Param)
+    _, state = initial_state(Config.of("case").changed(num_clusters=CLUSTERS, hidden=HIDDEN, seed=3), DIMS, CLASSES)
+    params = state.params
     q = np.full((2, CLUSTERS, 2), 0.5, np.float32)
     one, _ = convert.to_published(params, q)
     other, _ = convert.to_published(params, jnp.asarray(q), streams=("flow", "rgb"))
@@ -260,19 +260,19 @@ def test_files_that_cannot_be_read(files, tmp_path):
 def test_nothing_is_overwritten_or_half_written(files, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(DataError, match="has 5 classes, but 2 names were given"):
-        folder.convert(*files, run, classes=["a", "b"])
+        conversion.convert(*files, run, classes=["a", "b"])
     with pytest.raises(DataError, match="4 of them different"):
-        folder.convert(*files, run, classes=["a", "b", "c", "d", "a"])
+        conversion.convert(*files, run, classes=["a", "b", "c", "d", "a"])
     with pytest.raises(OptionError, match="epochs"):
-        folder.convert(*files, run, config=Config.of("case").changed(epochs=0))
+        conversion.convert(*files, run, config=Config.of("case").changed(epochs=0))
     assert not run.exists()
-    folder.convert(*files, run)
+    conversion.convert(*files, run)
     with pytest.raises(CheckpointError, match=r"already holds a checkpoint \(step 0\); choose another"):
-        folder.convert(*files, run)
+        conversion.convert(*files, run)
 
 
 def test_models_that_the_published_program_cannot_hold(files, tmp_path):
-    folder.convert(*files, tmp_path / "run")
+    conversion.convert(*files, tmp_path / "run")
     meta, _, state = restored(tmp_path / "run")
     out = tmp_path / "model.pkl", tmp_path / "labels.npy"
 
@@ -282,7 +282,7 @@ def test_models_that_the_published_program_cannot_hold(files, tmp_path):
         with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
             checkpoints.save(state._replace(**fields), changed)
         with pytest.raises(CheckpointError, match=message) as error:
-            folder.export_published(tmp_path / name, *out)
+            conversion.export_published(tmp_path / name, *out)
         assert str(tmp_path / name) in str(error.value)
 
     labels = np.array(state.cluster_labels)
@@ -291,10 +291,17 @@ def test_models_that_the_published_program_cannot_hold(files, tmp_path):
     refused("depth", "streams are rgb, depth", lambda data, config: data.update(streams=["rgb", "depth"]))
     hotter = Config.from_dict(meta["config"]).changed(head_temperature=5.0).as_dict()
     refused("hotter", r"head_temperature is 5\.0, but 10\.0", lambda data, config: config.update(hotter))
-    refused("newer", "unknown options", lambda data, config: config.update(novelty={"x": 1}))
+    refused("newer", "no option x", lambda data, config: config.update(novelty={"x": 1}))
     refused("other-dims", "of another shape", lambda data, config: data.update(dims=[3, 4]))
-    with pytest.raises(CheckpointError, match="holds no checkpoints; name the folder of a run"):
-        folder.export_published(tmp_path / "none", *out)
+    baseline = Config.of("baseline").changed(hidden=HIDDEN)
+    _, bare = initial_state(baseline, DIMS, CLASSES)
+    own = {**meta, "config": baseline.as_dict()}
+    with Checkpoints(tmp_path / "baseline" / "checkpoints") as checkpoints:
+        checkpoints.save(bare, own)
+    with pytest.raises(CheckpointError, match="baseline.*no network of CASE with its clusters"):
+        conversion.export_published(tmp_path / "baseline", *out)
+    with pytest.raises(CheckpointError, match="holds no checkpoints/; name the folder of a run"):
+        conversion.export_published(tmp_path / "none", *out)
     assert not out[0].exists()
     assert not out[1].exists()
 
@@ -377,7 +384,7 @@ def test_logits_of_a_torch_model(torch, make_module, rng, tmp_path, zipped, wrap
     model, labels = tmp_path / "best_model.pkl", tmp_path / "cls_gt.npy"
     torch.save(state, model, _use_new_zipfile_serialization=zipped)
     np.save(labels, rng.dirichlet([1, 1], CLUSTERS).astype(np.float32))
-    folder.convert(model, labels, tmp_path / "run")
+    conversion.convert(model, labels, tmp_path / "run")
     _, graphdef, run = restored(tmp_path / "run")
     assert_same_logits(forward(graphdef, run.params, features), run_module(torch, module, features))
     np.testing.assert_array_equal(run.cluster_labels, np.stack([np.load(labels)] * 2))
@@ -386,11 +393,12 @@ def test_logits_of_a_torch_model(torch, make_module, rng, tmp_path, zipped, wrap
 def test_torch_loads_our_model(torch, make_module, rng, tmp_path):
     config = Config.of("case").changed(num_clusters=CLUSTERS, hidden=HIDDEN)
     meta = {"config": config.as_dict(), "data": {"streams": ["rgb", "flow"], "dims": DIMS, "classes": ["c"] * CLASSES}}
+    meta["data"] |= {"train_videos": 0, "longest_train_video": 0}
     graphdef, state = initial_state(config, DIMS, CLASSES)
     q = np.tile(rng.dirichlet([1, 1], CLUSTERS).astype(np.float32), (2, 1, 1))
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         checkpoints.save(state._replace(cluster_labels=jnp.asarray(q)), meta)
-    folder.export_published(tmp_path / "run", tmp_path / "best_model.pkl", tmp_path / "cls_gt.npy")
+    conversion.export_published(tmp_path / "run", tmp_path / "best_model.pkl", tmp_path / "cls_gt.npy")
     module, features = make_module(seed=1), random_features(rng)
     module.load_state_dict(torch.load(tmp_path / "best_model.pkl", weights_only=True), strict=True)
     assert_same_logits(forward(graphdef, state.params, features), run_module(torch, module, features))
