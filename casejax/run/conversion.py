@@ -80,6 +80,8 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
     restored = restore_run(Path(run))
     temperature = restored.config.flat().get("head_temperature", HEAD_TEMPERATURE)
     try:
+        if restored.config.method.foreground is None:
+            raise ValueError(f"method {restored.config.method.name} has no clusters; only CASE has a published format")
         if temperature != HEAD_TEMPERATURE:
             raise ValueError(
                 f"head_temperature is {temperature}, but {HEAD_TEMPERATURE} is fixed in the published program; only a "
