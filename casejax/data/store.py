@@ -144,7 +144,7 @@ def _open(folder: Path, stem: str, described: dict[str, Any], source: Source) ->
         if checksum != crc32:
             raise DataError(f"{path}: checksum {checksum:08x}, not the {crc32:08x} it was written with; {remedy}")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    rows = np.ndarray((total, width), dtype, mapped)
+    rows: np.ndarray = np.ndarray((total, width), dtype, mapped)
     bounds = np.cumsum([0, *source.dims])
     streams = tuple(rows[:, a:b] for a, b in pairwise(bounds))
     return Features.end_to_end(streams, source.lengths)
