@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# The programs are small: cut into parts they take longer to compile.
+os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 if metadata.version("jaxlib").startswith("0.10."):
     # The emitters of fused loops take half of the time of compiling; later releases have no choice of others.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
@@ -87,6 +89,16 @@ class Goldens:
 @pytest.fixture(scope="session")
 def golden() -> Goldens:
     return Goldens(Path(os.environ.get("CASEJAX_GOLDEN", Path(__file__).parent / "golden")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgets_programs() -> typing.Iterator[None]:
+    """Compiled programs of a module are let go with it, or a worker would end with gigabytes of them."""
+    import jax
+
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from casejax.localize.overlap import temporal_iou
+from casejax.records import Localization
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -201,3 +204,11 @@ def _groups(sorted_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     head = np.ones(len(sorted_group), bool)
     head[1:] = sorted_group[1:] != sorted_group[:-1]
     return np.flatnonzero(head), np.cumsum(head) - 1
+
+
+NMS: dict[str, Callable[[Localization], Callable[..., Survivors]]] = {
+    "decay_once": lambda o: partial(decay_once_nms, threshold=o.nms_threshold, sigma=o.nms_decay),
+    "soft": lambda o: partial(soft_nms, sigma=o.nms_decay),
+    "hard": lambda o: partial(hard_nms, threshold=o.nms_threshold),
+}
+"""Non-maximum suppression of each kind, by its options; all of them take `plus_one`."""

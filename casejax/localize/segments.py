@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casejax.localize.fusion import fuse_table
-from casejax.localize.nms import Survivors, decay_once_nms, hard_nms, soft_nms
+from casejax.localize.nms import NMS, Survivors
 from casejax.localize.proposals import Runs, outer_inner_contrast, propose, select_classes, upsample
 from casejax.localize.tcam import localize_tcam
 from casejax.localize.templates import Template, exponential, gaussian, student_t, uniform
@@ -21,12 +21,6 @@ from casejax.records import Localization, SegmentTable
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-NMS: dict[str, Callable[[Localization], Callable[..., Survivors]]] = {
-    "decay_once": lambda o: partial(decay_once_nms, threshold=o.nms_threshold, sigma=o.nms_decay),
-    "soft": lambda o: partial(soft_nms, sigma=o.nms_decay),
-    "hard": lambda o: partial(hard_nms, threshold=o.nms_threshold),
-}
-"""Non-maximum suppression of each kind, by its options; all of them take `plus_one`."""
 TEMPLATES: dict[str, Template] = {
     "gaussian": gaussian,
     "uniform": uniform,

@@ -221,9 +221,6 @@ def co_activity_loss(
     return (0.5 * sum(hinges[1:], start=hinges[0]) * shared).sum() / jnp.maximum(shared.sum(), 1)
 
 
-_PADDED = -1e30  # logit of padded snippets in a softmax over time
-
-
 METHOD = Method(
     "wtalc",
     WTALCSettings(),

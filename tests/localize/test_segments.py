@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from casejax import localize
 from casejax.localize import Survivors, hard_nms, segments
+from casejax.localize.nms import NMS
 from casejax.records import Localization
 
 LENGTHS = np.array([9, 1, 13, 2, 7])
@@ -199,7 +200,7 @@ def test_suppression_is_the_one_that_the_options_name(padded, kind, function, ar
 
 def test_every_kind_that_the_options_have_is_known():
     kinds = get_type_hints(Localization)
-    assert set(get_args(kinds["nms"])) == set(segments.NMS)
+    assert set(get_args(kinds["nms"])) == set(NMS)
     assert set(get_args(kinds["fusion"])) == {"none", *segments.TEMPLATES}
     assert all(getattr(localize, name) is template for name, template in segments.TEMPLATES.items())
 
