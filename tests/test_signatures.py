@@ -24,7 +24,7 @@ def functions(room):
     package = importlib.import_module(room)
     for name in package.__all__:
         each = getattr(package, name)
-        if inspect.isclass(each) and hasattr(each, "__call__") and "__call__" in vars(each):
+        if inspect.isclass(each) and "__call__" in vars(each):
             yield f"{name}.__call__", inspect.unwrap(vars(each)["__call__"])
         elif inspect.isfunction(inspect.unwrap(each)):
             yield name, inspect.unwrap(each)
