@@ -102,7 +102,7 @@ def test_a_resumed_run_remembers_its_best(world, tmp_path):
         assert checkpoints.latest == 8  # training itself goes on from the last step
 
 
-@pytest.mark.parametrize("select", ["train-holdout", "test-oracle"])  # the last step is that of test_run.py
+@pytest.mark.parametrize("select", ["train-holdout", "test-oracle"])  # the last step is that of test_experiment.py
 def test_every_selection_is_named_with_its_result(world, tmp_path, monkeypatch, select):
     monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
     printed = tmp_path / "printed"

@@ -136,7 +136,7 @@ def test_gradients_stop_where_the_published_program_stops_them(rng):
 def test_snippets_given_once_train_like_repeated_ones(rng):
     """Value, Q^C and the gradient of every parameter are those of the batch with each repeat written out.
 
-    That the published options train alike is shown by whole steps in test_train.py.
+    That the published options train alike is shown by whole steps in train/test_loop.py.
     """
     config = Config.of("case").changed(prototype_features="unit", co_label_clusters=False)
     labels = video_labels()
