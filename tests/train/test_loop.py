@@ -94,14 +94,14 @@ def test_devices_do_not_change_the_run(world, whole, tmp_path):
 
 
 def test_the_batch_is_really_sharded(world):
-    two = mesh.make_mesh(2)
+    eight = mesh.make_mesh(8)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
-    split = feed.pack(world.train, world.classes, two)
-    start = mesh.place(start, mesh.state_shardings(start, two, CONFIG.method.split))
-    train_steps = step.make_train_steps(graphdef, CONFIG, two)
+    split = feed.pack(world.train, world.classes, eight)
+    start = mesh.place(start, mesh.state_shardings(start, eight, CONFIG.method.split))
+    train_steps = feed.make_train_steps(graphdef, CONFIG, eight, compact=False)  # as in the run above
     compiled = train_steps.lower(start, split, jnp.int32(1)).compile().as_text()
-    half, full = 4 * 32, 8 * 32  # snippets on one device, and in all
-    assert f"f32[{half},16]" in compiled  # embeddings of half a batch
+    own, full = 1 * 32, 8 * 32  # snippets on one device, and in all
+    assert f"f32[{own},16]" in compiled  # embeddings of one video
     assert f"f32[{full},16]" not in compiled
     assert "all-reduce" in compiled
 
@@ -122,8 +122,8 @@ def test_a_resumed_run_ends_with_the_same_bits(world, whole, tmp_path):
 def test_resuming_on_other_devices_goes_on(world, whole, tmp_path):
     """Resumed at step 6, where a line of the log ends."""
     loop.train(world, CONFIG.changed(epochs=3), tmp_path, devices=1)
-    resumed = loop.train(world, CONFIG, tmp_path, resume=True, devices=2)
-    assert len(resumed.state.step.sharding.device_set) == 2
+    resumed = loop.train(world, CONFIG, tmp_path, resume=True, devices=8)
+    assert len(resumed.state.step.sharding.device_set) == 8
     assert_same_run(*whole, resumed, tmp_path)
 
 
@@ -186,8 +186,8 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
             assert process.returncode == -signal.SIGKILL
             done = saved()
     assert process.returncode == 128 + signal.SIGTERM
-    # jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
-    said = [line for line in errors.splitlines() if line and "cpu_aot_loader" not in line]
+    # orbax warns where the kill left half of a checkpoint; jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
+    said = [line for line in errors.splitlines() if line and "cpu_aot_loader" not in line and "WARNING:absl" not in line]
     assert said[0] == f"resuming at step {done} of 200000"
     assert said[1].startswith(f"SIGTERM: saved at step {saved()}")
     assert "--resume" in said[1]
