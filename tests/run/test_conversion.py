@@ -1,5 +1,8 @@
 """Published checkpoints: the same logits in PyTorch and here, in both directions."""
 
+import functools
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from flax import nnx
 from casejax.data.pickles.torch_files import read_torch, write_torch
 from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.methods.case import published as convert
-from casejax.run import conversion
+from casejax.run import conversion, state
 from casejax.run.config import Config
 from casejax.run.state import initial_state
 from casejax.runtime.checkpoint import Checkpoints
@@ -36,6 +39,20 @@ def published_state(rng, hidden=HIDDEN, classes=CLASSES, clusters=CLUSTERS, dims
             state[f"{name}.bias"] = uniform(outputs, fan_in=inputs)
         state[f"clu_head_{stream}.prototypes.weight"] = uniform(clusters, hidden, fan_in=hidden)
     return state
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_states():
+    """Networks of the same arguments are made once: tracing their start is what takes the time here."""
+    kept = functools.cache(state.initial_state)
+
+    def initial_state(config, dims, num_classes, **options):
+        return kept(config, tuple(dims), num_classes, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (conversion, sys.modules[__name__]):
+            patch.setattr(module, "initial_state", initial_state)
+        yield
 
 
 @pytest.fixture

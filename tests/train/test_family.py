@@ -34,6 +34,7 @@ SMALL = {
     "rank": "true",
     "prior_std": 0.3,
 }
+pytestmark = pytest.mark.usefixtures("kept_steps")
 # each method once, with the head where it can have one
 NAMES = [f"{name}+case" if method.has_attention else name for name, method in METHODS.items() if name != "case"]
 

@@ -43,9 +43,18 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "train_thumos.py"
 pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
+def one_stream(world):
+    """A step with one stream compiles in half the time of one with two."""
+    first = {
+        name: replace(split, features=replace(split.features, streams=split.features.streams[:1]))
+        for name, split in (("train", world.train), ("test", world.test))
+    }
+    return replace(world, streams=world.streams[:1], **first)
+
+
 @pytest.fixture(scope="module")
 def world():
-    return make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
+    return one_stream(make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400))
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +103,14 @@ def test_devices_do_not_change_the_run(world, whole, tmp_path):
 
 
 def test_the_batch_is_really_sharded(world):
-    two = mesh.make_mesh(2)
+    eight = mesh.make_mesh(8)
     graphdef, start = state.initial_state(CONFIG, world.dims, len(world.classes))
-    split = feed.pack(world.train, world.classes, two)
-    start = mesh.place(start, mesh.state_shardings(start, two, CONFIG.method.split))
-    train_steps = step.make_train_steps(graphdef, CONFIG, two)
+    split = feed.pack(world.train, world.classes, eight)
+    start = mesh.place(start, mesh.state_shardings(start, eight, CONFIG.method.split))
+    train_steps = feed.make_train_steps(graphdef, CONFIG, eight, compact=False)  # as in the run above
     compiled = train_steps.lower(start, split, jnp.int32(1)).compile().as_text()
-    half, full = 4 * 32, 8 * 32  # snippets on one device, and in all
-    assert f"f32[{half},16]" in compiled  # embeddings of half a batch
+    own, full = 1 * 32, 8 * 32  # snippets on one device, and in all
+    assert f"f32[{own},16]" in compiled  # embeddings of one video
     assert f"f32[{full},16]" not in compiled
     assert "all-reduce" in compiled
 
@@ -122,8 +131,8 @@ def test_a_resumed_run_ends_with_the_same_bits(world, whole, tmp_path):
 def test_resuming_on_other_devices_goes_on(world, whole, tmp_path):
     """Resumed at step 6, where a line of the log ends."""
     loop.train(world, CONFIG.changed(epochs=3), tmp_path, devices=1)
-    resumed = loop.train(world, CONFIG, tmp_path, resume=True, devices=2)
-    assert len(resumed.state.step.sharding.device_set) == 2
+    resumed = loop.train(world, CONFIG, tmp_path, resume=True, devices=8)
+    assert len(resumed.state.step.sharding.device_set) == 8
     assert_same_run(*whole, resumed, tmp_path)
 
 
@@ -163,7 +172,7 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
     out = tmp_path / "out"
     options = CONFIG.changed(checkpoint_every=20, epochs=100_000)
     words = "--variant official --devices 1 --num-clusters 4 --hidden 16 --num-snippets 32 --batch-size 8"
-    words += " --learning-rate 1e-3 --rank true --prior-std 0.3 --log-every 3 --checkpoint-every 20 --epochs 100000"
+    words += " --learning-rate 1e-3 --rank true --prior-std 0.3 --log-every 3 --checkpoint-every 20 --epochs 100000 --streams rgb"
     command = [sys.executable, EXAMPLE, "--data", tmp_path / "world", "--out", out, *words.split()]
 
     def saved():
@@ -186,13 +195,13 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
             assert process.returncode == -signal.SIGKILL
             done = saved()
     assert process.returncode == 128 + signal.SIGTERM
-    # jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
-    said = [line for line in errors.splitlines() if line and "cpu_aot_loader" not in line]
+    # orbax warns where the kill left half of a checkpoint; jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
+    said = [line for line in errors.splitlines() if line and "cpu_aot_loader" not in line and "WARNING:absl" not in line]
     assert said[0] == f"resuming at step {done} of 200000"
     assert said[1].startswith(f"SIGTERM: saved at step {saved()}")
     assert "--resume" in said[1]
     assert len(said) == 2
-    dataset, longer = read_dataset(tmp_path / "world"), options.changed(epochs=saved() // 2 + 3)  # two steps an epoch
+    dataset, longer = read_dataset(tmp_path / "world", streams=("rgb",)), options.changed(epochs=saved() // 2 + 3)  # two steps an epoch
     done = saved()
     resumed = loop.train(dataset, longer, out, resume=True, devices=1)
     straight = loop.train(dataset, longer, tmp_path / "straight", devices=1)
@@ -251,8 +260,8 @@ def test_folders_of_other_runs_are_refused(world, whole):
     for resume in (False, True):
         with pytest.raises(errors.CheckpointError, match=r"prior_std was 0.3, is 0.5.*another --out"):
             loop.train(world, CONFIG.changed(prior_std=0.5), out, resume=resume, devices=1)
-    other = make_world(num_classes=4, dim=5, train_videos=16, test_videos=12, median=60, longest=400)
-    with pytest.raises(errors.CheckpointError, match=r"dims of the data was \[6, 6\], is \[5, 5\]"):
+    other = one_stream(make_world(num_classes=4, dim=5, train_videos=16, test_videos=12, median=60, longest=400))
+    with pytest.raises(errors.CheckpointError, match=r"dims of the data was \[6\], is \[5\]"):
         loop.train(other, CONFIG, out, resume=True, devices=1)
     assert [line["step"] for line in lines(out)] == [3, 6, 8]
 

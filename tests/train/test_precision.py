@@ -1,6 +1,7 @@
 """bfloat16 encoders: how far they are from float32, and that nothing else becomes bfloat16."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,18 @@ CONFIG = CONFIG.changed(rank="true", prior_std=0.3)
 HALF = CONFIG.changed(encoder_dtype="bfloat16")
 
 
+def one_stream(world):
+    """A step with one stream compiles in half the time of one with two."""
+    first = {
+        name: replace(split, features=replace(split.features, streams=split.features.streams[:1]))
+        for name, split in (("train", world.train), ("test", world.test))
+    }
+    return replace(world, streams=world.streams[:1], **first)
+
+
 @pytest.fixture(scope="module")
 def world():
-    return make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
+    return one_stream(make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400))
 
 
 def network(dtype, *, dim, hidden=64):

@@ -1,6 +1,7 @@
 """Choosing the step to evaluate: what is set aside, what is kept, and what a kill leaves."""
 
 import json
+from dataclasses import replace
 
 import chex
 import numpy as np
@@ -34,9 +35,18 @@ CONFIG = (
 pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
+def one_stream(world):
+    """A step with one stream compiles in half the time of one with two."""
+    first = {
+        name: replace(split, features=replace(split.features, streams=split.features.streams[:1]))
+        for name, split in (("train", world.train), ("test", world.test))
+    }
+    return replace(world, streams=world.streams[:1], **first)
+
+
 @pytest.fixture(scope="module")
 def world():
-    return make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400)
+    return one_stream(make_world(num_classes=4, dim=6, train_videos=16, test_videos=12, median=60, longest=400))
 
 
 def table(world):
