@@ -80,9 +80,12 @@ def test_padding_is_inert(rng):
     x = rng.normal(size=(1, 7, 6)).astype(np.float32)
     mask = np.arange(7)[None] < 5
     spoiled = np.where(mask[:, :, None], x, np.nan)
-    cropped, padded = jax.device_get(
-        nnx.jit(lambda m: (m([jnp.asarray(x[:, :5])]), m([jnp.asarray(spoiled)], mask=jnp.asarray(mask))))(model)
-    )
+
+    @nnx.jit
+    def both(model, x, spoiled, mask):
+        return model([x[:, :5]]), model([spoiled], mask=mask)
+
+    cropped, padded = jax.device_get(both(model, x, spoiled, mask))
     for got, want in zip(jax.tree.leaves(padded), jax.tree.leaves(cropped), strict=True):
         np.testing.assert_allclose(got[:, :5], want, rtol=1e-5, atol=1e-6)
         assert np.isfinite(got).all()
@@ -92,10 +95,12 @@ def test_repeated_snippets_may_be_given_once(rng):
     model = network((6, 4))
     distinct = [rng.normal(size=(7, d)).astype(np.float32) for d in (6, 4)]
     rows = np.asarray([[0, 0, 1, 2, 2], [3, 4, 4, 4, 6]], np.int32)  # row 5 stands nowhere
-    repeated = [jnp.asarray(x[rows]) for x in distinct]
-    got, want = jax.device_get(
-        nnx.jit(lambda m: (m(list(map(jnp.asarray, distinct)), rows=jnp.asarray(rows)), m(repeated)))(model)
-    )
+
+    @nnx.jit
+    def both(model, distinct, rows):
+        return model(distinct, rows=rows), model([x[rows] for x in distinct])
+
+    got, want = jax.device_get(both(model, distinct, rows))
     assert got.embedding[0].shape == (7, 8)
     got = got._replace(embedding=tuple(e[rows] for e in got.embedding), rows=None)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
