@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ KEY = jax.random.key(3)
 LENGTHS = np.array([9, 4, 2, 1, 7], np.int32)
 LABELS = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]], np.float32)
 draw = jax.jit(sampling.random_snippets, static_argnums=2)
+gather = jax.jit(sampling.gather, static_argnames="num_rows")
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +37,18 @@ def batches():
 
 
 def test_every_epoch_visits_every_video_once():
-    def batch(step):
-        return sampling.batch_videos(KEY, step, num_videos=11, batch_size=3)
+    @jax.jit
+    def of_steps(key, steps):
+        return jax.vmap(lambda step: sampling.batch_videos(key, step, num_videos=11, batch_size=3))(steps)
 
-    steps = jax.vmap(batch)(jnp.arange(12)).reshape(4, 9)
+    steps = np.asarray(of_steps(KEY, jnp.arange(12))).reshape(4, 9)
     for epoch in steps:
         assert len(set(epoch.tolist())) == 9
         assert set(epoch.tolist()) <= set(range(11))
     assert steps[0].tolist() != steps[1].tolist()
-    np.testing.assert_array_equal(batch(jnp.int32(7)), steps.reshape(12, 3)[7])  # a function of the step alone
-    other = sampling.batch_videos(jax.random.key(4), jnp.int32(7), num_videos=11, batch_size=3)
+    again = np.asarray(of_steps(KEY, jnp.full(12, 7)))
+    np.testing.assert_array_equal(again[5], steps.reshape(12, 3)[7])  # a function of the step alone
+    other = of_steps(jax.random.key(4), jnp.arange(12))[7]
     assert other.tolist() != steps.reshape(12, 3)[7].tolist()
 
 
@@ -139,7 +144,7 @@ def test_gather_reads_the_right_rows(rng):
     split = sampling.PackedSplit(
         (jnp.asarray(stream),), jnp.asarray(offsets), jnp.asarray(lengths), jnp.arange(6.0).reshape(3, 2)
     )
-    batch = sampling.gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
+    batch = gather(split, jnp.asarray([2, 0]), jnp.asarray([[0, 1, 1], [2, 0, 1]]))
     np.testing.assert_array_equal(batch.labels, split.labels[jnp.asarray([2, 0])])
     np.testing.assert_array_equal(batch.streams[0], stream[[[8, 9, 9], [2, 0, 1]]])
 
@@ -174,9 +179,10 @@ def test_every_part_fills_an_equal_share_of_every_batch():
 def test_what_is_drawn_for_a_video_needs_no_other_length():
     lengths = jnp.asarray([30, 11, 50, 7, 90, 23])
     options = {"num_snippets": 12, "batch_size": 4, "data_parts": 2}
-    videos, snippets = sampling.draw(KEY, jnp.int32(1), lengths, **options)
+    draw = jax.jit(partial(sampling.draw, **options))
+    videos, snippets = jax.device_get(draw(KEY, jnp.int32(1), lengths))
     known = jnp.where(jnp.arange(6) < 3, lengths, 1)
-    again, others = sampling.draw(KEY, jnp.int32(1), known, **options)
+    again, others = jax.device_get(draw(KEY, jnp.int32(1), known))
     np.testing.assert_array_equal(again, videos)
     np.testing.assert_array_equal(others[:2], snippets[:2])
     assert not np.array_equal(others[2:], snippets[2:])
@@ -200,7 +206,7 @@ def test_the_host_gathers_what_the_device_does(rng, num_snippets, compact):
     fits = compact and np.minimum(lengths[videos], num_snippets).sum() <= half
     assert fits == (compact and num_snippets == 20)
     streams, rows = sampling.gather_on_host(features, videos, snippets, compact=compact)
-    want = sampling.gather(split, jnp.asarray(videos), jnp.asarray(snippets), num_rows=half if fits else None)
+    want = gather(split, jnp.asarray(videos), jnp.asarray(snippets), num_rows=half if fits else None)
     for mine, theirs in zip(streams, want.streams, strict=True):
         np.testing.assert_array_equal(mine, theirs)
         assert mine.ctypes.data % 64 == 0
@@ -221,7 +227,7 @@ def test_no_snippet_is_gathered_twice(rng, num_rows):
     videos = jnp.asarray([3, 0, 1])  # two rows, five of nine, three
     snippets = draw(KEY, split.lengths[videos], num_snippets)
     assert sampling.distinct_rows(split.lengths[videos], num_snippets).tolist() == [2, 5, 3]
-    plain, once = sampling.gather(split, videos, snippets), sampling.gather(split, videos, snippets, num_rows=num_rows)
+    plain, once = (jax.device_get(gather(split, videos, snippets, num_rows=n)) for n in (None, num_rows))
     assert once.streams[0].shape == (num_rows, 4)
     assert int(once.rows.max()) == 9
     np.testing.assert_array_equal(once.streams[0][once.rows], plain.streams[0])

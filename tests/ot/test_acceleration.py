@@ -9,6 +9,8 @@ import pytest
 from casejax import ot
 from casejax.ot.iteration import MEMORY, Memory, remember
 
+step = jax.jit(remember)  # else compiled operation by operation
+
 
 def cosines(rng, n=400, k=8, d=6):
     rows, columns = rng.normal(size=(n, d)), rng.normal(size=(k, d))
@@ -53,7 +55,7 @@ def test_a_linear_map_is_solved_in_as_many_steps_as_it_has_dimensions(rng, size)
     x = np.zeros(size)
     for _ in range(size + 2):
         residual = matrix @ x + offset - x
-        memory = remember(memory, jnp.asarray(residual), jnp.asarray(np.abs(residual).sum()))
+        memory = step(memory, jnp.asarray(residual), jnp.asarray(np.abs(residual).sum()))
         x = x + residual + np.asarray(memory.correction)
     np.testing.assert_allclose(x, solution, rtol=1e-5)
     assert np.abs(np.linalg.matrix_power(matrix, size + 2) @ solution).max() > 1e-3  # plain steps are still far off
@@ -63,11 +65,11 @@ def test_a_growing_error_is_forgotten(rng):
     rows = jnp.asarray(rng.normal(size=(MEMORY, 3)), jnp.float32)
     memory = Memory(rows, rows + 1, rows[0], rows[1], jnp.float32(0.1))
     residual = jnp.asarray([0.1, -0.2, 0.3])
-    kept = remember(memory, residual, jnp.float32(0.15))
-    assert bool(jnp.abs(kept.correction).max() > 0)
-    lost = remember(memory, residual, jnp.float32(0.25))
+    kept = step(memory, residual, jnp.float32(0.15))
+    assert np.asarray(kept.correction).any()
+    lost = step(memory, residual, jnp.float32(0.25))
     for leaf in (lost.correction, lost.results, lost.residuals):
-        assert bool((leaf == 0).all())
+        assert not np.asarray(leaf).any()
     assert float(lost.best) == pytest.approx(0.1)
     np.testing.assert_array_equal(lost.residual, residual)
 
@@ -85,10 +87,10 @@ def test_a_problem_without_a_solution_ends_and_says_so(rng):
 
 
 def test_a_batch_stops_problem_by_problem(rng):
-    scores = jnp.stack([jnp.asarray(scale * cosines(rng)) for scale in (0.1, 1.0)])
-    batch = jax.vmap(lambda s: ot.sinkhorn(s, num_iters=500, tolerance=1e-5))(scores)
+    scores = np.stack([np.float32(scale) * cosines(rng) for scale in (0.1, 1.0)])
+    batch = jax.device_get(jax.vmap(lambda s: ot.sinkhorn(s, num_iters=1000, tolerance=1e-5))(scores))
     for b in range(2):
-        alone = ot.sinkhorn(scores[b], num_iters=500, tolerance=1e-5)
+        alone = ot.sinkhorn(scores[b], epsilon=0.05, num_iters=1000, tolerance=1e-5)
         assert int(batch.iterations[b]) == int(alone.iterations)
         np.testing.assert_allclose(batch.plan[b], alone.plan, rtol=1e-4, atol=1e-7)
     assert int(batch.iterations[0]) < int(batch.iterations[1])

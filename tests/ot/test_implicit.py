@@ -34,17 +34,19 @@ def value(arrays, weights, relaxation, tolerance):
     return (weights * got.plan).sum() + 0.1 * potentials.sum()
 
 
+slopes = jax.jit(jax.value_and_grad(value, argnums=(0, 2)), static_argnums=3)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("relaxation", RELAXATIONS, ids=str)
 def test_implicit_gradients_are_those_of_unrolling(rng, relaxation):
     weights = rng.normal(size=(N, K))
-    gradient = jax.jit(jax.value_and_grad(value, argnums=(0, 2)), static_argnums=3)
     for spread in (0.0, 30.0):  # within a plain kernel and beyond
         arrays = inputs(rng, spread)
-        got, want = (gradient(arrays, weights, relaxation, tolerance) for tolerance in (1e-14, None))
+        got, want = (slopes(arrays, weights, relaxation, tolerance) for tolerance in (1e-14, None))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
-            assert float(jnp.abs(a).max()) > 1e-3
+            assert np.abs(a).max() > 1e-3
 
 
 @pytest.mark.usefixtures("x64")
@@ -77,7 +79,8 @@ def test_implicit_derivatives_are_those_of_finite_differences(rng):
         _, forward, gradient = first(at, along)
         (above, *_), (below, *_) = (first(moved(at, along, e), along) for e in (step, -step))
         np.testing.assert_allclose(forward, (above - below) / (2 * step), rtol=1e-6)
-        np.testing.assert_allclose(sum((g * d).sum() for g, d in zip(gradient, along, strict=True)), forward, rtol=1e-9)
+        reverse = sum((np.asarray(g) * d).sum() for g, d in zip(gradient, along, strict=True))
+        np.testing.assert_allclose(reverse, forward, rtol=1e-9)
 
     @jax.jit
     def second(scores, along):
@@ -116,17 +119,17 @@ def test_float32_and_batches(rng):
     np.testing.assert_allclose(got.sum(axis=2), 0, atol=2e-5)
 
 
+@pytest.mark.usefixtures("x64")  # the program of the exact marginals above
 def test_what_takes_no_part_has_no_gradient(rng):
     arrays, weights = inputs(rng), rng.normal(size=(N, K))
-    arrays = {key: np.float32(x) for key, x in arrays.items()}
     for name in ("scores", "log_prior"):
         arrays[name][~MASK], arrays[name][:, 1] = np.nan, np.nan
-    got = jax.jit(jax.grad(value))(arrays, weights.astype(np.float32), {}, 1e-5)
-    assert all(bool(jnp.isfinite(x).all()) for x in got.values())
+    got = jax.device_get(slopes(arrays, weights, {}, 1e-14)[1][0])
+    assert all(np.isfinite(x).all() for x in got.values())
     for name in ("scores", "log_prior"):
-        assert float(jnp.abs(got[name][~MASK]).max()) == 0
-        assert float(jnp.abs(got[name][:, 1]).max()) == 0
-        assert float(jnp.abs(got[name]).max()) > 1e-3
+        assert not got[name][~MASK].any()
+        assert not got[name][:, 1].any()
+        assert np.abs(got[name]).max() > 1e-3
     assert float(got["row_marginal"][3]) == 0
     assert abs(float(got["column_marginal"][1])) < 1e-6  # it scales the others, to which the plan is blind
 
@@ -138,12 +141,14 @@ def test_a_plan_in_two_blocks(rng):
     forbidden = np.zeros((8, 4))
     forbidden[:4, :2], forbidden[4:, 2:] = -np.inf, -np.inf
 
-    def loss(scores, weights, log_prior):
-        plan = ot.sinkhorn(scores, log_prior=log_prior, epsilon=0.5, num_iters=1000, tolerance=1e-13).plan
-        return (weights * plan).sum()
+    @jax.jit
+    @jax.grad
+    def gradient(scores, log_prior, mask, columns):
+        """The other half takes no part where it is not there."""
+        options = {"log_prior": log_prior, "mask": mask, "column_marginal": columns, "epsilon": 0.5}
+        return (weights * ot.sinkhorn(scores, **options, num_iters=1000, tolerance=1e-13).plan).sum()
 
-    gradient = jax.jit(jax.grad(loss))
-    got = gradient(scores, weights, forbidden)
-    alone = gradient(scores[:4, 2:], weights[:4, 2:], np.zeros((4, 2)))
-    np.testing.assert_allclose(got[:4, 2:], alone, rtol=1e-9, atol=1e-11)
-    assert float(jnp.abs(got[:4, :2]).max()) == 0
+    got = np.asarray(gradient(scores, forbidden, np.ones(8, bool), np.ones(4)))
+    alone = gradient(scores, np.zeros((8, 4)), np.arange(8) < 4, np.float64([0, 0, 1, 1]))
+    np.testing.assert_allclose(got[:4, 2:], alone[:4, 2:], rtol=1e-9, atol=1e-11)
+    assert not got[:4, :2].any()

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,20 @@ from casejax.methods.case import CaseNet, CaseSettings, HeadSettings
 from casejax.methods.case.head import make_head, project_prototypes
 
 
-def network(dims, num_classes=3, num_clusters=4, *, hidden=8, encoder_dtype="float32", projected=True, seed=0):
+def build(dims, num_classes=3, num_clusters=4, *, hidden=8, encoder_dtype="float32", projected=True):
     """CASE with its head; without clusters if there are 0."""
     head = make_head(HeadSettings(num_clusters=num_clusters, projected=projected)) if num_clusters else None
     settings = CaseSettings(hidden=hidden, encoder_dtype=encoder_dtype)
-    return CaseNet(dims, num_classes, settings=settings, head=head, rngs=nnx.Rngs(seed))
+    return CaseNet(dims, num_classes, settings=settings, head=head, rngs=nnx.Rngs(0))
+
+
+def network(*args, seed=0, **keywords):
+    """The network with weights drawn by NumPy, for which nothing is compiled."""
+    rng = np.random.default_rng(seed)
+    graphdef, params = nnx.split(nnx.eval_shape(partial(build, *args, **keywords)), nnx.Param)
+    return nnx.merge(
+        graphdef, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / x.shape[0] ** 0.5, x.dtype), params)
+    )
 
 
 def count(model):
@@ -21,21 +32,19 @@ def count(model):
 
 def test_parameter_count_is_that_of_table_1():
     for num_clusters, want in ((16, 2_137_130), (0, 2_120_746)):
-        assert count(nnx.eval_shape(lambda: network((1024, 1024), 20, num_clusters, hidden=512))) == want  # noqa: B023
+        assert count(nnx.eval_shape(partial(build, (1024, 1024), 20, num_clusters, hidden=512))) == want
 
 
-def test_without_a_head_there_are_no_clusters(rng):
-    model, bare = network((6, 4)), network((6, 4), num_clusters=0)
-    x = [jnp.asarray(rng.normal(size=(2, 5, d)), jnp.float32) for d in (6, 4)]
-    assert bare(x).cluster_logits == ()
+def test_without_a_head_there_are_no_clusters():
+    model, bare = nnx.eval_shape(lambda: build((6, 4))), nnx.eval_shape(lambda: build((6, 4), num_clusters=0))
+    assert nnx.eval_shape(lambda m: m([jnp.zeros((2, 5, d)) for d in (6, 4)]), bare).cluster_logits == ()
     assert bare.embedding_dims == model.embedding_dims == (8, 8)
     assert not hasattr(bare.streams[0], "clusters")
 
 
 @pytest.mark.parametrize("dims", [(6,), (6, 4), (3, 3, 5)])
-def test_any_number_of_streams_of_any_width(rng, dims):
-    model = network(dims)
-    out = model([jnp.asarray(rng.normal(size=(2, 5, d)), jnp.float32) for d in dims])
+def test_any_number_of_streams_of_any_width(dims):
+    out = nnx.eval_shape(lambda: build(dims)([jnp.zeros((2, 5, d)) for d in dims]))
     shapes = jax.tree.map(jnp.shape, out)
     assert shapes.cas == ((2, 5, 3),) * len(dims)
     assert shapes.attention == ((2, 5),) * len(dims)
@@ -68,20 +77,30 @@ def test_forward_is_the_written_out_network(rng):
 
 def test_padding_is_inert(rng):
     model = network((6,))
-    x = jnp.asarray(rng.normal(size=(1, 7, 6)), jnp.float32)
-    mask = jnp.arange(7)[None] < 5
-    spoiled = jnp.where(mask[:, :, None], x, jnp.nan)
-    cropped, padded = model([x[:, :5]]), model([spoiled], mask=mask)
+    x = rng.normal(size=(1, 7, 6)).astype(np.float32)
+    mask = np.arange(7)[None] < 5
+    spoiled = np.where(mask[:, :, None], x, np.nan)
+
+    @nnx.jit
+    def both(model, x, spoiled, mask):
+        return model([x[:, :5]]), model([spoiled], mask=mask)
+
+    cropped, padded = jax.device_get(both(model, x, spoiled, mask))
     for got, want in zip(jax.tree.leaves(padded), jax.tree.leaves(cropped), strict=True):
         np.testing.assert_allclose(got[:, :5], want, rtol=1e-5, atol=1e-6)
-        assert bool(jnp.isfinite(got).all())
+        assert np.isfinite(got).all()
 
 
 def test_repeated_snippets_may_be_given_once(rng):
     model = network((6, 4))
-    distinct = [jnp.asarray(rng.normal(size=(7, d)), jnp.float32) for d in (6, 4)]
-    rows = jnp.asarray([[0, 0, 1, 2, 2], [3, 4, 4, 4, 6]])  # row 5 stands nowhere
-    got, want = model(distinct, rows=rows), model([x[rows] for x in distinct])
+    distinct = [rng.normal(size=(7, d)).astype(np.float32) for d in (6, 4)]
+    rows = np.asarray([[0, 0, 1, 2, 2], [3, 4, 4, 4, 6]], np.int32)  # row 5 stands nowhere
+
+    @nnx.jit
+    def both(model, distinct, rows):
+        return model(distinct, rows=rows), model([x[rows] for x in distinct])
+
+    got, want = jax.device_get(both(model, distinct, rows))
     assert got.embedding[0].shape == (7, 8)
     got = got._replace(embedding=tuple(e[rows] for e in got.embedding), rows=None)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -112,25 +131,33 @@ def test_projection_touches_only_cluster_directions():
             np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("projected", [True, False])
-def test_gradient_of_the_norm(rng, projected):
+def test_gradient_of_the_norm(rng):
     """Differentiated, directions get no radial gradient; projected, they do, as in the published program."""
-    model = network((6,), projected=projected)
-    graphdef, params = nnx.split(model, nnx.Param)
+    splits = [nnx.split(network((6,), projected=projected), nnx.Param) for projected in (True, False)]
     x = [jnp.asarray(rng.normal(size=(2, 5, 6)), jnp.float32)]
-    gradient = jax.grad(lambda p: (nnx.merge(graphdef, p)(x).cluster_logits[0] ** 2).sum())(params)
-    directions = params["streams"][0]["clusters"]["directions"][...]
-    radial = (gradient["streams"][0]["clusters"]["directions"][...] * directions).sum(axis=1)
-    assert (float(jnp.abs(radial).max()) > 1e-2) == projected
+
+    @jax.jit
+    def gradients(params):
+        def squares(p, graphdef):
+            return (nnx.merge(graphdef, p)(x).cluster_logits[0] ** 2).sum()
+
+        return [jax.grad(squares)(params, graphdef) for graphdef, _ in splits]
+
+    params = splits[0][1]
+    directions = np.asarray(params["streams"][0]["clusters"]["directions"][...])
+    for gradient, projected in zip(gradients(params), (True, False), strict=True):
+        radial = (np.asarray(gradient["streams"][0]["clusters"]["directions"][...]) * directions).sum(axis=1)
+        assert (np.abs(radial).max() > 1e-2) == projected
 
 
 def test_bfloat16_encoders_stay_close_to_float32(rng):
     x = [jnp.asarray(rng.random((2, 50, 64)), jnp.float32)]
-    full, half = (network((64,), hidden=32, encoder_dtype=dtype)(x) for dtype in ("float32", "bfloat16"))
+    models = [network((64,), hidden=32, encoder_dtype=dtype) for dtype in ("float32", "bfloat16")]
+    full, half = jax.device_get(nnx.jit(lambda models: [m(x) for m in models])(models))
     for a, b in zip(jax.tree.leaves(full), jax.tree.leaves(half), strict=True):
         assert b.dtype == jnp.float32
         np.testing.assert_allclose(a, b, atol=0.15)
-    assert float(jnp.abs(full.embedding[0] - half.embedding[0]).max()) > 0
+    assert np.abs(full.embedding[0] - half.embedding[0]).max() > 0
 
 
 def test_unusable_arguments_are_refused():

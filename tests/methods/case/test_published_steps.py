@@ -138,8 +138,11 @@ def published_steps(arrays, settings, num_steps, dtype):
     features = jnp.split(x, np.cumsum(dims)[:-1], axis=2)
     assert [f.shape[2] for f in features] == dims
     head = make_head(HeadSettings(num_clusters=num_clusters))
-    model = CaseNet(dims, labels.shape[1], settings=CaseSettings(hidden=hidden), head=head, rngs=nnx.Rngs(0))
-    graphdef, params = nnx.split(model, nnx.Param)
+
+    def build():
+        return CaseNet(dims, labels.shape[1], settings=CaseSettings(hidden=hidden), head=head, rngs=nnx.Rngs(0))
+
+    graphdef, params = nnx.split(nnx.eval_shape(build), nnx.Param)
     nnx.replace_by_pure_dict(params, start)
     optimizer = adam(params, settings["lr"], schedule=Schedule(weight_decay=settings["weight_decay_L2_in_gradient"]))
     opt_state = optimizer.init(params)
