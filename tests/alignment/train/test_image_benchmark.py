@@ -15,6 +15,7 @@ from rich.console import Console
 
 from casejax.alignment.data.blobs import write_blob_videos
 from casejax.alignment.data.frames import load_frames, read_frame_videos
+from casejax.alignment import train
 from casejax.alignment.train import image_trainer
 from casejax.alignment.train.image_benchmark import run_image_benchmark
 from casejax.alignment.train.methods import METHODS, Method
@@ -194,7 +195,7 @@ def test_the_example_says_what_is_wrong_in_a_line(world, tmp_path, monkeypatch, 
     script = Path(__file__).parents[3] / "examples" / "align_images.py"
     options = ["--data", str(world), "--out", str(tmp_path), "--steps", "0", "--weights", str(tmp_path / "none.h5")]
     monkeypatch.setattr(sys, "argv", [str(script), *options])
-    monkeypatch.setattr(image_trainer, "ImageConfig", lambda: CONFIG)  # a network of the default size takes seconds
+    monkeypatch.setattr(train, "ImageConfig", lambda: CONFIG)  # a network of the default size takes seconds
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(script), run_name="__main__")
     assert stopped.value.code == 2
