@@ -20,7 +20,7 @@ def test_python_blocks_run(capsys):
     assert converged == "True"
     a, b = jax.random.normal(jax.random.key(1), (2, 64, 8))
     mask = jnp.arange(64) < 50
-    value, gradient = jax.value_and_grad(names["swapped_prediction_loss"])(a, b, mask)
+    value, gradient = jax.jit(jax.value_and_grad(names["swapped_prediction_loss"]))(a, b, mask)
     assert bool(jnp.isfinite(value))
     assert float(jnp.abs(gradient[50:]).max()) == 0 < float(jnp.abs(gradient).max())
 

@@ -34,31 +34,41 @@ def highest(n: int) -> float:
 @pytest.mark.parametrize("minimum", MINIMUMS)
 def test_agrees_with_the_definition(rng, minimum):
     values = rng.normal(0, 2, (3, 7, 2))  # axes long and short
-    for axis in (1, -1):
-        run = jax.jit(lambda v, g, axis=axis: minimum(v, g, axis=axis))
-        for gamma in (0.05, 0.3, 5.0):
-            np.testing.assert_allclose(run(values, gamma), ORACLES[minimum](values, gamma, axis), rtol=1e-12)
-        np.testing.assert_array_equal(run(values, 0.0), values.min(axis))
+    axes = (1, -1)
+    run = jax.jit(lambda v, g: [minimum(v, g, axis=axis) for axis in axes])
+    for gamma in (0.05, 0.3, 5.0):
+        for axis, got in zip(axes, run(values, gamma), strict=True):
+            np.testing.assert_allclose(got, ORACLES[minimum](values, gamma, axis), rtol=1e-12)
+    for axis, got in zip(axes, run(values, 0.0), strict=True):
+        np.testing.assert_array_equal(got, values.min(axis))
 
 
 @pytest.mark.usefixtures("x64")
 def test_penalty_of_smooth_min_is_bounded_and_the_bound_attained(rng):
     np.testing.assert_allclose([highest(n) for n in (2, 3)], [1.2785, 1.4631], atol=5e-5)  # printed below Eq. 6
     gamma, least = 0.7, -3.0
-    penalty = jax.jit(lambda v: smooth_min(v, gamma) - v.min(-1))
-    gradient = jax.jit(jax.grad(lambda v: penalty(v).sum()))
+
+    @jax.jit
+    def penalty_and_gradient(values):
+        def total(v):
+            penalty = smooth_min(v, gamma) - v.min(-1)
+            return penalty.sum(), penalty
+
+        gradient, penalty = jax.grad(total, has_aux=True)(values)
+        return penalty, gradient
+
     for n in (2, 3, 12):
         x = highest(n)
         np.testing.assert_allclose(x - 1, (n - 1) * np.exp(-x))
         assert x < np.log(n + 1) or n < 4
         attaining = least + gamma * x * (np.arange(n) > 0)
         values = np.stack([attaining, np.full(n, least), *rng.exponential(2 * gamma, (500, n))])
-        found = np.asarray(penalty(values))
+        found, gradient = map(np.asarray, penalty_and_gradient(values))
         np.testing.assert_allclose(found[0], gamma * (x - 1), rtol=1e-12)
         np.testing.assert_allclose(found[1], 0, atol=1e-15)  # a tie of all costs nothing
         assert found.min() >= -1e-14
         assert found[1:].max() < found[0]
-        np.testing.assert_allclose(gradient(values)[0], 0, atol=1e-12)  # stationary, Eq. 4
+        np.testing.assert_allclose(gradient[0], 0, atol=1e-12)  # stationary, Eq. 4
         r = (attaining - least) / gamma
         np.testing.assert_allclose(1 - r[1:] + found[0] / gamma, 0, atol=1e-12)
 
@@ -103,18 +113,20 @@ def test_identities(rng):
 def test_derivatives_are_those_of_finite_differences(rng, minimum, n):
     values, gamma = rng.normal(size=(4, n)), 0.6
     along, step = (rng.normal(size=(4, n)), rng.normal()), 1e-5
-    value = jax.jit(lambda v, g: minimum(v, g).sum())
-    gradients = jax.jit(jax.grad(value, argnums=(0, 1)))
-    second = jax.jit(lambda v, g: jax.jvp(gradients, (v, g), along)[1])
 
-    def difference(function):
-        up, down = (function(values + e * along[0], gamma + e * along[1]) for e in (step, -step))
-        return jax.tree.map(lambda a, b: np.asarray(a - b) / (2 * step), up, down)
+    @jax.jit
+    def derivatives(v, g):
+        of_value = jax.value_and_grad(lambda v, g: minimum(v, g).sum(), argnums=(0, 1))
+        (value, first), (_, second) = jax.jvp(of_value, (v, g), along)
+        return value, first, second
 
-    gradient, slope = gradients(values, gamma)
-    np.testing.assert_allclose((gradient * along[0]).sum() + slope * along[1], difference(value), rtol=1e-8)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), second(values, gamma), difference(gradients))
-    gradient = np.asarray(gradient)
+    at, up, down = (
+        jax.tree.map(np.asarray, derivatives(values + e * along[0], gamma + e * along[1])) for e in (0, step, -step)
+    )
+    value, gradients = jax.tree.map(lambda a, b: (a - b) / (2 * step), up[:2], down[:2])
+    gradient, slope = at[1]
+    np.testing.assert_allclose((gradient * along[0]).sum() + slope * along[1], value, rtol=1e-8)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), at[2], gradients)
     np.testing.assert_allclose(gradient.sum(-1), 1, rtol=1e-12)
     if minimum is smooth_min:
         smooth = mean_under_softmin(values, gamma, -1)[:, None]

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from casejax.alignment.data.blobs import write_blob_videos
 from casejax.alignment.data.frames import load_frames, read_frame_videos
+from casejax.alignment import train
 from casejax.alignment.train import image_trainer
 from casejax.alignment.train.image_benchmark import run_image_benchmark
 from casejax.alignment.train.methods import METHODS, Method
@@ -50,20 +51,47 @@ def start(config, method=QUICK):
     return image_trainer.start_image_network(method, config)
 
 
-@pytest.mark.parametrize("name", ["speednet", "sal", "gta"])
-def test_the_frames_drawn_are_those_that_the_objective_asks_for(name):
-    graphdef, state = start(CONFIG, METHODS[name])
-    draw, _ = image_trainer.make_image_step(graphdef, METHODS[name], CONFIG)
-    lengths, asked = jnp.array([30, 40, 25, 60]), []
+@pytest.fixture(scope="module", autouse=True)
+def kept_image_steps():
+    """Runs of one method and one network share their step, however many of them they do."""
+    make, kept = image_trainer.make_image_step, {}
 
-    def embed(frames):
-        asked.append(frames)
-        return jnp.ones((*frames.shape, 4))
+    def keep(graphdef, method, config):
+        key = method, replace(config, steps=0)
+        if key not in kept:
+            kept[key] = graphdef, make(graphdef, method, config)
+        assert kept[key][0] == graphdef
+        return kept[key][1]
 
-    head = nnx.merge(graphdef, state.params, state.statistics).head
-    METHODS[name].objective(embed, head, lengths, image_trainer._keys(state.key, state.step)[0])
-    (frames,) = asked
-    np.testing.assert_array_equal(draw(state.key, state.step, lengths), frames)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_trainer, "make_image_step", keep)
+        yield
+
+
+def test_the_frames_drawn_are_those_that_the_objective_asks_for():
+    """Of methods that ask in three ways, in one program: only the frames are looked at, so losses aren't compiled."""
+    graphdef, _ = start(CONFIG)  # the network has no part in it
+    methods = [METHODS[name] for name in ("speednet", "sal", "gta")]
+
+    @jax.jit
+    def frames(key, step, lengths):
+        drawn, asked = [], []
+
+        def embed(frames):
+            asked.append(frames)
+            return jnp.ones((*frames.shape, 4))
+
+        for method in methods:
+            draw, _ = image_trainer.make_image_step(graphdef, method, CONFIG)
+            drawn.append(draw(key, step, lengths))
+            head = None if method.head is None else method.head(4, rngs=nnx.Rngs(0))
+            method.objective(embed, head, lengths, image_trainer._keys(key, step)[0])
+        return drawn, asked
+
+    drawn, asked = frames(jax.random.key(0), jnp.int32(0), jnp.array([30, 40, 25, 60]))
+    assert len(drawn) == len(asked) == 3
+    for got, want in zip(drawn, asked, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("trained", image_trainer.TRAINED)
@@ -106,10 +134,10 @@ def test_a_resumed_run_ends_with_the_same_bits(videos, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(videos, tmp_path):
-    method = replace(QUICK, objective=lambda *args: closeness(*args) * jnp.nan)
-    graphdef, state = start(CONFIG, method)
+    graphdef, state = start(CONFIG)
+    broken = state._replace(params=jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, np.nan, x.dtype)), state.params))
     with pytest.raises(DivergedError, match="the mean loss is nan by step 1"):
-        image_trainer.train_image_network(videos, graphdef, state, method, CONFIG, tmp_path)
+        image_trainer.train_image_network(videos, graphdef, broken, QUICK, CONFIG, tmp_path)
 
 
 def test_a_function_is_shown_every_frame_with_its_context(videos):
@@ -167,6 +195,7 @@ def test_the_example_says_what_is_wrong_in_a_line(world, tmp_path, monkeypatch, 
     script = Path(__file__).parents[3] / "examples" / "align_images.py"
     options = ["--data", str(world), "--out", str(tmp_path), "--steps", "0", "--weights", str(tmp_path / "none.h5")]
     monkeypatch.setattr(sys, "argv", [str(script), *options])
+    monkeypatch.setattr(train, "ImageConfig", lambda: CONFIG)  # a network of the default size takes seconds
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(script), run_name="__main__")
     assert stopped.value.code == 2

@@ -41,6 +41,22 @@ def closeness(embed, head, lengths, key):
 QUICK = Method(closeness, unit_norm=False, learning_rate=1e-2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept_steps():
+    """Runs of one method and one network share their step, however many of them they do."""
+    make, kept = align.make_train_steps, {}
+
+    def keep(graphdef, method, config, *, augment=None, alone=True):
+        key = graphdef, method, replace(config, steps=1), augment, alone
+        if key not in kept:
+            kept[key] = make(graphdef, method, config, augment=augment, alone=alone)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(align, "make_train_steps", keep)
+        yield
+
+
 def test_videos_are_packed_action_by_action(rng):
     features = [rng.standard_normal((n, 2)).astype(np.float32) for n in (3, 4, 2, 5)]
     videos, names, order = pack_videos(features, ["b", "a", "b", "a"])
@@ -105,7 +121,6 @@ def test_networks_side_by_side_are_the_same_as_one_at_a_time_and_on_several_devi
     assert len(np.unique(together)) == 4
 
 
-@pytest.mark.usefixtures("kept_steps")
 def test_a_resumed_run_ends_with_the_same_bits(videos, tmp_path):
     options = {"actions": [0, 1], "seeds": [0, 0], "augment": augment_poses, "meta": {"data": "motion"}}
     _, whole = align.train_embedders(videos, QUICK, replace(CONFIG, steps=4), **options)
@@ -148,9 +163,9 @@ def test_bad_options_and_a_loss_that_is_not_finite(videos):
         align.train_embedders(videos, QUICK, replace(CONFIG, learning_rate=-1.0), actions=[0], seeds=[0])
     with pytest.raises(OptionError, match="--devices 2 does not divide 1 networks"):
         align.train_embedders(videos, QUICK, CONFIG, actions=[0], seeds=[0], devices=2)
-    broken = replace(QUICK, objective=lambda embed, head, lengths, key: closeness(embed, head, lengths, key) * jnp.nan)
+    broken = videos._replace(frames=videos.frames * jnp.nan)
     with pytest.raises(DivergedError, match="loss of network 0 is nan by step 2; lower --learning-rate"):
-        align.train_embedders(videos, broken, CONFIG, actions=[0], seeds=[0])
+        align.train_embedders(broken, QUICK, CONFIG, actions=[0], seeds=[0])
 
 
 @pytest.mark.slow
