@@ -172,7 +172,20 @@ def test_every_row_is_a_configuration(ablations):
 
 def test_a_table_is_trained_once_and_kept(ablations, folder, tmp_path, monkeypatch, capsys):
     words = ["--table", "7", "4", "--figure", "8", "--data", folder / "data", "--seeds", "0,1", "--out", tmp_path]
-    words += ["--num-clusters", 4, "--hidden", 16, "--batch-size", 8, "--epochs", 1, "--num-snippets", 32, "--streams", "rgb"]
+    words += [
+        "--num-clusters",
+        4,
+        "--hidden",
+        16,
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+        "--num-snippets",
+        32,
+        "--streams",
+        "rgb",
+    ]
     monkeypatch.setattr(sys, "argv", ["ablations.py", *map(str, words)])
     assert ablations.main() == 0
     printed = capsys.readouterr().out

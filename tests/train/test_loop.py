@@ -196,12 +196,17 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
             done = saved()
     assert process.returncode == 128 + signal.SIGTERM
     # orbax warns where the kill left half of a checkpoint; jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
-    said = [line for line in errors.splitlines() if line and "cpu_aot_loader" not in line and "WARNING:absl" not in line]
+    said = [
+        line for line in errors.splitlines() if line and "cpu_aot_loader" not in line and "WARNING:absl" not in line
+    ]
     assert said[0] == f"resuming at step {done} of 200000"
     assert said[1].startswith(f"SIGTERM: saved at step {saved()}")
     assert "--resume" in said[1]
     assert len(said) == 2
-    dataset, longer = read_dataset(tmp_path / "world", streams=("rgb",)), options.changed(epochs=saved() // 2 + 3)  # two steps an epoch
+    dataset, longer = (
+        read_dataset(tmp_path / "world", streams=("rgb",)),
+        options.changed(epochs=saved() // 2 + 3),
+    )  # two steps an epoch
     done = saved()
     resumed = loop.train(dataset, longer, out, resume=True, devices=1)
     straight = loop.train(dataset, longer, tmp_path / "straight", devices=1)
