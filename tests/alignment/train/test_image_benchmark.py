@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
+from casejax.alignment import train
 from casejax.alignment.data.blobs import write_blob_videos
 from casejax.alignment.data.frames import load_frames, read_frame_videos
-from casejax.alignment import train
 from casejax.alignment.train import image_trainer
 from casejax.alignment.train.image_benchmark import run_image_benchmark
 from casejax.alignment.train.methods import METHODS, Method
