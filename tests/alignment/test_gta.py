@@ -21,8 +21,18 @@ def losses_and_gradient(embeddings, *, with_single=False, **options):
     """
 
     def loss(e):
-        single = gta.gta_loss(e, **options, consistency=gta.cycle_cross_entropy).mean() if with_single else 0.0
-        return gta.gta_loss(e, **options).mean(), single
+        if not with_single:
+            return gta.gta_loss(e, **options).mean(), 0.0
+        more = []
+
+        def consistency(*cycle, mask):
+            """The published one, and beside it, on the same tables, what the paper's has more."""
+            published = gta.cycle_cross_entropy_published(*cycle, mask=mask)
+            more.append(gta.cycle_cross_entropy(*cycle, mask=mask) - published)
+            return published
+
+        losses = gta.gta_loss(e, **options, consistency=consistency)
+        return losses.mean(), (losses + options["consistency_weight"] * more[0]).mean()
 
     (published, single), gradient = jax.value_and_grad(loss, has_aux=True)(embeddings)
     return published, single, gradient
