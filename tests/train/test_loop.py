@@ -172,7 +172,8 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
     out = tmp_path / "out"
     options = CONFIG.changed(checkpoint_every=20, epochs=100_000)
     words = "--variant official --devices 1 --num-clusters 4 --hidden 16 --num-snippets 32 --batch-size 8"
-    words += " --learning-rate 1e-3 --rank true --prior-std 0.3 --log-every 3 --checkpoint-every 20 --epochs 100000 --streams rgb"
+    words += " --learning-rate 1e-3 --rank true --prior-std 0.3 --log-every 3 --checkpoint-every 20"
+    words += " --epochs 100000 --streams rgb"
     command = [sys.executable, EXAMPLE, "--data", tmp_path / "world", "--out", out, *words.split()]
 
     def saved():
@@ -195,7 +196,8 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
             assert process.returncode == -signal.SIGKILL
             done = saved()
     assert process.returncode == 128 + signal.SIGTERM
-    # orbax warns where the kill left half of a checkpoint; jaxlib 0.10.0 logs an error for every program it reads from the cache, on the machine that wrote it
+    # orbax warns where the kill left half of a checkpoint; jaxlib 0.10.0 logs an error for every program that it reads
+    # from the cache, even on the machine that wrote it
     said = [
         line for line in errors.splitlines() if line and "cpu_aot_loader" not in line and "WARNING:absl" not in line
     ]
