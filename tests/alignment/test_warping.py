@@ -291,7 +291,9 @@ def test_padding_is_inert(rng, minimum):
         want = plain_table(cost[k, :n, :m].astype(np.float64), minimum, 0.1)
         np.testing.assert_allclose(table[k, :n, :m], want, rtol=1e-5)
         assert score[k] == table[k, n - 1, m - 1]
-    np.testing.assert_array_equal(alignment_matrix(jnp.asarray(cost[2, :3]), minimum=minimum), matrix[2, :3])
+    # another program, which may round in another order
+    alone = alignment_matrix(jnp.asarray(cost[2, :3]), minimum=minimum)
+    np.testing.assert_allclose(alone, matrix[2, :3], rtol=1e-6, atol=1e-9)
     if minimum is hard_min:
         path = dtw_path(jnp.asarray(cost), x_mask=jnp.asarray(x_mask), y_mask=jnp.asarray(y_mask))
         for k in range(5):
