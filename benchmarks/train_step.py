@@ -155,7 +155,7 @@ def torch_step(split: PackedSplit, state: TrainState, config: Config, *, linear:
     videos, rng = [np.split(stream, cuts) for stream in split.streams], np.random.default_rng(0)
 
     def run() -> None:
-        chosen = rng.choice(NUM_VIDEOS, train.batch_size, replace=False)
+        chosen = rng.choice(NUM_VIDEOS, schedule.batch_size, replace=False)
         features, labels = torch_case.sample_batch(videos, split.labels, chosen, config.schedule.num_snippets, rng)
         torch_case.train_step(model, optimizer, features, labels)
 
