@@ -367,7 +367,7 @@ def print_end_to_end(
         "evaluate": evaluate_seconds,
         "bootstrap": times["bootstrap"],
     }
-    gflop = 2 * 16 * NUM_SNIPPETS * DIM * Config.of("case").network.hidden / 1e9
+    gflop = 2 * 16 * NUM_SNIPPETS * DIM * Config.of("case").settings.base.hidden / 1e9
     bound = inference.products * times["product"]
     print(
         f"end to end; inference, compiled in {inference.compile_seconds:.1f} s, is bound by arithmetic: its encoder "
