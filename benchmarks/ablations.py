@@ -193,7 +193,7 @@ def main() -> int:
     tables = [name for name in TABLES if not name.startswith("fig")]
     parser.add_argument("--table", nargs="+", default=[], choices=["1", *tables, "variants", "factors"])
     parser.add_argument("--figure", nargs="+", default=[], choices=["3", "4", "8"])
-    methods = [name for name, method in METHODS.items() if method.has_attention]
+    methods = [name for name, method in METHODS.items() if method.can_be_clustered]
     parser.add_argument("--methods", nargs="+", choices=methods, help="those of table 2 to train (default: all)")
     parser.add_argument("--data", type=Path, help="folder in the published layout; default: the synthetic world")
     parser.add_argument("--world", type=int, default=0, help="seed of the synthetic world")

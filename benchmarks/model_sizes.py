@@ -63,7 +63,7 @@ def print_sizes(console: Console) -> None:
         table.add_column(name, justify="right")
     for name, (method, paper) in MODELS.items():
         own = sizes(method)
-        headed = sizes(f"{method}+case") if METHODS[method].has_attention else None
+        headed = sizes(f"{method}+case") if METHODS[method].can_be_clustered else None
         macs, params = ("-", "-") if paper is None else (f"{figure:.2f}" for figure in paper)
         table.add_row(
             name,

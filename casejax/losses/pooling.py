@@ -45,12 +45,12 @@ def select_top_k(
     batch, length, _ = scores.shape
     scores = jax.lax.stop_gradient(scores)
     if mask is None:
-        lengths = jnp.full(batch, length)
+        counts = jnp.full(batch, length)
     else:
-        lengths = mask.sum(axis=1)
+        counts = mask.sum(axis=1)
         scores = jnp.where(mask[:, :, None], scores, -jnp.inf)
-    k = lengths // divisor if rounding == "down" else -(-lengths // divisor)
-    k = jnp.minimum(jnp.maximum(k, 1), lengths)[:, None, None]
+    k = counts // divisor if rounding == "down" else -(-counts // divisor)
+    k = jnp.minimum(jnp.maximum(k, 1), counts)[:, None, None]
     return jnp.swapaxes(_greatest(jnp.swapaxes(scores, 1, 2), k), 1, 2)
 
 

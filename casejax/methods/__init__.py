@@ -41,10 +41,10 @@ def find(name: str) -> Method:
             f"method {name!r}: there is none of that name; choose one of {', '.join(METHODS)}, or put the clustering "
             "head on one with attention, such as co2net+case"
         )
-    if not plus or METHODS[base] is CASE:
+    if not plus:
         return METHODS[base]
     if not METHODS[base].has_attention:
-        able = ", ".join(f"{name}+case" for name, method in METHODS.items() if method.has_attention)
+        able = ", ".join(f"{name}+case" for name, method in METHODS.items() if method.can_be_clustered)
         raise OptionError(
             f"method {name}: the clustering head refers to attention, {base} has none; choose one of {able}"
         )

@@ -207,6 +207,11 @@ class Method:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     split: Mapping[str, Mapping[str, tuple[str | None, ...]]] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def can_be_clustered(self) -> bool:
+        """Whether the clustering head can be put on it: it has attention, and no head yet."""
+        return self.has_attention and self.foreground is None
+
     def score(
         self, outputs: Outputs, cluster_labels: Any, *, settings: Any, mask: Bool[Array, "b t"] | None = None
     ) -> SnippetScores:

@@ -150,8 +150,3 @@ def recall(memory: Memory, labels: Float[Array, "b c"]) -> tuple[Float[Array, "b
     classes, places, dim = memory.tokens.shape
     tokens = jnp.broadcast_to(memory.tokens.reshape(1, -1, dim), (len(labels), classes * places, dim))
     return tokens, jnp.repeat(labels > 0, places, axis=1)
-
-
-def first_class(labels: Float[Array, "b c"]) -> Float[Array, "b c"]:
-    """Class 0 for every video: the program of Zhou et al. remembers and recalls only its tokens, by a wrong axis."""
-    return jnp.zeros_like(labels).at[:, 0].set(1)

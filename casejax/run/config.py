@@ -176,7 +176,7 @@ class Config:
         """
         known = {each.name for each in self.options()}
         if unknown := sorted(values.keys() - known):
-            raise OptionError(f"{self.refusal(unknown)}")
+            raise OptionError(self.refusal(unknown))
         parts = {
             name: _replaced(getattr(self, name), values)
             for name in ("settings", "schedule", "localization", "training")

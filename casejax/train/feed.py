@@ -111,6 +111,8 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
     """A function of a step to this process's share of its batch, the videos of its devices, as NumPy arrays."""
     features, labels = split.features, split.multi_hot(classes)
     slots = own_slots(mesh, config.schedule.batch_size)
+    compact = mesh.size == 1 and config.may_be_compact
+    labels_snippets = bool(config.flat().get("pseudo_labels"))
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu):
         key = jax.random.key(config.training.seed)
@@ -128,7 +130,6 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
                 f"step {step} needs {absent[0]}, whose features this process has not read; its devices' share of a "
                 "batch must be that of its parts: leave out --data-parts, or --model-devices"
             )
-        compact = mesh.size == 1 and config.may_be_compact
         streams: Any
         rows: Any
         streams, rows = sampling.gather_on_host(features, videos, snippets, compact=compact)
@@ -136,7 +137,7 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
         mask = None
         if config.schedule.sampling == "crop":
             mask = np.arange(snippets.shape[1])[None] < features.lengths[videos][:, None]
-        places = (videos, snippets) if config.flat().get("pseudo_labels") else (None, None)
+        places = (videos, snippets) if labels_snippets else (None, None)
         return Batch(streams, labels[videos], rows, mask, *places)
 
     return read

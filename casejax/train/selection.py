@@ -42,8 +42,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
       DataError: nothing can be set aside, or what can has no segment to judge by.
     """
     videos = dataset.train.videos
-    remaining = dataset.train.multi_hot(dataset.classes).sum(axis=0)
     own = dataset.train.multi_hot(dataset.classes)
+    remaining = own.sum(axis=0)
     aside: list[int] = []
     for v in np.random.default_rng(seed).permutation(len(videos)):
         if len(aside) >= round(share * len(videos)):

@@ -13,7 +13,7 @@ from casejax.records import Dataset, Features, Split, Video
 from casejax.run.config import Config
 from casejax.train import loop
 
-WITH_HEAD = [f"{name}+case" for name, method in METHODS.items() if method.has_attention]
+WITH_HEAD = [f"{name}+case" for name, method in METHODS.items() if method.can_be_clustered]
 NAMES = [*METHODS, *WITH_HEAD]
 PUBLISHED = {
     "baseline": {"hidden": 512, "num_snippets": 750, "epochs": 300, "outer_ratio": 0.15, "test_sampling": "resampled"},
@@ -59,7 +59,7 @@ def test_published_settings(name):
 
 def test_names_of_methods():
     assert set(PUBLISHED) == set(METHODS) - {"case"}
-    assert [name for name, method in METHODS.items() if not method.has_attention] == ["case", "wtalc", "a2cl_pt"]
+    assert [name for name, method in METHODS.items() if not method.can_be_clustered] == ["case", "wtalc", "a2cl_pt"]
     assert find("baseline+case") is find("case") is find("case+case")
     assert find("asl+case") is with_head(METHODS["asl"])
     for name in ("cas", "co2net+cas", "+case", ""):

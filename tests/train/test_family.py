@@ -36,7 +36,7 @@ SMALL = {
 }
 pytestmark = pytest.mark.usefixtures("kept_steps")
 # each method once, with the head where it can have one
-NAMES = [f"{name}+case" if method.has_attention else name for name, method in METHODS.items() if name != "case"]
+NAMES = [f"{name}+case" if method.can_be_clustered else name for name, method in METHODS.items() if name != "case"]
 
 
 def small(name):

@@ -43,12 +43,14 @@ BASELINE = Method(
 
 @cache
 def with_head(method: Method) -> Method:
-    """A method with the clustering head of CASE: its labels, its losses and its inference.
+    """A method with the clustering head of CASE: its labels, its losses and its inference; itself where it has one.
 
     Raises:
       OptionError: a method without attention, to which the head refers.
     """
-    if not method.has_attention:
+    if method.foreground is not None:
+        return method
+    if not method.can_be_clustered:
         raise OptionError(f"method {method.name}+case: the clustering head refers to attention, {method.name} has none")
 
     def network(dims: Any, num_classes: int, *, settings: Clustered, rngs: nnx.Rngs) -> nnx.Module:
@@ -98,7 +100,6 @@ def with_head(method: Method) -> Method:
         rate=lambda settings, step: method.rate(settings.base, step),
         check=lambda settings, dataset: method.check(settings.base, dataset),
         takes_head=False,
-        has_attention=False,
         variants=MappingProxyType(variants),
     )
 
