@@ -44,9 +44,9 @@ from measure import machine, medians, milliseconds, print_table
 IMPORTS = (
     "jax",
     "casejax",
-    "casejax.ot.solver",
-    "casejax.losses.classification",
-    "casejax.localize.proposals",
+    "casejax.ot",
+    "casejax.losses",
+    "casejax.localize",
     "casejax.train.experiment",
 )
 
@@ -108,7 +108,7 @@ def main() -> None:
     times = medians({"python": lambda: python("")} | {n: importing(n) for n in IMPORTS}, repeats=arguments.repeats)
     rows = [[f"import {name}", milliseconds(times[name]), f"{times[name] / times['jax']:.2f}x"] for name in IMPORTS]
     print_table(["", "time", "of jax"], [["python alone", milliseconds(times["python"]), ""], *rows])
-    for name in ("casejax.ot.solver", "casejax.train.experiment"):
+    for name in ("casejax.ot", "casejax.train.experiment"):
         shares = ", ".join(f"{package} {milliseconds(value)}" for package, value in slowest_imports(name, 6))
         print(f"most of import {name}, under -X importtime:\n    {shares}")
 

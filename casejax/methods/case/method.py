@@ -50,7 +50,7 @@ def with_head(method: Method) -> Method:
     """
     if method.foreground is not None:
         return method
-    if not method.can_be_clustered:
+    if not method.has_attention:
         raise OptionError(f"method {method.name}+case: the clustering head refers to attention, {method.name} has none")
 
     def network(dims: Any, num_classes: int, *, settings: Clustered, rngs: nnx.Rngs) -> nnx.Module:
