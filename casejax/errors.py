@@ -1,6 +1,8 @@
-"""The six errors that a user of casejax can meet; each message names the value, its place and a remedy."""
+"""The errors and warnings that a user of casejax can meet; each message names the value, its place and a remedy."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class DataError(ValueError):
@@ -29,3 +31,20 @@ class DivergedError(ArithmeticError):
 
 class PeerLostError(RuntimeError):
     """A step or a checkpoint failed in a run of several processes, most likely since one of them is gone."""
+
+
+class DataWarning(UserWarning):
+    """Something in the data is odd, and is used as the message says.
+
+    Attributes:
+      kind: a short name for what is odd.
+      places: where it is, such as ids of videos.
+    """
+
+    def __init__(self, message: str, *, kind: str = "", places: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.kind, self.places = kind, tuple(places)
+
+
+class DurationMismatchWarning(DataWarning):
+    """Stated durations and feature lengths disagree, so predicted times may be wrong."""

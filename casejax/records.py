@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -49,28 +50,94 @@ class SegmentTable(NamedTuple):
         return SegmentTable(*(column[index] for column in self))
 
 
+def _no_segments() -> np.ndarray:
+    return np.empty((0, 2))
+
+
 @dataclass(frozen=True)
 class Video:
-    """One annotated video.
+    """One video and what is said of it.
 
     Attributes:
       id: name of the video, also the stem of its feature files.
       subset: the annotation file's word for its part of the data set.
       segments: (n, 2) float64, start and end of every annotated instance, seconds.
       segment_labels: n class names, one an instance.
-      duration: length in seconds where the annotation file states it.
+      duration: length in seconds where it is stated.
+      frames: length in frames where it is stated.
+      stated_labels: video-level labels, where they are stated apart from instances; None: those of the instances.
+      timed: whether `segments` are all instances of the video; without, it may have others, or when they are is not
+        known, and no detection in it can be judged.
+      ambiguous: (m, 2) float64, intervals, seconds, in which predictions do not count by a protocol with an ambiguous
+        filter.
     """
 
     id: str
     subset: str
-    segments: np.ndarray
-    segment_labels: tuple[str, ...]
+    segments: np.ndarray = field(default_factory=_no_segments)
+    segment_labels: tuple[str, ...] = ()
     duration: float | None = None
+    frames: float | None = None
+    stated_labels: tuple[str, ...] | None = None
+    timed: bool = True
+    ambiguous: np.ndarray = field(default_factory=_no_segments)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The video-level labels: every class with an instance, sorted."""
-        return tuple(sorted(set(self.segment_labels)))
+        """The video-level labels, sorted."""
+        return tuple(sorted(set(self.segment_labels if self.stated_labels is None else self.stated_labels)))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Which time of its video a row of features belongs to; frames are counted at `fps`.
+
+    Row i is made from `frames` frames from frame first_frame + i * stride on, and stands for the `stride` frames in
+    their middle.
+
+    Attributes:
+      frames: frames a row is made from.
+      stride: frames from one row to the next.
+      fps: frames a second.
+      first_frame: where the first row begins.
+      rescaled: the rows of every video divide its duration evenly, whatever it is; the others then say nothing.
+    """
+
+    frames: float = 16.0
+    stride: float = 16.0
+    fps: float = 25.0
+    first_frame: float = 0.0
+    rescaled: bool = False
+
+    @classmethod
+    def every(cls, seconds: float) -> Timing:
+        """Rows that stand for so many seconds each, from the start of the video on."""
+        return cls(seconds, seconds, 1.0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from one row to the next; of rescaled rows, it depends on the video (`Dataset.row_seconds`)."""
+        return self.stride / self.fps
+
+    @property
+    def offset(self) -> float:
+        """Seconds from the start of the video to that of what the first row stands for."""
+        return 0.0 if self.rescaled else (self.first_frame + (self.frames - self.stride) / 2) / self.fps
+
+    def same(self, other: Timing) -> bool:
+        """Whether rows stand for the same times as by another."""
+        if self.rescaled or other.rescaled:
+            return self.rescaled == other.rescaled
+        return math.isclose(self.seconds, other.seconds, rel_tol=1e-6) and math.isclose(
+            self.offset, other.offset, abs_tol=1e-6
+        )
+
+    def describe(self) -> str:
+        """It in words, for messages."""
+        if self.rescaled:
+            return "rows that divide the duration of each video"
+        begin = f" from {self.offset:.4g} s on" if self.offset else ""
+        return f"a row every {self.seconds:.4g} s{begin}"
 
 
 @dataclass(frozen=True)
@@ -112,14 +179,23 @@ class Split:
       name: "train" or "test".
       videos: ids and annotations.
       features: snippet features.
-      ambiguous: intervals, seconds, in which predictions do not count by a protocol with an ambiguous filter; `video`
-        indexes `videos`, `label` says nothing.
     """
 
     name: str
     videos: tuple[Video, ...]
     features: Features
-    ambiguous: SegmentTable = field(default_factory=lambda: SegmentTable.from_rows([], [], []))
+
+    @property
+    def ambiguous(self) -> SegmentTable:
+        """The ambiguous intervals of all videos; `video` indexes `videos`, `label` says nothing."""
+        counts = [len(video.ambiguous) for video in self.videos]
+        segments = np.concatenate([_no_segments(), *(video.ambiguous for video in self.videos)])
+        return SegmentTable.from_rows(np.repeat(np.arange(len(counts)), counts), np.zeros(len(segments)), segments)
+
+    @property
+    def timed(self) -> np.ndarray:
+        """(videos,) bool, those in which detections can be judged, since all their instances are annotated."""
+        return np.asarray([video.timed for video in self.videos], bool)
 
     def multi_hot(self, classes: Sequence[str]) -> np.ndarray:
         """Video-level labels as (videos, classes) float32 of zeros and ones."""
@@ -133,7 +209,7 @@ class Split:
         """Every annotated instance of the split, in the order of `videos`."""
         index = {name: c for c, name in enumerate(classes)}
         rows = [(v, index[name]) for v, video in enumerate(self.videos) for name in video.segment_labels]
-        segments = [video.segments for video in self.videos]
+        segments = [_no_segments(), *(video.segments for video in self.videos)]
         columns = np.asarray(rows, np.int64).reshape(-1, 2)
         return SegmentTable.from_rows(columns[:, 0], columns[:, 1], np.concatenate(segments))
 
@@ -147,8 +223,8 @@ class Dataset:
       classes: class names; a class is referred to by its index here.
       streams: stream names, such as ("rgb", "flow").
       train: split to learn from; only its video-level labels are used.
-      test: split to evaluate on.
-      snippet_seconds: seconds one snippet covers.
+      test: split to evaluate on; it may have no video, and videos that nothing is known of.
+      timing: which time a row of features belongs to.
     """
 
     source: str
@@ -156,7 +232,19 @@ class Dataset:
     streams: tuple[str, ...]
     train: Split
     test: Split
-    snippet_seconds: float = field(default=SNIPPET_SECONDS)
+    timing: Timing = Timing()
+
+    @property
+    def snippet_seconds(self) -> float:
+        """Seconds one snippet covers, where that is the same in all videos."""
+        return self.timing.seconds
+
+    def row_seconds(self, split: Split) -> np.ndarray:
+        """(videos,) float64, seconds that one row of features stands for in each video of a split."""
+        if not self.timing.rescaled:
+            return np.full(len(split.videos), self.timing.seconds)
+        durations = np.asarray([video.duration for video in split.videos], np.float64)
+        return durations / np.maximum(split.features.lengths, 1)
 
     @property
     def dims(self) -> tuple[int, ...]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from casejax import localize
-from casejax.errors import CheckpointError
+from casejax.errors import CheckpointError, DataError
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
@@ -29,23 +30,41 @@ WARNINGS = {
 }
 
 
+class Judged(NamedTuple):
+    """What was found in the test split, and how good it is.
+
+    Attributes:
+      detections: segments, seconds.
+      detection: mAP; None where no test video has annotated times.
+      classification: video-level metrics; None where no test video has labels.
+    """
+
+    detections: SegmentTable
+    detection: DetectionResult | None
+    classification: ClassificationMetrics | None
+
+
 def evaluate_run(
     restored: Restored,
     dataset: Dataset,
     out: Path,
     *,
     console: Console | None = None,
-) -> DetectionResult:
+) -> DetectionResult | None:
     """Evaluate a trained or converted network on a test split and write predictions and figures to `out`.
 
     Args:
       restored: as `restore_run` gives it.
-      dataset: with the classes and feature dimensions the network was trained with.
+      dataset: with the classes, feature dimensions and timing the network was trained with.
       out: where `predictions.json`, `average_precision.csv` and `results.json` go.
       console: where results are printed; default standard output.
 
+    Returns:
+      mAP; None where no test video has annotated times.
+
     Raises:
-      CheckpointError: the network was trained with other classes or dimensions.
+      CheckpointError: the network was trained with other classes, dimensions or timing.
+      DataError: no test video.
     """
     folder, graphdef, state, config, meta = restored
     for name, ours in (("classes", list(dataset.classes)), ("dims", list(dataset.dims))):
@@ -54,12 +73,15 @@ def evaluate_run(
                 f"{folder} was trained with {name} {meta['data'][name]}, {dataset.source} has {ours}; use data of "
                 "the same classes and features (classes.txt fixes the classes' order; convert takes --classes)"
             )
+    restored.check_timing(dataset.timing, dataset.source)
+    if not dataset.test.videos:
+        raise DataError(f"{dataset.source}: no test video to evaluate on; name some, or use casejax predict")
     scored = make_test_scorer(graphdef, dataset, config)(state.params, state.cluster_labels)
     selection = f"{config.training.select}, step {int(state.step)} of {folder}"
-    _, detection, *_ = report_scores(
+    judged, _ = report_scores(
         console or default_console(), dataset, config, scored, out, step=int(state.step), selection=selection
     )
-    return detection
+    return judged.detection
 
 
 def report_scores(
@@ -72,18 +94,33 @@ def report_scores(
     step: int,
     selection: str,
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
-) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics, Bootstrap]:
+) -> tuple[Judged, Bootstrap | None]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
-    detections, detection, classification = evaluate_scores(scored.scores, dataset, config.localization)
+    judged = evaluate_scores(scored.scores, dataset, config.localization)
+    described = config.describe()
+    report.write_predictions(out / "predictions.json", judged.detections, dataset)
+    console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
+    results: dict[str, Any] = {"method": described, "step": step, "timing": asdict(dataset.timing)}
+    detection, classification = judged.detection, judged.classification
+    if detection is None or classification is None:
+        count = f"{len(dataset.test.videos)} test videos have no annotated times, so there is no mAP"
+        console.print(f"{count}; predictions are in {out / 'predictions.json'}", highlight=False, soft_wrap=True)
+        if classification is not None:
+            accuracy, mean_ap = (f"{100 * value:.1f} %" for value in classification)
+            console.print(f"video labels: accuracy {accuracy}, mAP {mean_ap}", highlight=False)
+            results["trained"] = classification._asdict()
+        files.write_json(out / "results.json", results)
+        return judged, None
+
+    truth, timed = dataset.test.ground_truth(dataset.classes), dataset.test.timed
     interval = bootstrap_detections(
-        detections, dataset.test.ground_truth(dataset.classes), dataset.classes, num_videos=len(dataset.test.videos)
+        judged.detections.take(timed[judged.detections.video]),
+        truth.take(timed[truth.video]),
+        dataset.classes,
+        num_videos=len(dataset.test.videos),
     )
     protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
-    counts = {"num_videos": len(dataset.test.videos), "num_instances": int(detection.num_ground_truth.sum())}
-    described = config.describe()
-    warning = WARNINGS.get(config.training.select)
-
-    console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
+    counts = {"num_videos": int(timed.sum()), "num_instances": int(detection.num_ground_truth.sum())}
     rows = {} if untrained is None else {"untrained": untrained}
     report.print_results(
         console,
@@ -93,21 +130,21 @@ def report_scores(
         intervals={"trained": interval},
         **counts,
     )
-    if warning:
+    if not timed.all():
+        console.print(
+            f"{int((~timed).sum())} of {len(timed)} test videos have no annotated times and are not judged",
+            highlight=False,
+        )
+    if warning := WARNINGS.get(config.training.select):
         console.print(warning, highlight=False, markup=False, soft_wrap=True)
-
-    report.write_predictions(out / "predictions.json", detections, dataset)
+        results["warning"] = warning
     report.write_average_precision(out / "average_precision.csv", detection)
-    results = {
-        "method": described,
-        "protocol": protocol.describe(**counts, selection=selection),
-        "step": step,
-        "trained": report.summary(detection, classification, protocol, interval),
-    }
+    results["protocol"] = protocol.describe(**counts, selection=selection)
+    results["trained"] = report.summary(detection, classification, protocol, interval)
     if untrained is not None:
         results["untrained"] = report.summary(*untrained, protocol)
-    files.write_json(out / "results.json", results | ({"warning": warning} if warning else {}))
-    return detections, detection, classification, interval
+    files.write_json(out / "results.json", results)
+    return judged, interval
 
 
 def report_on_grid(
@@ -146,25 +183,34 @@ def default_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 100, quiet=not distributed.is_first())
 
 
-def evaluate_scores(
-    scores: SnippetScores, dataset: Dataset, options: Localization
-) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics]:
-    """Localise and evaluate the test split."""
+def evaluate_scores(scores: SnippetScores, dataset: Dataset, options: Localization) -> Judged:
+    """Localise in the test split, and evaluate what is known of it."""
+    test = dataset.test
+    detections = localize_split(scores, dataset, options)
+    truth, timed = test.ground_truth(dataset.classes), test.timed
+    detection = classification = None
+    if timed[truth.video].any():
+        detection = evaluate_detections(
+            detections.take(timed[detections.video]), truth.take(timed[truth.video]), dataset.classes, tious=CASE.tious
+        )
+    labelled = np.flatnonzero([video.timed or bool(video.labels) for video in test.videos])
+    if any(test.videos[v].labels for v in labelled):
+        video_scores = np.asarray(scores.video)
+        selected = localize.select_classes(video_scores, threshold=options.class_threshold)
+        labels = test.multi_hot(dataset.classes)
+        classification = classification_metrics(video_scores[labelled], selected[labelled], labels[labelled])
+    return Judged(detections, detection, classification)
+
+
+def localize_split(scores: SnippetScores, dataset: Dataset, options: Localization) -> SegmentTable:
+    """Detections in the test split from its scores, in seconds."""
     lengths = dataset.test.features.lengths
-    own = lengths if options.test_sampling == "whole" else None
-    video_scores = np.asarray(scores.video)
-    detections = localize.localize(
+    found = localize.localize(
         np.asarray(scores.fused),
-        video_scores,
-        lengths * dataset.snippet_seconds,
+        np.asarray(scores.video),
+        lengths * dataset.row_seconds(dataset.test),
         options=options,
         ranked=None if scores.ranked is None else np.asarray(scores.ranked),
-        lengths=own,
+        lengths=lengths if options.test_sampling == "whole" else None,
     )
-    truth = dataset.test.ground_truth(dataset.classes)
-    selected = localize.select_classes(video_scores, threshold=options.class_threshold)
-    return (
-        detections,
-        evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),
-        classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
-    )
+    return found._replace(segment=found.segment + dataset.timing.offset) if dataset.timing.offset else found

@@ -86,7 +86,7 @@ def draw_pictures(
     if cluster_labels is not None:
         streams = dataset.streams if len(cluster_labels) == len(dataset.streams) else ("all streams",)
         figures["clusters"] = cluster_foreground(cluster_labels[:, :, 0], streams)
-    lengths = dataset.test.features.lengths
+    lengths, seconds = dataset.test.features.lengths, dataset.row_seconds(dataset.test)
     by_length = np.argsort(lengths, kind="stable")
     attention, foreground = np.asarray(scores.attention), np.asarray(scores.foreground)
     spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
@@ -94,7 +94,7 @@ def draw_pictures(
         video = dataset.test.videos[v]
         figures[f"timeline_{video.id}"] = timeline(
             title=video.id,
-            duration=float(lengths[v] * dataset.snippet_seconds),
+            duration=float(lengths[v] * seconds[v] + dataset.timing.offset),
             ground_truth=[
                 (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
             ],

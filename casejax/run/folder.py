@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from flax import nnx
 
 import casejax
 from casejax.errors import CheckpointError, OptionError
-from casejax.records import Dataset
+from casejax.records import Dataset, Timing
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files
@@ -30,7 +31,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "classes": list(dataset.classes),
             "streams": list(dataset.streams),
             "dims": list(dataset.dims),
-            "snippet_seconds": dataset.snippet_seconds,
+            "timing": asdict(dataset.timing),
             "train_videos": len(dataset.train.videos),
             "longest_train_video": extent(dataset)[1],
             "train_snippets": distributed.total(int(dataset.train.features.lengths.sum())),
@@ -118,6 +119,23 @@ class Restored(NamedTuple):
     config: Config
     meta: dict[str, Any]
 
+    @property
+    def timing(self) -> Timing:
+        """Which time a row of the features belongs to that it was trained with."""
+        return Timing(**self.meta["data"]["timing"])
+
+    def check_timing(self, timing: Timing, source: str) -> None:
+        """Refuse features whose rows stand for other times than those of training; `source` is where they are.
+
+        Raises:
+          CheckpointError: naming both.
+        """
+        if not self.timing.same(timing):
+            raise CheckpointError(
+                f"{self.folder} was trained on {self.timing.describe()}, {source} has {timing.describe()}; extract the "
+                "features at the rate of training, or leave out the option or file that states another"
+            )
+
 
 def restore_run(folder: Path) -> Restored:
     """The selected network of a run where a step was selected, else that of the last step.
@@ -136,6 +154,8 @@ def restore_run(folder: Path) -> Restored:
         except OptionError as error:
             raise CheckpointError(f"{place}: {error}") from error
         data = meta["data"]
+        if "timing" not in data:
+            raise CheckpointError(f"{place}: does not say what a row of features stands for; train or convert again")
         videos = data["train_videos"], data["longest_train_video"]
         graphdef, template = initial_state(config, tuple(data["dims"]), len(data["classes"]), videos=videos)
         return Restored(folder, graphdef, checkpoints.restore(template), config, meta)

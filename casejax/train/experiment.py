@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from casejax.errors import DataError
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import CASE, DetectionResult
@@ -28,15 +29,25 @@ from casejax.train.selection import Selection, hold_out
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run ends with; mAP and accuracies are fractions."""
+    """What a run ends with; mAP and accuracies are fractions.
 
-    detection: DetectionResult
-    classification: ClassificationMetrics
-    interval: Bootstrap
-    untrained: DetectionResult
-    detections: SegmentTable
-    scores: SnippetScores
+    Attributes:
+      train_seconds: how long training took.
+      detections: segments found in the test split, seconds; None without test videos, as all the others.
+      scores: of the test split.
+      detection: mAP; None where no test video has annotated times.
+      interval: of it.
+      untrained: the same before the first step.
+      classification: video-level metrics; None where no test video has labels.
+    """
+
     train_seconds: float
+    detections: SegmentTable | None = None
+    scores: SnippetScores | None = None
+    detection: DetectionResult | None = None
+    interval: Bootstrap | None = None
+    untrained: DetectionResult | None = None
+    classification: ClassificationMetrics | None = None
 
 
 def run(
@@ -75,12 +86,19 @@ def run(
         return None
     files.write_json(out / "config.json", config.as_dict())
 
+    seconds = f"trained in {trained.seconds:.1f} s; everything is in {out}"
+    if not dataset.test.videos:
+        console.print(f"no test videos, so nothing is evaluated; {seconds}", highlight=False, markup=False)
+        return RunResult(trained.seconds)
     score = make_test_scorer(trained.graphdef, dataset, config)
-    untrained = evaluate_scores(
-        score(trained.initial.params, trained.initial.cluster_labels).scores, dataset, config.localization
-    )
+    untrained = None
+    if any(len(video.segments) for video in dataset.test.videos):
+        first = score(trained.initial.params, trained.initial.cluster_labels)
+        found = evaluate_scores(first.scores, dataset, config.localization)
+        if found.detection is not None and found.classification is not None:
+            untrained = found.detection, found.classification
     scored = score(params, labels)
-    result = report_scores(
+    judged, interval = report_scores(
         console,
         dataset,
         config,
@@ -88,16 +106,25 @@ def run(
         out,
         step=int(trained.state.step),
         selection=selection,
-        untrained=untrained[1:],
+        untrained=untrained,
     )
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     try:
-        pictures.draw_pictures(out / "pictures", dataset, scored.scores, result[0], scored.cluster_labels, metrics)
+        pictures.draw_pictures(
+            out / "pictures", dataset, scored.scores, judged.detections, scored.cluster_labels, metrics
+        )
     except ImportError as error:
         console.print(f"no pictures: {error}", markup=False)
-    console.print(f"trained in {trained.seconds:.1f} s; everything is in {out}", highlight=False, markup=False)
-    detections, detection, classification, interval = result
-    return RunResult(detection, classification, interval, untrained[1], detections, scored.scores, trained.seconds)
+    console.print(seconds, highlight=False, markup=False)
+    return RunResult(
+        trained.seconds,
+        judged.detections,
+        scored.scores,
+        judged.detection,
+        interval,
+        None if untrained is None else untrained[0],
+        judged.classification,
+    )
 
 
 def run_seeds(
@@ -135,9 +162,10 @@ def run_seeds(
         result = run(dataset, config.changed(seed=seed), folder, resume=resume, devices=devices, console=console)
         if result is not None:
             results[seed] = result
-    if not results:
+    detections = {seed: r.detection for seed, r in results.items() if r.detection is not None}
+    if not detections:
         return results
-    summary = report.print_seeds(console, {seed: r.detection for seed, r in results.items()}, protocol=CASE)
+    summary = report.print_seeds(console, detections, protocol=CASE)
     files.write_json(out / "seeds.json", {"method": config.describe(), **summary})
     return results
 
@@ -153,12 +181,15 @@ def _train_selected(
     judged = dataset
     if kind == "train-holdout":
         dataset, judged = hold_out(dataset, config.training.holdout, config.training.seed)
+    elif not any(len(video.segments) for video in dataset.test.videos):
+        raise DataError(f"{dataset.source}: no test video has annotated times to select by; use --select last")
     graphdef, _ = initial_state(config, dataset.dims, len(dataset.classes))
     score = make_test_scorer(graphdef, replace(judged, train=dataset.train), config)
 
     def judge(state: TrainState) -> float:
         scored = score(state.params, jax.device_get(state.cluster_labels))
-        return evaluate_scores(scored.scores, judged, config.localization)[1].average(0.1, 0.7)
+        found = evaluate_scores(scored.scores, judged, config.localization).detection
+        return 0.0 if found is None else found.average(0.1, 0.7)
 
     trained = train(dataset, config, out, resume=resume, devices=devices, selection=Selection(judge, every))
     judges = "the TEST videos" if kind == "test-oracle" else f"{len(judged.test.videos)} held-out training videos"

@@ -120,7 +120,7 @@ def test_checkpoint_of_a_run(files, tmp_path):
         "classes": list(names),
         "streams": ["rgb", "flow"],
         "dims": list(DIMS),
-        "snippet_seconds": 0.64,
+        "timing": {"frames": 16.0, "stride": 16.0, "fps": 25.0, "first_frame": 0.0, "rescaled": False},
         "train_videos": 0,
         "longest_train_video": 0,
         "train_snippets": 0,
@@ -410,7 +410,7 @@ def test_logits_of_a_torch_model(torch, make_module, rng, tmp_path, zipped, wrap
 def test_torch_loads_our_model(torch, make_module, rng, tmp_path):
     config = Config.of("case").changed(num_clusters=CLUSTERS, hidden=HIDDEN)
     meta = {"config": config.as_dict(), "data": {"streams": ["rgb", "flow"], "dims": DIMS, "classes": ["c"] * CLASSES}}
-    meta["data"] |= {"train_videos": 0, "longest_train_video": 0}
+    meta["data"] |= {"train_videos": 0, "longest_train_video": 0, "timing": {}}
     graphdef, state = initial_state(config, DIMS, CLASSES)
     q = np.tile(rng.dirichlet([1, 1], CLUSTERS).astype(np.float32), (2, 1, 1))
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:

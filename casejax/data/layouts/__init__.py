@@ -1,26 +1,31 @@
 """The folder layouts in which data sets are published, a module each, and their list.
 
 A new layout is a module with a reader and a writer, and a line in `LAYOUTS`. The readers share `annotations` (JSON
-and lists of names), `feature_files` (one file a video) and `checks`.
+and lists of names), `feature_files` and `arrays` (one file a video), `timing`, `assemble` (videos and features to a
+data set), `consistency` (what can be seen not to fit) and `checks`. `table` reads a data set of one's own.
 """
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Unpack
 
 from casejax.data.layouts.a2cl_pt import read_a2cl_pt, write_a2cl_pt
 from casejax.data.layouts.annotations import read_annotations, read_lines, read_split
-from casejax.data.layouts.feature_files import load_npy
-from casejax.data.layouts.published import DurationMismatchWarning, read_dataset, read_features, write_dataset
+from casejax.data.layouts.arrays import Arrangement
+from casejax.data.layouts.assemble import ReadOptions
+from casejax.data.layouts.feature_files import load_features_file
+from casejax.data.layouts.published import read_dataset, read_features, write_dataset
+from casejax.data.layouts.table import Splitting, read_table
+from casejax.data.layouts.timing import read_timing, timing_of
 from casejax.records import Dataset
 
 
 class Reader(Protocol):
     """Reads and checks the data set in a folder; a defect is a `DataError` that names file, value and remedy."""
 
-    def __call__(self, root: str | os.PathLike[str], *, streams: tuple[str, ...] = ("rgb", "flow")) -> Dataset:
-        """Read the given feature streams."""
+    def __call__(self, root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Dataset:
+        """Read it, features as the options say."""
 
 
 class Writer(Protocol):
@@ -35,20 +40,17 @@ class Layout(NamedTuple):
 
     Attributes:
       read: a reader.
-      write: a writer.
-      packs: the reader can pack features, and read a part of them: it also takes `packed`, `packed_dtype`, `part`
-        and `parts`.
+      write: a writer; None where there is none.
       on_grid: its published program judges on the grid of snippets, without ambiguous intervals.
     """
 
     read: Reader
-    write: Writer
-    packs: bool = False
+    write: Writer | None = None
     on_grid: bool = False
 
 
 LAYOUTS = {
-    "published": Layout(read_dataset, write_dataset, packs=True),
+    "published": Layout(read_dataset, write_dataset),
     "a2cl_pt": Layout(read_a2cl_pt, write_a2cl_pt, on_grid=True),
 }
 """Every layout, by the name of its module."""
@@ -58,14 +60,19 @@ __all__ = [
     "Layout",
     "Reader",
     "Writer",
+    "ReadOptions",
+    "Arrangement",
+    "timing_of",
+    "read_timing",
+    "read_table",
+    "Splitting",
     "read_dataset",
     "write_dataset",
-    "DurationMismatchWarning",
     "read_a2cl_pt",
     "write_a2cl_pt",
     "read_annotations",
     "read_features",
-    "load_npy",
+    "load_features_file",
     "read_split",
     "read_lines",
 ]

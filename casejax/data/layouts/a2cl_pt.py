@@ -15,14 +15,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from casejax.data.layouts.annotations import parse_instance, parse_seconds, parse_video, read_json
+from casejax.data.layouts.annotations import parse_seconds, parse_segment, parse_video, read_json
+from casejax.data.layouts.arrays import Arrangement
+from casejax.data.layouts.assemble import ReadOptions, given_timing
 from casejax.data.layouts.checks import (
     AGAIN,
+    Remarks,
     check_memory,
     check_streams,
     check_unique_ids,
@@ -32,42 +36,51 @@ from casejax.data.layouts.checks import (
     raise_first,
     repeated,
 )
+from casejax.data.layouts.consistency import warn_of_times
+from casejax.data.layouts.timing import check_durations, settle_timing
 from casejax.data.pickles.numpy_files import read_object_array
-from casejax.errors import DataError
-from casejax.records import Dataset, Features, SegmentTable, Split, Video
+from casejax.errors import DataError, OptionError
+from casejax.records import Dataset, Features, Split, Timing, Video
 from casejax.runtime.files import whole_folder
 
 SUBSETS = {"train": "train", "test": "val"}
 """The subset in the annotation file of each split."""
 
-FPS = 25.0  # of the published features
 
-
-def read_a2cl_pt(root: str | os.PathLike[str], *, streams: tuple[str, ...] = ("rgb", "flow")) -> Dataset:
+def read_a2cl_pt(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Dataset:
     """Read and check a data set in this layout, as the published program understands it.
 
-    A test video without annotations is left out, whether it has features or not. An annotation of a training video
-    needs no segment, it then stands for the whole video. An instance may end after the stated duration of its video;
-    in the published file some do.
+    A test video without annotations is left out, whether it has features or not. What is odd in annotations is
+    treated as in every layout (`checks.REMARKS`).
 
     Args:
       root: folder in the layout described at the top of this module.
-      streams: names of the streams, among which the columns are divided evenly.
+      **options: `assemble.ReadOptions`, of which this layout knows streams, among which the columns are divided evenly
+        (default rgb and flow), and timing.
 
     Returns:
-      Both splits, float32 features end to end, the classes in the order of the file. The test split has the ambiguous
-      intervals.
+      Both splits, float32 features end to end, the classes in the order of the file.
 
     Raises:
       DataError: anything in the folder, or in `streams`, that cannot be used.
+      OptionError: an option that this layout does not know.
+
+    Warns:
+      DataWarning: annotations that are odd and used all the same; rows, durations and annotations that do not fit.
     """
-    root = Path(root)
+    root, given, streams = Path(root), given_timing(options), options.get("streams")
+    streams = ("rgb", "flow") if streams is None else streams
     check_streams(streams)
+    if options.get("packed") or options.get("parts", 1) > 1:
+        raise OptionError(f"{root}: layout a2cl_pt is read whole, into memory; leave out --packed and --data-parts")
+    if options.get("arrangement", Arrangement()) != Arrangement():
+        raise OptionError(f"{root}: layout a2cl_pt has (snippets, dim) arrays; leave out --order and --crops")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; pass the one that holds annotation.json and the features")
     path = root / "annotation.json"
     document = _object(read_json(path), f"{path}: no object")
-    classes, snippet_seconds = _classes(document, path), _snippet_seconds(document, path)
+    classes = _classes(document, path)
+    timing = settle_timing(root, given, layout=(path, _timing(document, path)))
     database = _object(document.get("database"), f'{path}: no "database"')
     subsets = _subsets(database, path)
     arrays = {split: _feature_arrays(root, split) for split in SUBSETS}
@@ -84,30 +97,35 @@ def read_a2cl_pt(root: str | os.PathLike[str], *, streams: tuple[str, ...] = ("r
         raise DataError(f"{root}: dim {dim} does not divide among the streams {streams}; name all streams it has")
     values = dim * sum(len(arrays[split][video]) for split, ids in kept.items() for video in ids)
     check_memory(root, values, "use a machine with more, or write them in the published layout and pack them")
+    intervals = _ambiguous(document.get("set_ambiguous", {}), database, path)
     videos: dict[str, list[Video]] = {split: [] for split in SUBSETS}
-    problems = []
+    problems, remarks = [], Remarks()
     for split, ids in kept.items():
         for video in ids:
             where = f"{path}: video {video!r}"
-            whole = len(arrays[split][video]) * snippet_seconds if split == "train" else None
             try:
-                videos[split].append(parse_video(video, database[video], where, whole=whole, bounded=False))
+                parsed = parse_video(video, database[video], where, remarks)
             except DataError as error:
                 problems.append(str(error))
                 continue
+            if split == "test" and video in intervals:
+                parsed = replace(parsed, ambiguous=np.concatenate([parsed.ambiguous, intervals[video]]))
+            videos[split].append(parsed)
             problems += [
                 f'{where}: label {label!r} is not in "list_classes"; add it there or fix the annotation'
-                for label in videos[split][-1].labels
+                for label in parsed.labels
                 if label not in classes
             ]
     raise_first(problems)
-    ambiguous = _ambiguous(document.get("set_ambiguous", {}), database, kept["test"], path)
-    features = {
-        split: _features(_path(root, split), arrays[split], ids, dim, len(streams)) for split, ids in kept.items()
-    }
-    train = Split("train", tuple(videos["train"]), features["train"])
-    test = Split("test", tuple(videos["test"]), features["test"], ambiguous)
-    return Dataset(str(root), classes, streams, train, test, snippet_seconds)
+    remarks.warn(path)
+    check_durations(timing, [*videos["train"], *videos["test"]], path)
+    train, test = (
+        Split(split, tuple(videos[split]), _features(_path(root, split), arrays[split], ids, dim, len(streams)))
+        for split, ids in kept.items()
+    )
+    dataset = Dataset(str(root), classes, streams, train, test, timing)
+    warn_of_times(dataset)
+    return dataset
 
 
 def write_a2cl_pt(dataset: Dataset, root: str | os.PathLike[str]) -> None:
@@ -160,12 +178,12 @@ def _classes(document: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def _snippet_seconds(document: dict[str, Any], path: Path) -> float:
+def _timing(document: dict[str, Any], path: Path) -> Timing:
     said = _object(document.get("miscellany"), f'{path}: no "miscellany"')
     frames, rate = (parse_seconds(said.get(key), f"{path}: {key}") for key in ("len_feature_chunk", "fps_extracted"))
     if not (frames > 0 and rate > 0):
         raise DataError(f"{path}: {frames:g} frames a snippet at {rate:g} a second; write those of the extraction")
-    return frames / rate
+    return Timing(frames, frames, rate)
 
 
 def _subsets(database: Mapping[str, Any], path: Path) -> dict[str, str]:
@@ -183,30 +201,22 @@ def _subsets(database: Mapping[str, Any], path: Path) -> dict[str, str]:
     return found
 
 
-def _ambiguous(listed: Any, database: Mapping[str, Any], test: Sequence[str], path: Path) -> SegmentTable:
-    problem = f'{path}: "set_ambiguous" is no object'
-    index = {video: v for v, video in enumerate(test)}
-    rows = []
-    for video, intervals in _object(listed, problem).items():
+def _ambiguous(listed: Any, database: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    """The (m, 2) ambiguous intervals of each video that has some."""
+    found = {}
+    for video, intervals in _object(listed, f'{path}: "set_ambiguous" is no object').items():
         where = f'{path}: "set_ambiguous", video {video!r}'
         if video not in database:
             raise DataError(f'{where}: not in the "database"; add it there or remove its intervals')
         if not isinstance(intervals, list):
             raise DataError(f"{where}: no list of intervals; write [[start, end], ...] in seconds")
-        for interval in intervals:
-            _, segment = parse_instance({"label": "ambiguous", "segment": interval}, None, where)
-            if video in index:  # of the videos that are left out, the published file has intervals too
-                rows.append((index[video], segment))
-    rows.sort(key=lambda row: row[0])
-    return SegmentTable.from_rows([v for v, _ in rows], [0] * len(rows), [segment for _, segment in rows])
+        found[video] = np.asarray([parse_segment(each, where) for each in intervals], np.float64).reshape(-1, 2)
+    return found
 
 
 def _document(dataset: Dataset) -> dict[str, Any]:
     """What `annotation.json` says of a data set."""
-    seconds = dataset.snippet_seconds
-    frames, rate = float(round(seconds * FPS)), FPS
-    if frames / rate != seconds:
-        frames, rate = seconds, 1.0
+    frames, rate = dataset.timing.stride, dataset.timing.fps
     database = {}
     for subset, split in (("train", dataset.train), ("val", dataset.test)):
         for video in split.videos:
@@ -216,10 +226,7 @@ def _document(dataset: Dataset) -> dict[str, Any]:
             ]
             stated = {} if video.duration is None else {"duration": float(video.duration)}
             database[video.id] = {"annotations": annotations, **stated, "subset": subset}
-    ambiguous: dict[str, list[list[float]]] = {}
-    intervals = dataset.test.ambiguous
-    for v, segment in zip(intervals.video.tolist(), intervals.segment.tolist(), strict=True):
-        ambiguous.setdefault(dataset.test.videos[v].id, []).append(segment)
+    ambiguous = {video.id: video.ambiguous.tolist() for video in dataset.test.videos if len(video.ambiguous)}
     return {
         "database": database,
         "list_classes": list(dataset.classes),

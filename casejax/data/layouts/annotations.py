@@ -6,39 +6,88 @@ import json
 import math
 import os
 import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from casejax.data.layouts.checks import check_id, raise_first, repeated
+from casejax.data.layouts.checks import Remarks, check_id, raise_first, repeated
 from casejax.errors import DataError
 from casejax.records import Video
 
-DURATION_SLACK = 1e-3  # seconds an instance may end after the stated duration: rounding, not a mistake
+DURATION_KEYS = ("duration", "duration_second", "duration_seconds")
+FRAME_KEYS = ("frames", "frame", "duration_frame")
+AMBIGUOUS = "ambiguous"  # the label of intervals in which it is not known whether there is an action
 
 
-def read_annotations(path: str | os.PathLike[str]) -> dict[str, Video]:
-    """Read every video of an annotation file, by id.
+def read_annotations(
+    path: str | os.PathLike[str], *, only: Iterable[str] | None = None, remarks: Remarks | None = None
+) -> dict[str, Video]:
+    """Read the videos of an annotation file, by id.
 
-    Times may be numbers or strings that spell numbers, in seconds.
+    Times may be numbers or strings that spell numbers, in seconds. An annotation without a segment says that the video
+    contains its class, no more. Instances that end before they begin, or lie outside of their video, are treated as
+    `checks.REMARKS` says.
+
+    Args:
+      path: JSON, {"database": {ID: entry}} or {ID: entry}.
+      only: ids of the videos to read; entries of others are not looked at. `v_` before an id makes no difference.
+        Default: all.
+      remarks: gains what is odd and used all the same; default: it is warned of.
+
+    Returns:
+      The videos under their ids, or under those of `only` where these are given; there, videos may be missing.
 
     Raises:
       DataError: no such file, not JSON, no "database", or an entry that cannot be used.
+
+    Warns:
+      DataWarning: what is odd and used all the same, in one warning a kind, with counts.
     """
     path = Path(path)
-    document = read_json(path)
-    database = document.get("database") if isinstance(document, dict) else None
-    if not isinstance(database, dict):
-        raise DataError(f'{path}: no "database" object; put the videos into {{"database": {{ID: ...}}}}')
-    videos, problems = {}, []
-    for video, entry in database.items():
+    database = parse_database(read_json(path), path)
+    places = {video: video for video in database} if only is None else find_ids(only, database)
+    own, videos, problems = Remarks() if remarks is None else remarks, {}, []
+    for video, place in places.items():
         try:
-            videos[video] = parse_video(video, entry, f"{path}: video {video!r}")
+            videos[video] = parse_video(video, database[place], f"{path}: video {place!r}", own)
         except DataError as error:
             problems.append(str(error))
     raise_first(problems)
+    if remarks is None:
+        own.warn(path)
     return videos
+
+
+def parse_database(document: Any, path: Path) -> dict[str, Any]:
+    """The entries of an annotation file by id, with or without "database" around them.
+
+    Raises:
+      DataError: there are none.
+    """
+    if isinstance(document, dict):
+        database = document.get("database")
+        if database is None and document and all(_is_entry(entry) for entry in document.values()):
+            return document
+        if isinstance(database, dict):
+            return database
+        if isinstance(document.get("results"), dict):
+            raise DataError(f'{path}: no "database", but "results", so these are predictions; name the annotations')
+    raise DataError(f'{path}: no "database" object; put the videos into {{"database": {{ID: ...}}}}')
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and any(key in entry for key in ("annotations", "labels", "label"))
+
+
+def find_ids(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+    """The id in `there` of each wanted id that is among them, with or without `v_` before it."""
+    exact = set(there)
+    bare = {video.removeprefix("v_"): video for video in exact}
+    found = {video: video if video in exact else bare.get(video.removeprefix("v_")) for video in wanted}
+    return {video: place for video, place in found.items() if place is not None}
 
 
 def read_split(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -64,10 +113,11 @@ def read_split(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, stripped, without the blank ones."""
-    return [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8; DataError where there is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -91,7 +141,7 @@ def read_json(path: Path) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(_read_text(path), object_pairs_hook=unique, parse_int=float)
+        return json.loads(read_text(path), object_pairs_hook=unique, parse_int=float)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{path}: not JSON at {where} ({error.msg}); repair or download it again") from error
@@ -99,60 +149,124 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: nested too deep to be annotations; download it again") from error
 
 
-def parse_video(video: str, entry: Any, where: str, *, whole: float | None = None, bounded: bool = True) -> Video:
-    """One entry of a "database"; `where` names it in errors.
+def parse_video(video: str, entry: Any, where: str, remarks: Remarks) -> Video:
+    """One entry of a "database".
 
     Args:
       video: its id.
-      entry: {"subset", "annotations", "duration"?}.
-      where: file and video.
-      whole: seconds; an annotation without a segment then covers the video from 0 to its stated duration, or
-        to this where none is stated. Default: such an annotation is refused.
-      bounded: whether an instance that ends after the stated duration is refused.
+      entry: {"subset", "annotations", "duration"?, "labels"?}; labels alone say what the video contains, labels beside
+        annotations are the video-level labels whatever the annotations say.
+      where: file and video, for errors.
+      remarks: gains what is odd and used all the same.
 
     Raises:
       DataError: an entry that cannot be used.
     """
-    if not isinstance(entry, dict) or not isinstance(entry.get("annotations"), list):
+    entry = entry if isinstance(entry, dict) else {}
+    listed, said = entry.get("annotations"), entry.get("labels", entry.get("label"))
+    stated = None if said is None else said if isinstance(said, list) else [said]
+    if stated is not None and not listed:
+        listed, stated = [{"label": label} for label in stated], None
+    if not isinstance(listed, list):
         raise DataError(f'{where}: no "annotations" list; add one, empty where nothing happens')
-    duration = entry.get("duration")
-    if duration is not None:
-        duration = parse_seconds(duration, f"{where}, duration")
-        if duration <= 0:
-            raise DataError(f"{where}: duration {duration} s is not positive; fix it or drop the duration")
-    rows = []
-    for number, instance in enumerate(entry["annotations"]):
-        if whole is not None and isinstance(instance, dict) and "segment" not in instance:
-            instance = {**instance, "segment": [0.0, duration or whole]}
-        own = f"{where}, annotation {number} (counted from 0)"
-        rows.append(parse_instance(instance, duration if bounded else None, own))
-    segments = np.asarray([segment for _, segment in rows], np.float64).reshape(-1, 2)
-    return Video(video, str(entry.get("subset", "")), segments, tuple(label for label, _ in rows), duration)
+    duration = _length(entry, DURATION_KEYS, video, remarks)
+    instances: list[tuple[str, tuple[float, float]]] = []
+    ambiguous, apart, timeless = [], [], 0
+    for number, instance in enumerate(listed):
+        label, segment = parse_instance(instance, f"{where}, annotation {number} (counted from 0)")
+        if segment is None:
+            apart.append(label)
+            timeless += 1
+        elif (kind := parse_oddity(segment, duration)) == "empty":
+            remarks.add(kind, f"{video} {list(segment)}")
+            apart.append(label)
+        elif label.strip().lower() == AMBIGUOUS:
+            ambiguous.append(segment)
+        else:
+            instances.append((label, segment))
+            if kind:
+                remarks.add(kind, f"{video} {list(segment)}")
+    if timeless and instances:
+        remarks.add("whole label", video)
+    labels = tuple(label for label, _ in instances)
+    if stated is not None:
+        apart = [parse_instance({"label": label}, f'{where}, "labels"')[0] for label in stated]
+    elif apart := [label for label in apart if label.strip().lower() != AMBIGUOUS]:
+        apart += labels
+    return Video(
+        video,
+        str(entry.get("subset", "")),
+        _pairs([segment for _, segment in instances]),
+        labels,
+        duration,
+        _length(entry, FRAME_KEYS, video, remarks),
+        tuple(sorted(set(apart))) if apart or stated is not None else None,
+        not timeless,
+        _pairs(ambiguous),
+    )
 
 
-def parse_instance(instance: Any, duration: float | None, where: str) -> tuple[str, tuple[float, float]]:
-    """Label and segment, seconds, of one annotated instance; `where` names it in errors.
+def _pairs(segments: Sequence[tuple[float, float]]) -> np.ndarray:
+    return np.asarray(segments, np.float64).reshape(-1, 2)
+
+
+def _length(entry: Mapping[str, Any], keys: Sequence[str], video: str, remarks: Remarks) -> float | None:
+    """A positive number that an entry has under one of several keys; what is none is remarked."""
+    value = next((entry[key] for key in keys if entry.get(key) is not None), None)
+    if value is None:
+        return None
+    try:
+        number = parse_seconds(value, video)
+    except DataError:
+        number = 0.0
+    if number <= 0:
+        remarks.add("duration", f"{video} {reprlib.repr(value)}")
+        return None
+    return number
+
+
+def parse_oddity(segment: tuple[float, float], duration: float | None) -> str | None:
+    """The key of `REMARKS` that a segment falls under, None for an ordinary one."""
+    start, end = segment
+    if end <= start:
+        return "empty"
+    if start < 0:
+        return "before the start"
+    return "past the end" if duration is not None and end > duration + _rounding(duration) else None
+
+
+def _rounding(duration: float) -> float:
+    """Half of the last digit that a duration is stated with, and a millisecond at least."""
+    exponent = Decimal(repr(duration)).normalize().as_tuple().exponent
+    return max(0.5 * 10.0 ** min(int(exponent), 0) * (1 + 1e-6), 1e-3)
+
+
+def parse_instance(instance: Any, where: str) -> tuple[str, tuple[float, float] | None]:
+    """Label and segment, seconds, of one annotated instance; None where it has no segment. `where` names it in errors.
 
     Raises:
-      DataError: no label, no pair of seconds, or a segment that is empty or lies outside of the video.
+      DataError: no label, or a segment that is no pair of seconds.
     """
     if not isinstance(instance, dict):
         raise DataError(f'{where}: {reprlib.repr(instance)} is no object; write {{"label", "segment"}}')
     label, segment = instance.get("label"), instance.get("segment")
     if not isinstance(label, str) or not label.strip():
         raise DataError(f"{where}: label {reprlib.repr(label)} is no class name; write one as a string")
+    if segment is None or segment == []:
+        return label, None
+    return label, parse_segment(segment, where)
+
+
+def parse_segment(segment: Any, where: str) -> tuple[float, float]:
+    """A pair of finite seconds, in whatever order; `where` names it in errors.
+
+    Raises:
+      DataError: anything else.
+    """
     if not isinstance(segment, list) or len(segment) != 2:
         raise DataError(f"{where}: segment {reprlib.repr(segment)} is no pair; write [start, end] in seconds")
     start, end = (parse_seconds(time, f"{where}, segment {reprlib.repr(segment)}") for time in segment)
-    if start < 0:
-        raise DataError(f"{where}: starts at {start} s, before the video; fix it or remove the annotation")
-    if end <= start:
-        raise DataError(f"{where}: ends at {end} s, not after its start at {start} s; fix it or remove the annotation")
-    if duration is not None and end > duration + DURATION_SLACK:
-        raise DataError(
-            f"{where}: ends at {end} s, but the stated duration is {duration} s; fix it or drop the duration"
-        )
-    return label, (start, end)
+    return start, end
 
 
 def parse_seconds(value: Any, where: str) -> float:

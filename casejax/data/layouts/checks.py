@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from casejax.errors import DataError
+from casejax.errors import DataError, DataWarning
 from casejax.records import Dataset
 
 MEMORY_SHARE = 0.8  # of the machine's memory, that features read into it may take
@@ -30,6 +31,33 @@ def first_three(names: Sequence[str]) -> str:
 
 def _and_more(count: int) -> str:
     return f" (and {count} more)" if count > 0 else ""
+
+
+REMARKS = {
+    "past the end": "instances end after the duration of their video; they are kept, as published evaluations do",
+    "before the start": "instances start before their video; they are kept, as published evaluations do",
+    "empty": "instances end at or before their start; they are set aside, their labels stay those of the video",
+    "duration": "stated durations are no positive number of seconds; they are left out",
+    "whole label": "labels without a time are among instances with times; no detection in these videos is judged",
+}
+"""What is odd in annotations and used all the same: a rule for every reader."""
+
+
+class Remarks:
+    """What readers find odd in a file and use all the same, by kind, with the places."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = {}
+
+    def add(self, kind: str, place: str) -> None:
+        """Note one place of a kind, a key of `REMARKS`."""
+        self._places.setdefault(kind, []).append(place)
+
+    def warn(self, path: Path) -> None:
+        """Say what was noted, in one `DataWarning` a kind, with counts."""
+        for kind, places in self._places.items():
+            message = f"{path}: {len(places)} {REMARKS[kind]}: {first_three(places)}"
+            warnings.warn(DataWarning(message, kind=kind, places=places), stacklevel=4)
 
 
 def repeated(names: Iterable[str]) -> list[str]:

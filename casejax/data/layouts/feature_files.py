@@ -1,34 +1,43 @@
-"""Feature files of the published layout, one a video and stream: all headers are checked before a file is read.
+"""Folders of feature files, one a video and stream: all headers are checked before a file is read.
 
-FOLDER/features/SPLIT/STREAM/ID.npy       (snippets, dim), float16, float32 or float64
+FOLDER/STREAM/ID.npy    an array (snippets, dim), float16, float32 or float64; or .npz, .h5, .csv
+FOLDER/ID.npz           all streams of a video, by name; or .h5. Of a single stream also ID.npy, ID.csv
+FILE.h5                 all videos, by id; with several streams, ID/STREAM
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from casejax.data import store
-from casejax.data.layouts.checks import AGAIN, check_id, check_streams, common_dim, fill, first_three, raise_first
+from casejax.data.layouts.annotations import find_ids
+from casejax.data.layouts.arrays import SUFFIXES, Arrangement, Source, keys, load, read_header
+from casejax.data.layouts.checks import check_id, check_streams, common_dim, fill, first_three, raise_first
 from casejax.errors import DataError
 from casejax.records import Features
 
+SINGLE = "features"
+"""What the stream of features is called that have no streams."""
 
-def load_npy(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read one feature file as a (snippets, dim) float32 array.
+
+def load_features_file(path: str | os.PathLike[str], *, arrangement: Arrangement = Arrangement()) -> np.ndarray:
+    """Read one file of one array as (snippets, dim) float32.
+
+    Args:
+      path: `.npy`, `.npz`, `.h5` or `.csv`.
+      arrangement: what its axes are.
 
     Raises:
-      DataError: not a complete `.npy` of finite floats with two axes and at least one snippet.
+      DataError: not a complete array of finite floats, with the right axes and at least one snippet.
     """
-    path = Path(path)
-    out = np.empty(_read_header(path), np.float32)
-    fill(out, np.load(path, allow_pickle=False), str(path))
+    source = Source(Path(path))
+    out = np.empty(arrangement.shape(read_header(source), str(source)), np.float32)
+    fill(out, arrangement.apply(load(source)), str(source))
     return out
 
 
@@ -36,54 +45,72 @@ class Survey(NamedTuple):
     """What the headers of the feature files of one split say.
 
     Attributes:
-      paths: the files, a list of videos for each stream.
+      sources: the arrays, a list of videos for each stream.
       dims: feature dimension of each stream.
       lengths: snippets of each video.
+      arrangement: what the axes of the arrays are.
     """
 
-    paths: list[list[Path]]
+    sources: list[list[Source]]
     dims: list[int]
     lengths: list[int]
+    arrangement: Arrangement
 
     @property
     def values(self) -> int:
         """Feature values in all."""
         return sum(self.lengths) * sum(self.dims)
 
+    def read(self, stream: int, video: int, out: np.ndarray) -> None:
+        """Put the features of one video in one stream into a float32 array; DataError where they are not finite."""
+        source = self.sources[stream][video]
+        fill(out, self.arrangement.apply(load(source)), str(source))
 
-def survey_features(root: Path, splits: Mapping[str, Sequence[str]], streams: tuple[str, ...]) -> dict[str, Survey]:
+
+def survey_features(
+    folders: Mapping[str, Path],
+    splits: Mapping[str, Sequence[str]],
+    streams: tuple[str, ...],
+    arrangement: Arrangement = Arrangement(),
+) -> dict[str, Survey]:
     """Read the headers of the feature files of several splits, and check all that they can tell.
 
     Args:
-      root: folder of the data set.
+      folders: the folder, or the file, of each split.
       splits: ids of the videos of each split.
       streams: feature streams.
+      arrangement: what the axes of the arrays are.
 
     Raises:
       DataError: a file that is missing or cannot be used, dims that differ within a stream, or streams of one video
         that differ in length.
     """
     check_streams(streams)
-    paths = {split: _feature_paths(root, split, ids, streams) for split, ids in splits.items()}
-    files = [path for split in paths.values() for stream in split for path in stream]
-    missing = [str(path) for path in files if not path.is_file()]
+    sources = {split: find_sources(folders[split], ids, streams) for split, ids in splits.items()}
+    every = [source for split in sources.values() for stream in split for source in stream]
+    missing = [str(source) for source in every if not source.path.is_file()]
     if missing:
         raise DataError(f"{first_three(missing)}: no such feature file; extract it or take the video out of its split")
-    shapes: dict[Path, tuple[int, int]] = {}
+    raw: dict[Source, tuple[int, ...]] = {}
+    shapes: dict[Source, tuple[int, int]] = {}
     problems = []
-    for path in files:
+    for source in every:
         try:
-            shapes[path] = _read_header(path)
+            raw[source] = read_header(source)
+            shapes[source] = arrangement.shape(raw[source], str(source))
         except DataError as error:
             problems.append(str(error))
     raise_first(problems)
+    _suspect_order(raw, arrangement)
     dims = [
-        common_dim({str(path): shapes[path][1] for split in paths.values() for path in split[s]}, f"{stream} files")
+        common_dim(
+            {str(source): shapes[source][1] for split in sources.values() for source in split[s]}, f"{stream} files"
+        )
         for s, stream in enumerate(streams)
     ]
     surveys = {}
-    for split, by_stream in paths.items():
-        lengths = [[shapes[path][0] for path in stream] for stream in by_stream]
+    for split, by_stream in sources.items():
+        lengths = [[shapes[source][0] for source in stream] for stream in by_stream]
         for other in range(1, len(streams)):
             raise_first(
                 f"{by_stream[0][v]} has {n} snippets, but {by_stream[other][v]} has {m}; crop the longer one "
@@ -91,51 +118,116 @@ def survey_features(root: Path, splits: Mapping[str, Sequence[str]], streams: tu
                 for v, (n, m) in enumerate(zip(lengths[0], lengths[other], strict=True))
                 if n != m
             )
-        surveys[split] = Survey(by_stream, dims, lengths[0])
+        surveys[split] = Survey(by_stream, dims, lengths[0], arrangement)
     return surveys
 
 
-def _feature_paths(root: Path, split: str, ids: Sequence[str], streams: Sequence[str]) -> list[list[Path]]:
-    folder = root / "features" / split
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder for split {split!r}; found: {_folders(folder.parent)}")
-    for stream in streams:
-        if not (folder / stream).is_dir():
-            raise DataError(
-                f"{folder / stream}: no such stream {stream!r}; ask for one that exists: {_folders(folder)}"
-            )
+def _suspect_order(shapes: Mapping[Source, tuple[int, ...]], arrangement: Arrangement) -> None:
+    """Refuse (snippets, dim) that are (dim, snippets) by all appearances, and the other way round."""
+    if any(len(shape) != 2 for shape in shapes.values()) or len(shapes) < 3:
+        return
+    dim = 1 if arrangement.order == "snippets,dim" else 0
+    own, other = ({shape[axis] for shape in shapes.values()} for axis in (dim, 1 - dim))
+    if len(other) == 1 and len(own) > 2:
+        first = next(iter(shapes))
+        swapped = "dim,snippets" if dim else "snippets,dim"
+        raise DataError(
+            f"{first}: shape {shapes[first]}; all {len(shapes)} files have {other.pop()} there and differ in the other "
+            f"axis, so they seem to be ({swapped.replace(',', ', ')}); pass --order {swapped}, or order={swapped!r}"
+        )
+
+
+def find_sources(folder: Path, ids: Sequence[str], streams: Sequence[str]) -> list[list[Source]]:
+    """Where the features of videos are, a list of videos for each stream; a file that is missing is named as .npy.
+
+    Raises:
+      DataError: no such folder, no such stream, an id that is no file name, or two files of one video.
+    """
     for video in ids:
         check_id(video, folder)
-    return [[folder / stream / f"{video}.npy" for video in ids] for stream in streams]
+    if folder.is_file():
+        found = find_ids(ids, {key.split("/")[0] for key in keys(folder)})
+        absent = [video for video in ids if video not in found]
+        if absent:
+            raise DataError(f"{folder}: no features of {first_three(absent)}; add them or take them out of the split")
+        nested = any("/" in key for key in keys(folder))
+        return [[Source(folder, f"{found[v]}/{stream}" if nested else found[v]) for v in ids] for stream in streams]
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of features; {folder.parent} has: {_folders(folder.parent)}")
+    if any((folder / stream).is_dir() for stream in streams):
+        absent = [stream for stream in streams if not (folder / stream).is_dir()]
+        raise_first(
+            f"{folder / stream}: no such stream {stream!r}; ask for one that exists: {_folders(folder)}"
+            for stream in absent
+        )
+        return [_sources(folder / stream, ids) for stream in streams]
+    sources = _sources(folder, ids)
+    there = [source for source in sources if source.path.is_file()]
+    if not there:
+        raise_first(
+            f"{folder / stream}: no such stream {stream!r}; ask for one that exists: {_folders(folder)}"
+            for stream in streams
+            if stream != SINGLE
+        )
+    if len(streams) == 1 and (not there or len(keys(there[0].path)) == 1):
+        return [sources]
+    return [[source._replace(key=stream) for source in sources] for stream in streams]
+
+
+def _sources(folder: Path, ids: Sequence[str]) -> list[Source]:
+    files = feature_files(folder)
+    found = find_ids(ids, files)
+    raise_first(
+        f"{files[place][0]} and {files[place][1]}: two files of one video; keep one of them"
+        for place in found.values()
+        if len(files[place]) > 1
+    )
+    return [Source(files[found[v]][0] if v in found else folder / f"{v}.npy") for v in ids]
+
+
+def feature_files(folder: Path) -> dict[str, list[Path]]:
+    """The feature files of a folder, sorted, by the name without its suffix."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in SUFFIXES and not path.name.startswith("."):
+            files.setdefault(path.stem, []).append(path)
+    return files
+
+
+def find_streams(folder: Path) -> tuple[str, ...]:
+    """The streams of a folder or file of features, rgb and flow before others; `SINGLE` where there is one alone.
+
+    Raises:
+      DataError: no feature file in it.
+    """
+    if folder.is_file():
+        names = sorted({key.split("/", 1)[1] for key in keys(folder) if "/" in key})
+    elif not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of features; name the one with a file a video")
+    else:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        files = feature_files(folder)
+        names = [] if files else names
+        if not names and not files:
+            raise DataError(f"{folder}: no {', '.join(SUFFIXES)} file in it; name the folder with a file a video")
+        if not names:
+            there = keys(next(iter(files.values()))[0])
+            names = sorted(there) if len(there) > 1 else []
+    order = ("rgb", "flow")
+    names.sort(key=lambda name: (order.index(name) if name in order else len(order), name))
+    return tuple(names) or (SINGLE,)
+
+
+def list_videos(folder: Path, streams: Sequence[str]) -> list[str]:
+    """The ids of all videos that a folder or file has features of, sorted."""
+    if folder.is_file():
+        return sorted({key.split("/")[0] for key in keys(folder)})
+    inner = folder / streams[0]
+    return sorted(feature_files(inner if inner.is_dir() else folder))
 
 
 def _folders(parent: Path) -> str:
     return ", ".join(sorted(p.name for p in parent.glob("*") if p.is_dir())) or "none"
-
-
-def _read_header(path: Path) -> tuple[int, int]:
-    """The (snippets, dim) a feature file promises, and has the bytes for."""
-    try:
-        with path.open("rb") as file:
-            headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-            shape, _, dtype = headers[npy.read_magic(file)](file)
-            present = os.fstat(file.fileno()).st_size - file.tell()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error}); check that it exists") from error
-    except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise DataError(f"{path}: not a .npy file ({error}); {AGAIN}") from error
-    if dtype.hasobject:
-        raise DataError(f"{path}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
-    if dtype.kind != "f" or dtype.itemsize > 8:
-        raise DataError(f"{path}: dtype {dtype}, not float16, float32 or float64; save it as float32")
-    if len(shape) != 2:
-        raise DataError(f"{path}: shape {shape}, not (snippets, dim); reshape the array to two axes")
-    if min(shape) < 1:
-        raise DataError(f"{path}: shape {shape} holds no features; {AGAIN} or take it out of its split")
-    promised = math.prod(shape) * dtype.itemsize
-    if present != promised:
-        raise DataError(f"{path}: {present} bytes of data where its header promises {promised}; {AGAIN}")
-    return shape[0], shape[1]
 
 
 def load_features(survey: Survey) -> Features:
@@ -147,9 +239,9 @@ def load_features(survey: Survey) -> Features:
     features = Features.end_to_end(
         tuple(np.empty((sum(survey.lengths), dim), np.float32) for dim in survey.dims), survey.lengths
     )
-    for stream, paths in zip(features.streams, survey.paths, strict=True):
-        for v, path in enumerate(paths):
-            fill(stream[features.rows(v)], np.load(path, allow_pickle=False), str(path))
+    for s, stream in enumerate(features.streams):
+        for v in range(len(survey.lengths)):
+            survey.read(s, v, stream[features.rows(v)])
     return features
 
 
@@ -172,9 +264,9 @@ def pack_features(folder: Path, name: str, survey: Survey, dtype: str) -> Featur
         bounds = np.cumsum([0, *survey.dims])
         for v, length in enumerate(survey.lengths):
             rows = np.empty((length, bounds[-1]), np.float32)
-            for s, stream in enumerate(survey.paths):
-                fill(rows[:, bounds[s] : bounds[s + 1]], np.load(stream[v], allow_pickle=False), str(stream[v]))
+            for s in range(len(survey.dims)):
+                survey.read(s, v, rows[:, bounds[s] : bounds[s + 1]])
             yield rows
 
-    files = [path for stream in survey.paths for path in stream]
+    files = [source.path for stream in survey.sources for source in stream]
     return store.packed(folder, name, store.Source(files, survey.dims, survey.lengths, dtype), videos())

@@ -3,62 +3,48 @@
     ROOT/gt.json                            {"database": {ID: {"subset", "annotations", "duration"?}}}
     ROOT/split_train.txt, split_test.txt    one video id a line
     ROOT/classes.txt                        optional: one class name a line, in the order wanted
-    ROOT/features/SPLIT/STREAM/ID.npy       (snippets, dim), float16, float32 or float64
+    ROOT/features/SPLIT/STREAM/ID.npy       (snippets, dim), float16, float32 or float64; or .npz, .h5, .csv
+    ROOT/features.json                      optional: what a row of features stands for (`layouts.timing`)
 
-Every defect is a `DataError` raised here, before anything is trained on it. The header of every feature
-file is checked before the first one is read in full. Pickles are never loaded.
+Every defect is a `DataError` raised here, before anything is trained on it. Entries of videos that no split lists are
+not looked at. Pickles are never loaded.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from casejax.data.layouts.annotations import read_annotations, read_lines, read_split
-from casejax.data.layouts.checks import check_id, check_memory, check_unique_ids, first_three, raise_first, repeated
-from casejax.data.layouts.feature_files import load_features, pack_features, survey_features
+from casejax.data.layouts.assemble import (
+    SPLITS,
+    ReadOptions,
+    assemble,
+    check_labels,
+    given_timing,
+    label_names,
+    settle_classes,
+)
+from casejax.data.layouts.checks import check_id, check_unique_ids, first_three, raise_first
+from casejax.data.layouts.feature_files import load_features, survey_features
+from casejax.data.layouts.timing import check_durations, settle_timing
 from casejax.errors import DataError
-from casejax.records import SNIPPET_SECONDS, Dataset, Features, Split, Video, videos_of_part
+from casejax.records import Dataset, Features, Timing, Video
 from casejax.runtime.files import whole_folder
 
-SPLITS = ("train", "test")
-DURATION_MISMATCH = 0.2  # share of the stated duration by which the features may miss it unremarked
 
-
-class DurationMismatchWarning(UserWarning):
-    """Stated durations and feature lengths disagree, so predicted times may be wrong."""
-
-
-def read_dataset(
-    root: str | os.PathLike[str],
-    *,
-    streams: tuple[str, ...] = ("rgb", "flow"),
-    snippet_seconds: float = SNIPPET_SECONDS,
-    packed: Path | None = None,
-    packed_dtype: str = "float32",
-    part: int = 0,
-    parts: int = 1,
-) -> Dataset:
+def read_dataset(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Dataset:
     """Read and check a whole data set.
 
     Args:
       root: folder in the layout described at the top of this module.
-      streams: feature streams to read, in this order; one is enough.
-      snippet_seconds: seconds one snippet covers.
-      packed: folder where features are packed once into memory-mapped files (`casejax.data.store`), which
-        later calls open instead of reading the features again; default: features are read into memory.
-      packed_dtype: "float32" or "bfloat16", the type packed features are stored in.
-      part: which part of the data this process reads the features of, of `parts` in all: a contiguous part of
-        the training videos (`records.videos_of_part`), and, for part 0, the test videos. All annotations are
-        read.
-      parts: processes that read; default this one alone.
+      **options: `assemble.ReadOptions`.
 
     Returns:
       Both splits, features end to end. The classes are those of `classes.txt`, otherwise the sorted labels of
@@ -66,44 +52,25 @@ def read_dataset(
 
     Raises:
       DataError: anything in the folder, or in `streams`, that cannot be used.
-      ValueError: `snippet_seconds` is not positive and finite.
+      OptionError: `snippet_seconds` is not positive and finite.
 
     Warns:
-      DurationMismatchWarning: features cover more than 20 % more or less than a stated duration.
+      DataWarning: annotations that are odd and used all the same; rows, durations and annotations that do not fit.
     """
-    root = Path(root)
-    if not (math.isfinite(snippet_seconds) and snippet_seconds > 0):
-        raise ValueError(f"snippet_seconds must be positive and finite, got {snippet_seconds}")
+    root, given = Path(root), given_timing(options)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; pass the one that holds gt.json, split files and features")
     ids = {split: read_split(root / f"split_{split}.txt") for split in SPLITS}
     _check_disjoint(ids, root)
-    annotations = read_annotations(root / "gt.json")
+    gt = root / "gt.json"
+    annotations = read_annotations(gt, only=[video for split in SPLITS for video in ids[split]])
     videos = {split: _annotated(root, split, ids[split], annotations) for split in SPLITS}
-    classes = _classes(root, videos)
-    own = {
-        "train": list(videos_of_part(len(ids["train"]), part, parts)),
-        "test": list(range(len(ids["test"]))) if part == 0 else [],
-    }
-    if not own["train"]:
-        raise DataError(f"{root}: {len(ids['train'])} training videos leave none to process {part} of {parts}")
-    own_ids = {split: [ids[split][v] for v in own[split]] for split in SPLITS}
-    surveys = survey_features(root, own_ids, streams)  # both splits, before either is read
-    if packed is None:
-        remedy = "name a folder with room in --packed, and they are packed there and streamed"
-        check_memory(root, sum(survey.values for survey in surveys.values()), remedy)
-    found = []
-    for split in SPLITS:
-        name = split if parts == 1 else f"{split}-{part + 1}of{parts}"
-        features = (
-            load_features(surveys[split])
-            if packed is None
-            else pack_features(packed, name, surveys[split], packed_dtype)
-        )
-        found.append(Split(split, videos[split], _among(features, own[split], len(videos[split]))))
-    train, test = found
-    _warn_of_durations((train, test), snippet_seconds)
-    return Dataset(str(root), classes, streams, train, test, snippet_seconds)
+    check_labels(videos["train"], gt, f"take it out of {root / 'split_train.txt'}")
+    path = root / "classes.txt"
+    classes = settle_classes(read_lines(path) if path.exists() else None, videos, source=gt, path=path)
+    timing = settle_timing(root, given)
+    check_durations(timing, [video for split in SPLITS for video in videos[split]], gt)
+    return assemble(root, videos, classes, {split: root / "features" / split for split in SPLITS}, timing, options)
 
 
 def read_features(
@@ -126,7 +93,7 @@ def read_features(
     """
     if not videos:
         raise ValueError("videos is empty; name at least one")
-    return load_features(survey_features(Path(root), {split: videos}, streams)[split])
+    return load_features(survey_features({split: Path(root) / "features" / split}, {split: videos}, streams)[split])
 
 
 def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
@@ -150,8 +117,10 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
         videos = [video for split in splits.values() for video in split.videos]
         document = {"database": {video.id: _entry(video) for video in videos}}
         (partial / "gt.json").write_text(json.dumps(document), encoding="utf-8")
-        if list(dataset.classes) != _labels(dataset.train.videos):
+        if list(dataset.classes) != label_names(dataset.train.videos):
             _write_lines(partial / "classes.txt", dataset.classes)
+        if dataset.timing != Timing():
+            (partial / "features.json").write_text(json.dumps(_stated(dataset.timing)), encoding="utf-8")
         for name, split in splits.items():
             _write_lines(partial / f"split_{name}.txt", ids[name])
             for stream, packed in zip(dataset.streams, split.features.streams, strict=True):
@@ -162,12 +131,25 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
 
 
 def _entry(video: Video) -> dict[str, Any]:
-    annotations = [
+    labels = [*video.segment_labels, *["Ambiguous"] * len(video.ambiguous)]
+    annotations: list[dict[str, Any]] = [
         {"label": label, "segment": [repr(float(start)), repr(float(end))]}
-        for label, (start, end) in zip(video.segment_labels, video.segments, strict=True)
+        for label, (start, end) in zip(labels, [*video.segments, *video.ambiguous], strict=True)
     ]
-    stated = {} if video.duration is None else {"duration": float(video.duration)}
+    stated: dict[str, Any] = {} if video.duration is None else {"duration": float(video.duration)}
+    if not video.timed:
+        annotations += [{"label": label} for label in sorted(set(video.labels) - set(video.segment_labels))]
+    elif video.stated_labels is not None:
+        stated["labels"] = list(video.labels)
     return {"subset": video.subset, **stated, "annotations": annotations}
+
+
+def _stated(timing: Timing) -> dict[str, Any]:
+    """What `features.json` says of a timing."""
+    if timing.rescaled:
+        return {"rescaled": True}
+    values = asdict(timing)
+    return {key: values[key] for key in ("frames", "stride", "fps", "first_frame")}
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
@@ -188,60 +170,4 @@ def _annotated(root: Path, split: str, ids: Sequence[str], annotations: Mapping[
     absent = [video for video in ids if video not in annotations]
     if absent:
         raise DataError(f"{gt}: no entry for {first_three(absent)}; add it or take it out of {listed}")
-    videos = tuple(annotations[video] for video in ids)
-    if split == "train":
-        blank = [video.id for video in videos if not video.labels]
-        if blank:
-            raise DataError(
-                f"{gt}: no annotation, hence no label to learn from, for {first_three(blank)}; "
-                f"annotate it or take it out of {listed}"
-            )
-    return videos
-
-
-def _labels(videos: Iterable[Video]) -> list[str]:
-    return sorted({label for video in videos for label in video.labels})
-
-
-def _classes(root: Path, videos: Mapping[str, Sequence[Video]]) -> tuple[str, ...]:
-    path = root / "classes.txt"
-    listed = path.exists()
-    classes = read_lines(path) if listed else _labels(videos["train"])
-    if not classes:
-        raise DataError(f"{path}: lists 0 classes; write one class name a line, or remove the file")
-    raise_first(f"{path}: lists {name!r} more than once; keep one of the lines" for name in repeated(classes))
-    reason = "which that file does not list" if listed else "which no training video has"
-    raise_first(
-        f"{root / 'gt.json'}: {split} video {video.id!r} has the label {label!r}, {reason}; "
-        f"{'add it to' if listed else 'list all classes in'} {path} or fix the annotation"
-        for split in SPLITS
-        for video in videos[split]
-        for label in video.labels
-        if label not in classes
-    )
-    return tuple(classes)
-
-
-def _warn_of_durations(splits: Iterable[Split], snippet_seconds: float) -> None:
-    off = [
-        video.id
-        for split in splits
-        for video, length in zip(split.videos, split.features.lengths, strict=True)
-        if video.duration is not None
-        and length
-        and abs(length * snippet_seconds - video.duration) > DURATION_MISMATCH * video.duration
-    ]
-    if off:
-        warnings.warn(
-            f"features of {len(off)} videos miss the stated duration by more than {DURATION_MISMATCH:.0%} at "
-            f"{snippet_seconds:g} s a snippet: {first_three(off)}; check snippet_seconds and the durations",
-            DurationMismatchWarning,
-            stacklevel=3,
-        )
-
-
-def _among(features: Features, own: Sequence[int], num_videos: int) -> Features:
-    """Features of all videos of a split, of which the given ones are here."""
-    starts, lengths = np.zeros((2, num_videos), np.int64)
-    starts[own], lengths[own] = features.starts, features.lengths
-    return Features(features.streams, starts, lengths)
+    return tuple(annotations[video] for video in ids)

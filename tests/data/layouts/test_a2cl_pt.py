@@ -8,15 +8,19 @@ import pytest
 
 from casejax.data.layouts.a2cl_pt import read_a2cl_pt, write_a2cl_pt
 from casejax.data.synthetic import make_world
-from casejax.errors import DataError
-from casejax.records import Dataset, Features, SegmentTable, Split, Video
+from casejax.errors import DataError, DataWarning
+from casejax.records import Dataset, Features, Split, Timing, Video
 
 
 @pytest.fixture(scope="module")
 def data():
     world = make_world(seed=5, num_classes=3, dim=6, train_videos=9, test_videos=9, median=20, longest=40)
-    ambiguous = SegmentTable.from_rows([1, 1, 7], [0, 0, 0], [[3.5, 4], [0.25, 2], [1, 1.5]])
-    return replace(world, test=replace(world.test, ambiguous=ambiguous))
+    intervals = {1: [[3.5, 4], [0.25, 2]], 7: [[1, 1.5]]}
+    videos = tuple(
+        replace(video, ambiguous=np.asarray(intervals.get(v, []), float).reshape(-1, 2))
+        for v, video in enumerate(world.test.videos)
+    )
+    return replace(world, test=replace(world.test, videos=videos))
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +73,26 @@ def test_the_published_reader_finds_the_same(data, written):
 def test_order_of_ids_and_of_intervals(tmp_path):
     """Videos are sorted by id, and intervals follow them."""
 
+    intervals = {"z": [[0, 1], [2, 3]], "b": [[1, 2]], "t": []}
+
     def video(name, subset):
-        return Video(name, subset, np.array([[0.0, 1.0]]), ("Run",))
+        ambiguous = np.asarray(intervals[name], float).reshape(-1, 2)
+        return Video(name, subset, np.array([[0.0, 0.3]]), ("Run",), ambiguous=ambiguous)
 
     def split(name, ids, lengths):
         total = sum(lengths)
         rows = np.arange(total, dtype=np.float32)[:, None]
         return Split(name, tuple(video(i, name) for i in ids), Features.end_to_end((rows, -rows), lengths))
 
-    ambiguous = SegmentTable.from_rows([0, 1, 0], [0, 0, 0], [[0, 1], [1, 2], [2, 3]])
-    test = replace(split("test", ["z", "b"], [3, 1]), ambiguous=ambiguous)
-    write_a2cl_pt(Dataset("x", ("Run",), ("a", "b"), split("train", ["t"], [2]), test, 1 / 3), tmp_path / "x")
+    test, timing = split("test", ["z", "b"], [3, 1]), Timing.every(1 / 3)
+    write_a2cl_pt(Dataset("x", ("Run",), ("a", "b"), split("train", ["t"], [2]), test, timing), tmp_path / "x")
     got = read_a2cl_pt(tmp_path / "x", streams=("a", "b"))
-    intervals = got.test.ambiguous
+    ambiguous = got.test.ambiguous
     assert got.snippet_seconds == 1 / 3
     assert [v.id for v in got.test.videos] == ["b", "z"]
     np.testing.assert_array_equal(got.test.features.streams[1].ravel(), [-3, 0, -1, -2])
-    np.testing.assert_array_equal(intervals.video, [0, 1, 1])
-    np.testing.assert_array_equal(intervals.segment, [[1, 2], [0, 1], [2, 3]])
+    np.testing.assert_array_equal(ambiguous.video, [0, 1, 1])
+    np.testing.assert_array_equal(ambiguous.segment, [[1, 2], [0, 1], [2, 3]])
     joint = read_a2cl_pt(tmp_path / "x", streams=("joint",))
     assert joint.dims == (2,)
 
@@ -116,9 +122,9 @@ class Layout:
 
     def __init__(self):
         videos = {"t1": "train", "t2": "train", "v1": "val", "v2": "val"}
-        annotations = [{"label": "Run", "segment": [0.5, 1.5]}, {"label": "Jump", "segment": ["1", 2]}]
+        annotations = [{"label": "Run", "segment": [0.5, 1.5]}, {"label": "Jump", "segment": ["1", 1.9]}]
         self.database = {
-            video: {"subset": subset, "annotations": [dict(a) for a in annotations], "duration": 9.5}
+            video: {"subset": subset, "annotations": [dict(a) for a in annotations], "duration": 1.95}
             for video, subset in videos.items()
         }
         self.document = {
@@ -143,16 +149,19 @@ class Layout:
 
 def test_what_the_published_file_has(tmp_path):
     layout = Layout()
-    layout.database["t1"]["annotations"] = [{"label": "Jump"}, {"label": "Jump", "segment": [8, 12]}]
+    layout.database["t1"]["annotations"] = [{"label": "Jump"}, {"label": "Jump", "segment": [1, 2.5]}]
     layout.database["t2"] = {"subset": "train", "annotations": [{"label": "Run"}]}
     layout.database["v0"] = {"subset": "val", "annotations": [], "duration": 3}  # without features
     layout.database["v2"]["annotations"] = []  # with features
     layout.document["set_ambiguous"] = {"v2": [[1, 2]], "v1": [[3, 4]], "v0": [[5, 6]]}
-    dataset = layout.read(tmp_path / "x")
+    layout.database["v1"]["annotations"][1]["segment"] = [1, 1.9]
+    with pytest.warns(DataWarning) as caught:
+        dataset = layout.read(tmp_path / "x")
+    assert {each.message.kind for each in caught} == {"past the end", "whole label"}
     first, second = dataset.train.videos
-    assert first.segment_labels == ("Jump", "Jump")
-    np.testing.assert_array_equal(first.segments, [[0, 9.5], [8, 12]])
-    np.testing.assert_allclose(second.segments, [[0, 3 * 0.64]])
+    assert first.segment_labels == ("Jump",)
+    np.testing.assert_array_equal(first.segments, [[1, 2.5]])
+    assert (len(second.segments), second.labels) == (0, ("Run",))
     np.testing.assert_array_equal(dataset.train.multi_hot(dataset.classes), [[0, 1], [1, 0]])
     assert [video.id for video in dataset.test.videos] == ["v1"]
     assert dataset.test.features.lengths.tolist() == [3]
@@ -212,11 +221,7 @@ DEFECTS = {
     "no list": (without("database", "v1", "annotations"), NOTES, "'v1'", 'no "annotations" list', "add one"),
     "subset": (at("database", "t1", "subset", to="test"), NOTES, "'t1'", "subset 'test' is unknown", "'val']"),
     "label": (at("database", "v1", "annotations", 0, "label", to="Sit"), NOTES, "'v1'", "'Sit'", "add it there"),
-    "no segment to test": (without(*SEGMENT), NOTES, "'v1'", "annotation 0", "write [start, end]"),
-    "segment of nothing": (at(*SEGMENT, to=[2, 2]), NOTES, "'v1'", "ends at 2.0 s, not after its start", "fix it"),
-    "negative segment": (at(*SEGMENT, to=[-1, 2]), NOTES, "starts at -1.0 s", "fix it"),
-    "duration": (at("database", "v1", "duration", to=-1), NOTES, "duration -1.0 s is not positive", "fix it"),
-    "ambiguous backwards": (at("document", "set_ambiguous", "v2", to=[[3, 1]]), NOTES, "'v2'", "ends at 1.0 s", "fix"),
+    "half a segment": (at(*SEGMENT, to=[2]), NOTES, "'v1'", "annotation 0", "write [start, end]"),
     "ambiguous number": (at("document", "set_ambiguous", "v2", to=3), NOTES, "'v2'", "no list of intervals", "write"),
     "ambiguous stranger": (at("document", "set_ambiguous", "q", to=[[1, 2]]), NOTES, "'q'", "not in the", "remove"),
     "features missing": (without("features", "val", "v2"), VAL, "no features of v2", "add them or remove"),

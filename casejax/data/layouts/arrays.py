@@ -1,0 +1,234 @@
+"""One array of features in a file: `.npy`, `.npz`, `.h5` or `.csv`, its header first and its values later.
+
+Pickles are never loaded. `.h5` needs h5py (`pip install casejax[hdf5]`).
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from casejax.data.layouts.checks import AGAIN
+from casejax.errors import DataError, OptionError
+
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv")
+ORDERS = ("snippets,dim", "dim,snippets", "crops,snippets,dim", "snippets,crops,dim")
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What the axes of feature arrays are.
+
+    Attributes:
+      order: the axes by name.
+      crops: of arrays that have crops: "mean", or the number of the one to take, from 0.
+
+    Raises:
+      OptionError: crops that are not there.
+    """
+
+    order: Literal["snippets,dim", "dim,snippets", "crops,snippets,dim", "snippets,crops,dim"] = "snippets,dim"
+    crops: Literal["mean"] | int = "mean"
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise OptionError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {self.order!r}")
+        if self.crops != "mean" and (not isinstance(self.crops, int) or self.crops < 0):
+            raise OptionError(f"crops must be mean or the number of one crop, from 0, got {self.crops!r}")
+
+    def shape(self, shape: tuple[int, ...], where: str) -> tuple[int, int]:
+        """The (snippets, dim) that an array of a shape is arranged to; `where` names it in errors.
+
+        Raises:
+          DataError: another number of axes, an axis without elements, or fewer crops than the one that is to be taken.
+        """
+        axes = self.order.split(",")
+        if len(shape) != len(axes):
+            raise DataError(f"{where}: shape {shape}, not ({', '.join(axes)}); {_remedy(shape)}")
+        if min(shape) < 1:
+            raise DataError(f"{where}: shape {shape} holds no features; {AGAIN} or take it out of its split")
+        size = dict(zip(axes, shape, strict=True))
+        if isinstance(self.crops, int) and self.crops >= size.get("crops", math.inf):
+            raise DataError(f"{where}: shape {shape} has no crop {self.crops}, counted from 0; take one it has")
+        return size["snippets"], size["dim"]
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """An array of that shape as (snippets, dim)."""
+        axes = self.order.split(",")
+        if "crops" in axes:
+            place = axes.index("crops")
+            if self.crops == "mean":
+                return values.mean(axis=place, dtype=np.float64)
+            return np.take(values, self.crops, axis=place)
+        return values.T if axes[0] == "dim" else values
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    long = tuple(size for size in shape if size != 1)
+    if len(shape) == 3 and len(long) == 3:
+        return (
+            "if these are crops, average over the first axis, or keep one of it (order crops,snippets,dim does, or "
+            "snippets,crops,dim where they are the second)"
+        )
+    if len(shape) > 2 and len(long) == 2:
+        return f"drop the axes of length 1, so that the shape is {long}"
+    return "reshape the array to two axes"
+
+
+class Source(NamedTuple):
+    """An array in a file.
+
+    Attributes:
+      path: the file.
+      key: the array's name in it; "" for the only one.
+    """
+
+    path: Path
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: array {self.key!r}" if self.key else str(self.path)
+
+
+def keys(path: Path) -> list[str]:
+    """The names of the arrays in a file; [""] where it is of a kind that holds a single one.
+
+    Raises:
+      DataError: a file that cannot be opened.
+    """
+    if path.suffix == ".npz":
+        with _zip(path) as file:
+            return [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
+    if path.suffix in (".h5", ".hdf5"):
+        found: list[str] = []
+        with _hdf5(path) as file:
+            file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
+        return found
+    return [""]
+
+
+def read_header(source: Source) -> tuple[int, ...]:
+    """The shape of an array of floats that a file promises, and has the bytes for.
+
+    Raises:
+      DataError: no such file or array, a damaged one, or one of anything but floats.
+    """
+    path = source.path
+    if path.suffix == ".csv":
+        header, columns = _csv_form(path)
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip()) - header, columns
+    if path.suffix in (".h5", ".hdf5"):
+        with _hdf5(path) as file:
+            item = file[_key(source)]
+            shape, dtype, present = item.shape, item.dtype, None
+    elif path.suffix == ".npz":
+        with _zip(path) as file:
+            name = f"{_key(source)}.npy"
+            with file.open(name) as member:
+                shape, dtype = _npy_header(member, source)
+                present = file.getinfo(name).file_size - member.tell()
+    else:
+        try:
+            with path.open("rb") as file:
+                shape, dtype = _npy_header(file, source)
+                present = os.fstat(file.fileno()).st_size - file.tell()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be opened ({error}); check that it exists") from error
+    if dtype.hasobject:
+        raise DataError(f"{source}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise DataError(f"{source}: dtype {dtype}, not float16, float32 or float64; save it as float32")
+    promised = math.prod(shape) * dtype.itemsize
+    if present not in (None, promised):
+        raise DataError(f"{source}: {present} bytes of data where its header promises {promised}; {AGAIN}")
+    return shape
+
+
+def load(source: Source) -> np.ndarray:
+    """The values of an array whose header was read; DataError where they are damaged."""
+    path = source.path
+    try:
+        if path.suffix == ".csv":
+            header, columns = _csv_form(path)
+            return np.loadtxt(path, delimiter=",", skiprows=header, ndmin=2, dtype=np.float64).reshape(-1, columns)
+        if path.suffix in (".h5", ".hdf5"):
+            with _hdf5(path) as file:
+                return file[_key(source)][()]
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return file[_key(source)]
+        return np.load(path, allow_pickle=False)
+    except (ValueError, zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{source}: cannot be read ({error}); {AGAIN}") from error
+
+
+def _npy_header(file: Any, source: Source) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        shape, _, dtype = headers[npy.read_magic(file)](file)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header fails in NumPy in many ways
+        raise DataError(f"{source}: not a .npy file ({error}); {AGAIN}") from error
+    return shape, dtype
+
+
+def _key(source: Source) -> str:
+    """The name of an array in its file, found where it is the only one."""
+    there = keys(source.path)
+    if source.key in there:
+        return source.key
+    if not source.key and len(there) == 1:
+        return there[0]
+    what = f"no array {source.key!r}" if source.key else f"{len(there)} arrays"
+    raise DataError(f"{source.path}: {what}, found: {', '.join(there[:8]) or 'none'}; name one of them as the stream")
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a .npz file ({error}); {AGAIN}") from error
+
+
+def _hdf5(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{path}: reading HDF5 needs h5py; pip install 'casejax[hdf5]', or save it as .npy") from None
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: not an HDF5 file ({error}); {AGAIN}") from error
+
+
+def _csv_form(path: Path) -> tuple[int, int]:
+    """Lines of heading, 0 or 1, and the number of columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = [row for row in itertools.islice(csv.reader(file), 2) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}); {AGAIN}") from error
+    if not first:
+        raise DataError(f"{path}: is empty; {AGAIN}")
+
+    def numeric(row: list[str]) -> bool:
+        try:
+            return bool([float(cell) for cell in row])
+        except ValueError:
+            return False
+
+    header = int(not numeric(first[0]))
+    if header and (len(first) < 2 or not numeric(first[1])):
+        raise DataError(f"{path}: no line of numbers; write a row of features a line, separated by commas")
+    return header, len(first[header])
