@@ -13,7 +13,7 @@ of snippets, without predictions in ambiguous intervals and with its mean over c
 import sys
 from pathlib import Path
 
-from casejax.cli.train import Defaults, main
+from casejax.cli.main import Defaults, train
 
 SMALL = {"epochs": 60, "batch_size": 16, "learning_rate": 1e-3, "hidden": 256, "log_every": 10}
 """Sizes for the embedded world."""
@@ -21,4 +21,4 @@ SMALL = {"epochs": 60, "batch_size": 16, "learning_rate": 1e-3, "hidden": 256, "
 DEFAULTS = Defaults(method="a2cl_pt", layout="a2cl_pt", out=Path("runs", "a2cl_pt"), sizes=SMALL, help=__doc__)
 
 if __name__ == "__main__":
-    sys.exit(main(defaults=DEFAULTS, command=f"python {sys.argv[0]}"))
+    sys.exit(train(defaults=DEFAULTS, command=f"python {sys.argv[0]}"))

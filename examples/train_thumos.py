@@ -13,7 +13,7 @@ Others:  --method co2net, with the clustering head of CASE --method co2net+case;
 
 import sys
 
-from casejax.cli.train import Defaults, main
+from casejax.cli.main import Defaults, train
 
 if __name__ == "__main__":
-    sys.exit(main(defaults=Defaults(help=__doc__), command=f"python {sys.argv[0]}"))
+    sys.exit(train(defaults=Defaults(help=__doc__), command=f"python {sys.argv[0]}"))

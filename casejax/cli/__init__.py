@@ -1,9 +1,8 @@
-"""The command line: flags from the options of a method, and the subcommands of `casejax`.
+"""The command line: one file a command, and what they share.
+
+    main       the list of commands; loads no JAX
+    options    flags from the options of a method, and the way a command fails
+    sources    flags that say what data is read, and the reading
 
 Nobody but the examples and the benchmarks imports it.
 """
-
-from casejax.cli.options import run_command
-from casejax.cli.train import Defaults
-
-__all__ = ["run_command", "Defaults"]

@@ -1,102 +1,99 @@
-"""The `casejax` command: train a method, evaluate a run, and carry networks in and out of the published format."""
+"""The `casejax` command: from features and video-level labels to segments, and to figures.
+
+Nothing here loads JAX: the list of commands, what they start from, and the first line that a run prints.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from casejax.cli import train
-from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
-from casejax.data.layouts import LAYOUTS, read_lines
-from casejax.inference.evaluate import evaluate_run
-from casejax.methods import VARIANTS
-from casejax.run.config import Config
-from casejax.run.conversion import convert, export_published
-from casejax.run.folder import restore_run
+import casejax
+
+COMMANDS = {
+    "train": "train a method on features with video-level labels, or on an embedded synthetic world, and evaluate it",
+    "predict": "find the segments of a trained network in features of any videos",
+    "eval": "evaluate a run, or a converted network, on the test videos of a data set",
+    "evaluate": "judge a file of detections against annotations under a named protocol",
+    "check": "say what is in a data set, and what is missing or odd in it",
+    "compare": "print several runs side by side, with paired differences over seeds",
+    "convert": "make a run of a network of the published CASE program",
+    "export": "write a run as the two files of the published CASE program",
+    "completion": "print the script that completes these commands in bash, zsh or tcsh",
+}
+"""The commands, each a module of this room, by the sentence that its help begins with."""
+
+SYNTHETIC = MappingProxyType({"num_snippets": 256, "epochs": 60, "learning_rate": 1e-3, "log_every": 10})
+"""Sizes for the embedded world, smaller than THUMOS14: fewer snippets and, for fewer steps, larger ones."""
 
 
-def main(words: list[str] | None = None) -> int:
-    """Run one command; returns its exit status (0, or 2 for input that cannot be used)."""
+@dataclass(frozen=True)
+class Defaults:
+    """What `casejax train` starts from where no flag says otherwise.
+
+    Attributes:
+      method: what is trained.
+      variant: of the methods that have variants.
+      layout: of the folder of data; None for what it looks like.
+      out: folder of the run; None for runs/METHOD, or runs/synthetic without data.
+      sizes: options for the embedded world.
+      help: what the help begins with.
+    """
+
+    method: str = "case"
+    variant: str = "corrected"
+    layout: str | None = None
+    out: Path | None = None
+    sizes: Mapping[str, Any] = field(default_factory=lambda: SYNTHETIC)
+    help: str = COMMANDS["train"]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+      The exit status: 0; 1 for a finding of `check`; 2 for input or options that cannot be used, and for a run that
+      diverged; 3 for a run that was stopped or lost a process, and can be resumed.
+    """
     words = list(sys.argv[1:] if words is None else words)
-    if words and words[0] in COMMANDS:
-        return COMMANDS[words[0]](words[1:])
-    parser = Parser(prog="casejax", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS, help="what to do; COMMAND --help says more")
-    parser.add_helps()
-    parser.parse_args(words)
+    name = words[0] if words else "--help"
+    if name in COMMANDS:
+        if name == "train" and not {"-h", "--help", "--help-all"} & set(words):
+            stage("loading JAX")
+        return importlib.import_module(f"casejax.cli.{name}").main(words[1:])
+    if name in ("-h", "--help", "--help-all"):
+        lines = "\n".join(f"  {command:<11}{sentence}" for command, sentence in COMMANDS.items())
+        stage(f"usage: casejax COMMAND ...\n\n{lines}\n\ncasejax COMMAND --help says more; casejax --version.")
+        return 0 if words else 2
+    if name == "--version":
+        stage(f"casejax {casejax.__version__}")
+        return 0
+    print(f"error: there is no command {name!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)  # noqa: T201
     return 2
 
 
-def _convert(words: list[str]) -> int:
-    parser = Parser(prog="casejax convert", description="a model of the published program to a run folder of ours")
-    parser.add_argument("model", type=Path, help="best_model.pkl: a PyTorch state dict; no pickle is executed")
-    parser.add_argument("cluster_labels", type=Path, metavar="cls_gt.npy", help="the Q^C saved with it")
-    parser.add_argument("out", type=Path, help="folder to write, for eval and export")
-    parser.add_argument("--classes", type=Path, help="class names in the order of the model, one a line")
-    parser.add_argument("--variant", default="official", choices=VARIANTS, help="options of inference")
-    parser.add_helps()
-    parsed = parser.parse_args(words)
+def train(words: Sequence[str] | None = None, defaults: Defaults = Defaults(), *, command: str) -> int:
+    """Run `casejax train` with other defaults, as the examples do.
 
-    def command() -> None:
-        classes = None if parsed.classes is None else read_lines(parsed.classes)
-        config = Config.of("case", parsed.variant)
-        model = convert(parsed.model, parsed.cluster_labels, parsed.out, classes=classes, config=config)
-        dims, hidden, num_classes, num_clusters = model.sizes
-        _say(f"{parsed.out}: streams {dims}, width {hidden}, {num_classes} classes, {num_clusters} clusters")
-
-    return run_command(command)
+    Args:
+      words: of the command line; default those of the process.
+      defaults: of the flags.
+      command: what stands before the words, for help and for the hint that resumes a stopped run.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if not {"-h", "--help", "--help-all"} & set(words):
+        stage("loading JAX")
+    return importlib.import_module("casejax.cli.train").main(words, defaults, command=command)
 
 
-def _export(words: list[str]) -> int:
-    parser = Parser(prog="casejax export", description="a run of ours to the files of the published program")
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("model", type=Path, help="state dict to write, for torch.load(..., weights_only=True)")
-    parser.add_argument("cluster_labels", type=Path, metavar="cls_gt.npy", help="Q^C to write")
-    parser.add_helps()
-    parsed = parser.parse_args(words)
-
-    def command() -> None:
-        export_published(parsed.run, parsed.model, parsed.cluster_labels)
-        _say(f"{parsed.model} and {parsed.cluster_labels} written")
-
-    return run_command(command)
-
-
-def _eval(words: list[str]) -> int:
-    description = "detection mAP of a run, or of a converted model, on a test split"
-    parser = Parser(everything=asks_for_all(words), prog="casejax eval", description=description)
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--layout", choices=LAYOUTS, default="published", help="of that folder (published)")
-    parser.add_argument("--out", type=Path, help="folder of the results (default: RUN/eval)")
-    parser.add_helps()
-    if asks_for_all(words) or {"-h", "--help"} & set(words):
-        add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
-        parser.parse_args(words)
-
-    def command() -> None:
-        first, _ = parser.parse_known_args(words)
-        restored = restore_run(first.run)
-        add_options(parser, restored.config, only=lambda each: each.of_inference)
-        parsed = parse(parser, words, restored.config)
-        config = configured(restored.config, given_options(parsed, restored.config))
-        dataset = LAYOUTS[parsed.layout].read(parsed.data, streams=tuple(restored.meta["data"]["streams"]))
-        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval")
-
-    return run_command(command)
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "train": train.main,
-    "eval": _eval,
-    "convert": _convert,
-    "export": _export,
-}
+def stage(text: str) -> None:
+    """A line on standard output, at once: where a command is."""
+    print(text, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -15,7 +16,15 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import jax
 
 from casejax.data import store
-from casejax.errors import CheckpointError, DataError, DivergedError, Interrupted, OptionError, PeerLostError
+from casejax.errors import (
+    CheckpointError,
+    DataError,
+    DataWarning,
+    DivergedError,
+    Interrupted,
+    OptionError,
+    PeerLostError,
+)
 from casejax.run.config import Config, Option
 from casejax.runtime.distributed import join
 
@@ -210,22 +219,33 @@ def run_command(command: Callable[[], object], again: Iterable[str] = ()) -> int
       again: the words that resume it, where it can be.
 
     Returns:
-      0; 2 for input or options that cannot be used; 1 for a run that diverged or lost a process; 128 + the
-      signal for one that was stopped and saved.
+      What the command returns, 0 where that is no number; 2 for input or options that cannot be used, and for a run
+      that diverged; 3 for a run that was stopped or lost a process, and can be resumed.
     """
-    try:
-        command()
-    except Interrupted as stopped:
-        name = signal.Signals(stopped.signum).name
-        say(f"{name}: saved at step {stopped.step}; go on with: {shlex.join(again)}")
-        return 128 + stopped.signum
-    except (DivergedError, PeerLostError) as error:
-        say(f"error: {error}")
-        return 1
-    except (DataError, CheckpointError, OptionError, OSError) as error:
-        say(f"error: {error}")
-        return 2
-    return 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DataWarning)
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **keywords: Any) -> None:
+            if issubclass(category, DataWarning):
+                say(f"warning: {message}")
+            else:
+                shown(message, category, *place, **keywords)
+
+        warnings.showwarning = show
+        try:
+            status = command()
+        except Interrupted as stopped:
+            name = signal.Signals(stopped.signum).name
+            say(f"{name}: saved at step {stopped.step}; go on with: {shlex.join(again)}")
+            return 3
+        except PeerLostError as error:
+            say(f"error: {error}")
+            return 3
+        except (DataError, CheckpointError, OptionError, DivergedError, OSError) as error:
+            say(f"error: {error}")
+            return 2
+    return status if isinstance(status, int) else 0
 
 
 def say(text: str) -> None:

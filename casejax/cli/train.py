@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from casejax.cli.main import Defaults, stage
 from casejax.cli.options import (
     Parser,
     add_cluster_options,
@@ -23,56 +21,31 @@ from casejax.cli.options import (
     run_command,
     use_compilation_cache,
 )
-from casejax.data.layouts import LAYOUTS
+from casejax.cli.sources import add_data_options, check_sources, read_data
+from casejax.data.layouts import LAYOUTS, find_layout
 from casejax.data.synthetic import make_world
-from casejax.errors import OptionError
 from casejax.inference.evaluate import report_on_grid
 from casejax.methods import METHODS, VARIANTS, find
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, own_part, wait_for_all
 from casejax.train.experiment import run, run_seeds
 
-SYNTHETIC = MappingProxyType({"num_snippets": 256, "epochs": 60, "learning_rate": 1e-3, "log_every": 10})
-"""Sizes for the embedded world, smaller than THUMOS14: fewer snippets and, for fewer steps, larger ones."""
-
-
 COMMON = ("seed", "epochs", "num_snippets", "batch_size", "learning_rate")
 """Options that the short help names."""
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a command starts from where no flag says otherwise.
-
-    Attributes:
-      method: what is trained.
-      variant: of the methods that have variants.
-      layout: of the folder of data.
-      out: folder of the run; None for runs/METHOD, or runs/synthetic without data.
-      sizes: options for the embedded world.
-      help: what the help begins with.
-    """
-
-    method: str = "case"
-    variant: str = "corrected"
-    layout: str = "published"
-    out: Path | None = None
-    sizes: Mapping[str, Any] = field(default_factory=lambda: SYNTHETIC)
-    help: str = __doc__
-
-
-def main(words: Sequence[str] | None = None, defaults: Defaults = Defaults(), *, command: str = "casejax train") -> int:
+def main(words: Sequence[str], defaults: Defaults = Defaults(), *, command: str = "casejax train") -> int:
     """Read the command line and the data, train, evaluate, report.
 
     Args:
-      words: of the command line; default those of the process.
+      words: of the command line.
       defaults: of the flags.
       command: what stands before the words, for help and for the hint that resumes a stopped run.
 
     Returns:
       As `run_command`.
     """
-    words = list(sys.argv[1:] if words is None else words)
+    words = list(words)
     again = [*command.split(), *(word for word in words if word != "--resume"), "--resume"]
     return run_command(lambda: _train(words, defaults, command), again)
 
@@ -82,58 +55,61 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     chosen.add_argument("--method", default=defaults.method)
     chosen.add_argument("--variant", choices=VARIANTS)
     chosen.add_argument("--data", type=Path)
+    chosen.add_argument("--features", type=Path)
     first, _ = chosen.parse_known_args(words)
     method = find(first.method)
     variant = first.variant or (defaults.variant if defaults.variant in method.variants else "official")
     start = Config.of(method.name, variant)
-    if first.data is None:
+    synthetic = first.data is None and first.features is None
+    if synthetic:
         start = start.changed(**{name: value for name, value in defaults.sizes.items() if name in start.flat()})
 
     parser = _parser(words, defaults, start, command)
     arguments = parse(parser, words, start)
-    config = configured(start, given_options(arguments, start))
+    given = given_options(arguments, start)
+    config = configured(start, given)
+    check_sources(arguments)
     join_cluster(arguments)
     use_compilation_cache(arguments.compilation_cache)
-    layout = LAYOUTS[arguments.layout]
-    out, data = arguments.out, arguments.data
+    out = arguments.out
     if out is None:
-        out = defaults.out or Path("runs", "synthetic" if data is None else method.name)
-    if data is None:
-        data = out / "world"
-        if is_first() and not data.exists():
-            layout.write(make_world(), data)
+        out = defaults.out or Path("runs", "synthetic" if synthetic else method.name)
+    if synthetic:
+        arguments.data = out / "world"
+        arguments.layout = arguments.layout or "published"
+        write = LAYOUTS[arguments.layout].write
+        if is_first() and not arguments.data.exists() and write is not None:
+            write(make_world(), arguments.data)
         wait_for_all("the world is written")
+    if is_first():
+        stage(f"reading {arguments.data or arguments.features}")
     part, parts = own_part(config.training.data_parts)
-    packing: dict[str, Any] = {}
-    if layout.packs:
-        packing = {
-            "packed": arguments.packed,
-            "packed_dtype": arguments.packed_dtype,
-            "part": part,
-            "parts": parts,
-        }
-    elif arguments.packed or parts > 1:
-        raise OptionError(
-            f"--layout {arguments.layout} is read whole, into memory; leave out --packed and --data-parts"
-        )
-    dataset = layout.read(data, streams=tuple(arguments.streams.split(",")), **packing)
-    options = {"resume": arguments.resume, "devices": arguments.devices}
+    dataset = read_data(arguments, packed=arguments.packed, packed_dtype=arguments.packed_dtype, part=part, parts=parts)
+    videos = len(dataset.train.videos)
+    if arguments.features is not None and "batch_size" not in given and videos < config.schedule.batch_size:
+        config = config.changed(batch_size=videos, similar_pairs=min(config.schedule.similar_pairs, videos // 2))
+        stage(f"batches of {videos} videos, as many as there are")
+    options: dict[str, Any] = {"resume": arguments.resume, "devices": arguments.devices}
     if arguments.seeds:
         results = run_seeds(dataset, config, out, arguments.seeds, **options)
     else:
         result = run(dataset, config, out, **options)
         results = {} if result is None else {config.training.seed: result}
-    if layout.on_grid and results:
-        report_on_grid(dataset, {seed: (each.detections, each.classification) for seed, each in results.items()})
+    layout = None if arguments.data is None else LAYOUTS[arguments.layout or find_layout(arguments.data)]
+    judged = {
+        seed: (each.detections, each.classification)
+        for seed, each in results.items()
+        if each.detections is not None and each.detection is not None and each.classification is not None
+    }
+    if layout is not None and layout.on_grid and judged:
+        report_on_grid(dataset, judged)
 
 
 def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: str) -> Parser:
     parser = Parser(everything=asks_for_all(words), prog=command, description=defaults.help)
     add = parser.add_argument
-    add("--data", type=Path, metavar="DIR", help="folder of the data set; default: a synthetic world")
-    add("--layout", choices=LAYOUTS, default=defaults.layout, help=f"of that folder ({defaults.layout})")
-    add("--streams", default="rgb,flow", help="feature streams, comma-separated (rgb,flow)")
-    add("--out", type=Path, metavar="DIR", help="folder of the run (runs/METHOD; runs/synthetic without --data)")
+    add_data_options(parser, layout=defaults.layout)
+    add("--out", type=Path, metavar="DIR", help="folder of the run (runs/METHOD; runs/synthetic without data)")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add(
         "--method",

@@ -131,6 +131,8 @@ def _fit(
         (metrics_file if distributed.is_first() else Path(os.devnull)).open("a") as log,
         _progress(console) as bar,
     ):
+        if step < total:
+            console.print(f"compiling, then training for {total - step} steps", highlight=False)
         task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and not (signum := distributed.largest(stop.signum or 0)):
             count = min(config.training.log_every - step % config.training.log_every, total - step)

@@ -8,6 +8,7 @@ data set), `consistency` (what can be seen not to fit) and `checks`. `table` rea
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple, Protocol, Unpack
 
 from casejax.data.layouts.a2cl_pt import read_a2cl_pt, write_a2cl_pt
@@ -18,6 +19,7 @@ from casejax.data.layouts.feature_files import load_features_file
 from casejax.data.layouts.published import read_dataset, read_features, write_dataset
 from casejax.data.layouts.table import Splitting, read_table
 from casejax.data.layouts.timing import read_timing, timing_of
+from casejax.errors import DataError
 from casejax.records import Dataset
 
 
@@ -40,23 +42,40 @@ class Layout(NamedTuple):
 
     Attributes:
       read: a reader.
+      marks: files and folders by which it is known.
       write: a writer; None where there is none.
       on_grid: its published program judges on the grid of snippets, without ambiguous intervals.
     """
 
     read: Reader
+    marks: tuple[str, ...]
     write: Writer | None = None
     on_grid: bool = False
 
 
 LAYOUTS = {
-    "published": Layout(read_dataset, write_dataset),
-    "a2cl_pt": Layout(read_a2cl_pt, write_a2cl_pt, on_grid=True),
+    "published": Layout(read_dataset, ("gt.json", "split_train.txt"), write_dataset),
+    "a2cl_pt": Layout(read_a2cl_pt, ("annotation.json", "feature_train.npy"), write_a2cl_pt, on_grid=True),
 }
 """Every layout, by the name of its module."""
 
+
+def find_layout(root: str | os.PathLike[str]) -> str:
+    """The layout of a folder, by the files that are in it; "published" where it is like none.
+
+    Raises:
+      DataError: no such folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; name the folder of a data set")
+    found = [name for name, layout in LAYOUTS.items() if all((root / mark).exists() for mark in layout.marks)]
+    return found[0] if found else "published"
+
+
 __all__ = [
     "LAYOUTS",
+    "find_layout",
     "Layout",
     "Reader",
     "Writer",

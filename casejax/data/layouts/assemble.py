@@ -83,12 +83,12 @@ def assemble(
     part, parts, packed = options.get("part", 0), options.get("parts", 1), options.get("packed")
     streams = options.get("streams")
     if streams is None:
-        streams = find_streams(folders["train"])
+        streams = find_streams(folders["train" if videos["train"] else "test"])
     own = {
         "train": list(videos_of_part(len(videos["train"]), part, parts)),
         "test": list(range(len(videos["test"]))) if part == 0 else [],
     }
-    if not own["train"]:
+    if videos["train"] and not own["train"]:
         raise DataError(f"{root}: {len(videos['train'])} training videos leave none to process {part} of {parts}")
     ids = {split: [videos[split][v].id for v in own[split]] for split in SPLITS}
     surveys = survey_features(
@@ -103,7 +103,7 @@ def assemble(
     found = {}
     for split in SPLITS:
         if split not in surveys:
-            dims = surveys["train"].dims
+            dims = next(iter(surveys.values())).dims
             features = Features.end_to_end(tuple(np.empty((0, dim), np.float32) for dim in dims), [])
         elif packed is None:
             features = load_features(surveys[split])
@@ -124,7 +124,7 @@ def _among(features: Features, own: Sequence[int], num_videos: int) -> Features:
 
 
 def settle_classes(
-    listed: Sequence[str] | None, videos: Mapping[str, Sequence[Video]], *, source: Path, path: Path
+    listed: Sequence[str] | None, videos: Mapping[str, Sequence[Video]], *, source: Path, path: Path | str
 ) -> tuple[str, ...]:
     """The classes of a data set: those of a list, otherwise the sorted labels of the training videos.
 
@@ -132,7 +132,7 @@ def settle_classes(
       listed: the list; None where there is none.
       videos: of each split.
       source: file with the labels, for errors.
-      path: the list's file, there or not.
+      path: the list's file, there or not, or the option that names it.
 
     Raises:
       DataError: no class, one listed twice, or a label outside of them.

@@ -25,7 +25,7 @@ from typing import Unpack
 
 import numpy as np
 
-from casejax.data.layouts.annotations import find_ids, parse_oddity, parse_seconds, read_lines, read_split, read_text
+from casejax.data.layouts.annotations import find_ids, parse_oddity, parse_seconds, read_split, read_text
 from casejax.data.layouts.arrays import SUFFIXES
 from casejax.data.layouts.assemble import (
     SPLITS,
@@ -56,12 +56,14 @@ class Splitting:
       test: a file with the ids of the test videos.
       share: of the videos with labels that are set aside for testing, in [0, 1); every class keeps one for training.
       seed: of the draw.
+      only_test: all videos are for testing where neither the table nor the others say anything.
     """
 
     train: Path | None = None
     test: Path | None = None
     share: float = 0.0
     seed: int = 0
+    only_test: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -75,7 +77,7 @@ def read_table(
     labels: str | os.PathLike[str],
     *,
     splitting: Splitting = Splitting(),
-    classes: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] | None = None,
     accept_labels: bool = False,
     **options: Unpack[ReadOptions],
 ) -> Dataset:
@@ -85,7 +87,7 @@ def read_table(
       features: folder with a file a video, with a folder a stream, or a file of HDF5.
       labels: the table.
       splitting: which videos are for testing; the column `split` goes without.
-      classes: file that fixes the classes and their order, one a line; default the sorted labels of training videos.
+      classes: names, which fix the classes and their order; default the sorted labels of the training videos.
       accept_labels: take labels as they are that occur once and are nearly another.
       **options: `assemble.ReadOptions`.
 
@@ -110,12 +112,10 @@ def read_table(
         for video in ids[split]:
             videos[split].append(table.get(video, _Entry()).record(index.get(video, video), split, remarks))
     remarks.warn(labels)
-    if not videos["train"]:
+    if not videos["train"] and not splitting.only_test:
         raise DataError(f"{labels}: names no training video; give some the split train, or leave the column out")
     check_labels(videos["train"], labels, "give it the split test")
-    path = labels.with_name("classes.txt") if classes is None else Path(classes)
-    listed = None if classes is None else read_lines(path)
-    names = settle_classes(listed, videos, source=labels, path=path)
+    names = settle_classes(classes, videos, source=labels, path="--classes")
     _warn_of_extra(there, set(index.values()), labels)
     root = features if features.is_dir() else features.parent
     timing = settle_timing(root, given)
@@ -238,7 +238,7 @@ def _split(table: Mapping[str, _Entry], splitting: Splitting, path: Path) -> dic
     if splitting.share:
         return _draw(table, splitting)
     if not stated:
-        return {"train": list(table), "test": []}
+        return {"train": [], "test": list(table)} if splitting.only_test else {"train": list(table), "test": []}
     words = {word for entry in table.values() for word in entry.splits}
     if "val" in words and "test" in words:
         left = [video for video, entry in table.items() if "val" in entry.splits]

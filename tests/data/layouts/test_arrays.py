@@ -121,7 +121,7 @@ def test_two_files_of_one_video(tmp_path):
 
 
 def test_a_folder_without_features(tmp_path):
-    with pytest.raises(DataError, match="no .npy, .npz, .h5, .hdf5, .csv file in it"):
+    with pytest.raises(DataError, match=r"no \.npy, \.npz, \.h5, \.hdf5, \.csv file"):
         find_streams(tmp_path)
     with pytest.raises(DataError, match="no such folder of features"):
         find_streams(tmp_path / "x")

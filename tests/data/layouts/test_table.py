@@ -95,8 +95,8 @@ def test_splits_by_a_share(root):
 
 
 def test_times_make_a_video_judgeable(root):
-    text = "video,label,split,start,end\na,Dive,train,,\nb,Run,train,,\nc,Dive,test,0.5,1.5\nc,Run,test,2,2.5\nd,Run,test,,\n"
-    data = read(root, text)
+    rows = ("video,label,split,start,end", "a,Dive,train", "b,Run,train,,", "c,Dive,test,0.5,1.5", "c,Run,test,2,2.5")
+    data = read(root, "\n".join([*rows, "d,Run,test", ""]))
     np.testing.assert_array_equal(data.test.videos[0].segments, [[0.5, 1.5], [2, 2.5]])
     assert data.test.timed.tolist() == [True, False]
     assert data.test.ground_truth(data.classes).label.tolist() == [0, 1]

@@ -1,0 +1,51 @@
+"""`casejax eval`: a run, or a converted network, on the test videos of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from casejax.cli.main import COMMANDS, stage
+from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
+from casejax.cli.sources import add_data_options, check_sources, given_timing, read_data
+from casejax.errors import OptionError
+from casejax.inference.evaluate import evaluate_run
+from casejax.run.config import Config
+from casejax.run.folder import restore_run
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    words = list(words)
+    parser = Parser(everything=asks_for_all(words), prog="casejax eval", description=COMMANDS["eval"])
+    parser.add_argument("run", type=Path, help="folder of a run")
+    add_data_options(parser)
+    parser.add_argument("--out", type=Path, help="folder of the results (RUN/eval)")
+    parser.add_helps()
+    if asks_for_all(words) or {"-h", "--help"} & set(words):
+        add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
+        parser.parse_args(words)
+
+    def command() -> None:
+        first, _ = parser.parse_known_args(words)
+        restored = restore_run(first.run)
+        add_options(parser, restored.config, only=lambda each: each.of_inference)
+        parsed = parse(parser, words, restored.config)
+        check_sources(parsed)
+        if parsed.data is None and parsed.features is None:
+            raise OptionError("name the data set: --data DIR, or --features DIR with --labels CSV")
+        config = configured(restored.config, given_options(parsed, restored.config))
+        stage(f"reading {parsed.data or parsed.features}")
+        if (timing := given_timing(parsed)) is not None:
+            restored.check_timing(timing, "the option")
+        data = restored.meta["data"]
+        dataset = read_data(
+            parsed,
+            timing=restored.timing,
+            streams=tuple(data["streams"]),
+            classes=tuple(data["classes"]),
+            only_test=True,
+        )
+        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval")
+
+    return run_command(command)
