@@ -35,8 +35,8 @@ from model_sizes import print_sizes
 from rich.console import Console
 from rich.table import Table
 
+from casejax.cli.main import SYNTHETIC
 from casejax.cli.options import Parser, add_options, given_options, parse, parse_seeds, run_command
-from casejax.cli.train import SYNTHETIC
 from casejax.data.layouts.published import read_dataset
 from casejax.data.synthetic import make_world
 from casejax.evaluate.detection import CASE

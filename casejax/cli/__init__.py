@@ -6,3 +6,5 @@
 
 Nobody but the examples and the benchmarks imports it.
 """
+
+__all__: list[str] = []
