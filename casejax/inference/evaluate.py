@@ -14,8 +14,8 @@ from casejax import localize
 from casejax.errors import CheckpointError
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
-from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
-from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
+from casejax.evaluate.detection import DetectionResult
+from casejax.evaluate.protocols import A2CL_PT, CASE, Protocol, judge
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.report import tables as report
@@ -34,6 +34,7 @@ def evaluate_run(
     dataset: Dataset,
     out: Path,
     *,
+    protocol: Protocol | None = None,
     console: Console | None = None,
 ) -> DetectionResult:
     """Evaluate a trained or converted network on a test split and write predictions and figures to `out`.
@@ -42,6 +43,7 @@ def evaluate_run(
       restored: as `restore_run` gives it.
       dataset: with the classes and feature dimensions the network was trained with.
       out: where `predictions.json`, `average_precision.csv` and `results.json` go.
+      protocol: how detections are judged; default that of CASE on every video of the split.
       console: where results are printed; default standard output.
 
     Raises:
@@ -57,7 +59,14 @@ def evaluate_run(
     scored = make_test_scorer(graphdef, dataset, config)(state.params, state.cluster_labels)
     selection = f"{config.training.select}, step {int(state.step)} of {folder}"
     _, detection, *_ = report_scores(
-        console or default_console(), dataset, config, scored, out, step=int(state.step), selection=selection
+        console or default_console(),
+        dataset,
+        config,
+        scored,
+        out,
+        step=int(state.step),
+        selection=selection,
+        protocol=protocol,
     )
     return detection
 
@@ -72,14 +81,23 @@ def report_scores(
     step: int,
     selection: str,
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
+    protocol: Protocol | None = None,
 ) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics, Bootstrap]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
-    detections, detection, classification = evaluate_scores(scored.scores, dataset, config.localization)
-    interval = bootstrap_detections(
-        detections, dataset.test.ground_truth(dataset.classes), dataset.classes, num_videos=len(dataset.test.videos)
+    protocol = protocol or _whole_split(dataset)
+    detections, detection, classification = evaluate_scores(
+        scored.scores, dataset, config.localization, protocol=protocol
     )
-    protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
-    counts = {"num_videos": len(dataset.test.videos), "num_instances": int(detection.num_ground_truth.sum())}
+    interval = bootstrap_detections(
+        detections,
+        dataset.test.ground_truth(dataset.classes),
+        dataset.classes,
+        videos=_ids(dataset),
+        protocol=protocol,
+        snippet_seconds=dataset.snippet_seconds,
+        ambiguous=dataset.test.ambiguous,
+    )
+    counts = {"num_videos": interval.num_videos, "num_instances": int(detection.num_ground_truth.sum())}
     described = config.describe()
     warning = WARNINGS.get(config.training.select)
 
@@ -117,18 +135,8 @@ def report_on_grid(
     console: Console | None = None,
 ) -> None:
     """Print detections of every seed by the published protocol of A2CL-PT, on the grid of snippets."""
-    truth = dataset.test.ground_truth(dataset.classes)
     rows = {
-        f"seed {seed}": (
-            evaluate_on_grid(
-                detections,
-                truth,
-                dataset.classes,
-                ambiguous=dataset.test.ambiguous,
-                snippet_seconds=dataset.snippet_seconds,
-            ),
-            classification,
-        )
+        f"seed {seed}": (_judge(detections, dataset, A2CL_PT), classification)
         for seed, (detections, classification) in results.items()
     }
     report.print_results(
@@ -136,8 +144,8 @@ def report_on_grid(
         rows,
         protocol=A2CL_PT,
         selection="last step",
-        num_videos=len(dataset.test.videos),
-        num_instances=len(truth.score),
+        num_videos=sum(map(A2CL_PT.keeps, _ids(dataset))),
+        num_instances=int(next(iter(rows.values()))[0].num_ground_truth.sum()),
     )
 
 
@@ -147,9 +155,9 @@ def default_console() -> Console:
 
 
 def evaluate_scores(
-    scores: SnippetScores, dataset: Dataset, options: Localization
+    scores: SnippetScores, dataset: Dataset, options: Localization, *, protocol: Protocol | None = None
 ) -> tuple[SegmentTable, DetectionResult, ClassificationMetrics]:
-    """Localise and evaluate the test split."""
+    """Localise and evaluate the test split; default protocol: that of CASE on every video of the split."""
     lengths = dataset.test.features.lengths
     own = lengths if options.test_sampling == "whole" else None
     video_scores = np.asarray(scores.video)
@@ -161,10 +169,29 @@ def evaluate_scores(
         ranked=None if scores.ranked is None else np.asarray(scores.ranked),
         lengths=own,
     )
-    truth = dataset.test.ground_truth(dataset.classes)
     selected = localize.select_classes(video_scores, threshold=options.class_threshold)
     return (
         detections,
-        evaluate_detections(detections, truth, dataset.classes, tious=CASE.tious),
+        _judge(detections, dataset, protocol or _whole_split(dataset)),
         classification_metrics(video_scores, selected, dataset.test.multi_hot(dataset.classes)),
     )
+
+
+def _judge(detections: SegmentTable, dataset: Dataset, protocol: Protocol) -> DetectionResult:
+    return judge(
+        detections,
+        dataset.test.ground_truth(dataset.classes),
+        dataset.classes,
+        protocol,
+        videos=_ids(dataset),
+        snippet_seconds=dataset.snippet_seconds,
+        ambiguous=dataset.test.ambiguous,
+    )
+
+
+def _whole_split(dataset: Dataset) -> Protocol:
+    return replace(CASE, ground_truth=f"test split of {dataset.source}", without=())
+
+
+def _ids(dataset: Dataset) -> list[str]:
+    return [video.id for video in dataset.test.videos]

@@ -16,7 +16,7 @@ from casejax.cli.options import parse_seeds
 from casejax.data.layouts.published import write_dataset
 from casejax.data.pickles.torch_files import read_torch
 from casejax.data.synthetic import make_world
-from casejax.evaluate.detection import CASE
+from casejax.evaluate.protocols import CASE
 from casejax.report import pictures
 from casejax.report.tables import print_seeds
 from casejax.run.config import Config
