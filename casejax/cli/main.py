@@ -1,4 +1,4 @@
-"""The `casejax` command: train a method, evaluate a run, and carry networks in and out of the published format."""
+"""The `casejax` command: train a method, evaluate a run or a results file, carry networks in and out as published."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from casejax.cli import train
+from casejax.cli import evaluate, train
 from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
 from casejax.data.layouts import LAYOUTS, read_lines
 from casejax.inference.evaluate import evaluate_run
@@ -94,6 +94,7 @@ def _say(text: str) -> None:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train.main,
     "eval": _eval,
+    "evaluate": evaluate.main,
     "convert": _convert,
     "export": _export,
 }

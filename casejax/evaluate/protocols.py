@@ -34,12 +34,13 @@ DUPLICATE_SECONDS = 1e-3
 class Protocol:
     """What a detection mAP is measured with; a number means nothing without it.
 
-    `name`, `ground_truth` and `label_source` describe the annotation to use; all other fields decide what `judge`
-    computes.
+    `name`, `ground_truth`, `num_videos` and `label_source` describe the annotation to use, `averages` what to print;
+    all other fields decide what `judge` computes.
 
     Attributes:
       name: name of the preset.
       ground_truth: the set of annotated videos.
+      num_videos: how many these are, where that is fixed.
       label_source: where a video's classes come from.
       without: ids of videos that are left out of ground truth and predictions where they occur.
       unique_ground_truth: whether an instance that is annotated twice counts once.
@@ -70,6 +71,7 @@ class Protocol:
     ties: Ties = "last listed first"
     interpolation: Interpolation = "interpolated at all points"
     class_mean: ClassMean = "classes with ground truth"
+    num_videos: int | None = None
 
     def __post_init__(self) -> None:
         for field, hint in get_type_hints(Protocol).items():
@@ -102,7 +104,7 @@ class Protocol:
 _TENTHS = tuple(i / 10 for i in range(1, 10))
 _MISLABELLED = ("video_test_0000270", "video_test_0001292", "video_test_0001496")
 
-CASE = Protocol("case", "THUMOS14 test in the 210-video list", without=_MISLABELLED)
+CASE = Protocol("case", "THUMOS14 test in the 210-video list", without=_MISLABELLED, num_videos=210)
 """CASE (ICCV 2023), Table 1: mAP at 0.1 to 0.7 and its averages over 0.1:0.5, 0.3:0.7, 0.1:0.7.
 
 The same as BaS-Net, UM, CoLA, ASL and AICL, whose program is that of ActivityNet. Video 270 carries instances of
@@ -120,6 +122,7 @@ A2CL_PT = Protocol(
     averages=((0.1, 0.9), (0.1, 0.7)),
     ties="first listed first",
     class_mean="classes with both ground truth and predictions",
+    num_videos=210,
 )
 """A2CL-PT (ECCV 2020) on THUMOS14. A class without a prediction counts as if it were not in the data set."""
 
@@ -140,6 +143,7 @@ PROTOCOLS = {
             ties="first listed first",
             interpolation="not interpolated",
             class_mean="classes with ground truth, 0 as soon as one has no prediction",
+            num_videos=212,
         ),
         Protocol(
             "co2",
@@ -150,6 +154,7 @@ PROTOCOLS = {
             units="snippets, whole ones for the ground truth",
             tious=_TENTHS,
             averages=((0.1, 0.5), (0.3, 0.7), (0.1, 0.7), (0.1, 0.9)),
+            num_videos=212,
         ),
         A2CL_PT,
         Protocol(
@@ -159,6 +164,7 @@ PROTOCOLS = {
             unique_ground_truth=True,
             tious=_TENTHS[2:7],
             averages=((0.3, 0.7),),
+            num_videos=211,
         ),
         Protocol(
             "activitynet",

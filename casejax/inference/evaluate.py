@@ -190,7 +190,7 @@ def _judge(detections: SegmentTable, dataset: Dataset, protocol: Protocol) -> De
 
 
 def _whole_split(dataset: Dataset) -> Protocol:
-    return replace(CASE, ground_truth=f"test split of {dataset.source}", without=())
+    return replace(CASE, ground_truth=f"test split of {dataset.source}", num_videos=None, without=())
 
 
 def _ids(dataset: Dataset) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
@@ -94,6 +95,31 @@ def print_results(
     ):
         if names:
             console.print(f"classes {text}: {', '.join(names)}", highlight=False, markup=False)
+
+
+def print_classes(console: Console, detection: DetectionResult) -> None:
+    """Print the AP of every class with ground truth at each tIoU, %, and their mean, whatever the mAP is over."""
+    table = Table("AP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    for name in ("truth", "found", *(f"{tiou:g}" for tiou in detection.tious), "mean"):
+        table.add_column(name, justify="right")
+    counts = zip(detection.num_ground_truth.tolist(), detection.num_predictions.tolist(), strict=True)
+    for name, (truth, found), ap in zip(detection.classes, counts, detection.ap, strict=True):
+        if truth:
+            table.add_row(Text(name), f"{truth}", f"{found}", *(f"{100 * x:.1f}" for x in [*ap, ap.mean()]))
+    console.print(table)
+
+
+def class_summary(detection: DetectionResult) -> dict[str, Any]:
+    """For every class its AP at each tIoU, fractions, NaN without ground truth; and how much there is of it."""
+    return {
+        name: {
+            "AP": {f"{tiou:.2f}": float(x) for tiou, x in zip(detection.tious, detection.ap[c], strict=True)},
+            "ground_truth": int(detection.num_ground_truth[c]),
+            "predictions": int(detection.num_predictions[c]),
+            "in_mean": bool(detection.in_mean[c]),
+        }
+        for c, name in enumerate(detection.classes)
+    }
 
 
 def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, protocol: Protocol) -> dict[str, Any]:

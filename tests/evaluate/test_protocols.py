@@ -165,7 +165,7 @@ def test_every_field_that_is_not_a_description_changes_the_number(rng):
         "interpolation": "not interpolated",
         "class_mean": "classes with both ground truth and predictions",
     }
-    described = {"name", "ground_truth", "label_source", "averages"}  # averages: read by whoever prints
+    described = {"name", "ground_truth", "num_videos", "label_source", "averages"}  # averages: read by whoever prints
     assert {field.name for field in fields(Protocol)} == set(others) | described
 
     def mean_ap(protocol):

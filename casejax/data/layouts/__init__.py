@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple, Protocol
 
 from casejax.data.layouts.a2cl_pt import read_a2cl_pt, write_a2cl_pt
+from casejax.data.layouts.ambiguous import read_ambiguous
 from casejax.data.layouts.annotations import read_annotations, read_lines, read_split
 from casejax.data.layouts.feature_files import load_npy
 from casejax.data.layouts.published import DurationMismatchWarning, read_dataset, read_features, write_dataset
@@ -64,6 +65,7 @@ __all__ = [
     "read_a2cl_pt",
     "write_a2cl_pt",
     "read_annotations",
+    "read_ambiguous",
     "read_features",
     "load_npy",
     "read_split",
