@@ -3,12 +3,13 @@
     python benchmarks/published_results.py detections.npz
     python benchmarks/published_results.py detections.json --truth gt.json --published .467,.417,.358 --tious .1,.2,.3
 
-An .npz file has all in it, times in one unit, whichever: `video`, `label`, `segment`
-(n, 2) and `score` of the detections, `truth_video`, `truth_label` and `truth_segment` (m, 2) of the ground truth, videos
-and classes by index; `tiou` and `mean_ap`, the printed table in fractions. A .json file has detections in the
-ActivityNet results format, and needs the annotations, the printed values and, where they are not those of the protocol,
-the tIoU thresholds. Ours is rounded to as many digits as the printed value has. Exit status: 0 where all values agree,
-1 where one does not, 2 for input that cannot be used. Published detections are their authors': none are here.
+An .npz file has all in it: `video`, `label`, `segment` (n, 2) and `score` of the detections; `truth_video`,
+`truth_label` and `truth_segment` (m, 2) of the ground truth; `tiou` and `mean_ap`, the printed table in fractions.
+Videos and classes are indices, times have any one unit. A .json file has detections in the ActivityNet results format;
+it needs the annotations, the printed values and, where they are not those of the protocol, the tIoU thresholds.
+
+Ours is rounded to as many digits as the printed value has. Exit status: 0 where all values agree, 1 where one does not,
+2 for input that cannot be used. Published detections are their authors' own; none come with this program.
 """
 
 from __future__ import annotations

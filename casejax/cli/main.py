@@ -9,6 +9,7 @@ from pathlib import Path
 from casejax.cli import evaluate, train
 from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
 from casejax.data.layouts import LAYOUTS, read_lines
+from casejax.evaluate.protocols import PROTOCOLS
 from casejax.inference.evaluate import evaluate_run
 from casejax.methods import VARIANTS
 from casejax.run.config import Config
@@ -70,6 +71,8 @@ def _eval(words: list[str]) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--layout", choices=LAYOUTS, default="published", help="of that folder (published)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: RUN/eval)")
+    protocol_help = "how detections are judged (that of case on all videos of the split)"
+    parser.add_argument("--protocol", choices=PROTOCOLS, help=protocol_help)
     parser.add_helps()
     if asks_for_all(words) or {"-h", "--help"} & set(words):
         add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
@@ -82,7 +85,8 @@ def _eval(words: list[str]) -> int:
         parsed = parse(parser, words, restored.config)
         config = configured(restored.config, given_options(parsed, restored.config))
         dataset = LAYOUTS[parsed.layout].read(parsed.data, streams=tuple(restored.meta["data"]["streams"]))
-        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval")
+        protocol = None if parsed.protocol is None else PROTOCOLS[parsed.protocol]
+        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval", protocol=protocol)
 
     return run_command(command)
 

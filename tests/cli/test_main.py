@@ -45,6 +45,27 @@ def folder(world, kept_steps, tmp_path_factory):
     return root
 
 
+def test_a_run_and_its_file_are_judged_alike_under_a_protocol_by_name(folder, tmp_path, capsys):
+    out, data = tmp_path / "out", folder / "data"
+    words = ["eval", str(folder / "run"), "--data", str(data), "--out", str(out)]
+    for name in ("wtalc", "opentad"):
+        assert cli.main([*words, "--protocol", name]) == 0
+        stored = json.loads((out / "results.json").read_text())
+        assert stored["protocol"].startswith(f"protocol {name}: ")
+        capsys.readouterr()
+        file = [
+            str(out / "predictions.json"),
+            "--truth",
+            str(data / "gt.json"),
+            "--split",
+            str(data / "split_test.txt"),
+        ]
+        assert cli.main(["evaluate", *file, "--protocol", name, "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again["mAP"] == pytest.approx(stored["trained"]["mAP"], abs=1e-12)
+        assert again["interval"]["mAP"]["0.50"] == pytest.approx(stored["trained"]["interval"]["mAP"]["0.50"])
+
+
 def test_export_convert_and_eval_give_the_same_map(folder, world, tmp_path, capsys):
     """Ours -> a torch file -> ours again: the network evaluates to the figures of the run it came from."""
     files = [str(tmp_path / "model.pkl"), str(tmp_path / "cls_gt.npy")]
