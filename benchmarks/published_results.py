@@ -35,7 +35,7 @@ from casejax.records import SegmentTable
 ARRAYS = ("video", "label", "segment", "score", "truth_video", "truth_label", "truth_segment", "tiou", "mean_ap")
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """A printed table and what we measure on the same detections."""
 
     description: str
@@ -78,7 +78,7 @@ def read_npz(path: Path) -> tuple[SegmentTable, SegmentTable, np.ndarray, np.nda
     return tables[0], tables[1], tious, published
 
 
-def compare_npz(path: Path) -> Compared:
+def compare_npz(path: Path) -> Comparison:
     """Judge what an .npz file has, as the program of ActivityNet and CASE does."""
     predictions, truth, tious, published = read_npz(path)
     videos = [str(v) for v in range(1 + max(t.video.max(initial=-1) for t in (predictions, truth)))]
@@ -86,10 +86,10 @@ def compare_npz(path: Path) -> Compared:
     protocol = replace(CASE, ground_truth=path.name, num_videos=None, without=(), tious=tuple(tious.tolist()))
     result = judge(predictions, truth, classes, protocol, videos=videos)
     description = protocol.describe(len(np.unique(truth.video)), len(truth.score), selection="of its authors")
-    return Compared(f"{len(predictions.score):,} detections; {description}", tious, published, result.mean_ap)
+    return Comparison(f"{len(predictions.score):,} detections; {description}", tious, published, result.mean_ap)
 
 
-def compare_json(path: Path, truth: Path, protocol: Protocol, published: Sequence[float]) -> Compared:
+def compare_json(path: Path, truth: Path, protocol: Protocol, published: Sequence[float]) -> Comparison:
     """Judge a results file under a protocol."""
     if len(published) != len(protocol.tious):
         raise DataError(
@@ -99,25 +99,25 @@ def compare_json(path: Path, truth: Path, protocol: Protocol, published: Sequenc
     judged = judge_file(path, read_truth(truth), protocol, num_resamples=1)
     counts = judged.interval.num_videos, int(judged.detection.num_ground_truth.sum())
     description = f"{len(judged.parsed.table.score):,} detections; {protocol.describe(*counts)}"
-    return Compared(description, np.array(protocol.tious), np.array(published), judged.detection.mean_ap)
+    return Comparison(description, np.array(protocol.tious), np.array(published), judged.detection.mean_ap)
 
 
-def print_compared(compared: Compared, console: Console) -> None:
+def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print both, threshold by threshold, and how many agree."""
-    console.print(compared.description, soft_wrap=True, highlight=False, markup=False)
+    console.print(comparison.description, soft_wrap=True, highlight=False, markup=False)
     table = Table("tIoU", box=None, pad_edge=False, padding=(0, 0, 0, 2))
     for name in ("published", "ours", "exactly", "agrees"):
         table.add_column(name, justify="right")
-    digits = compared.digits
+    digits = comparison.digits
     for tiou, printed, ours, same in zip(
-        compared.tious, compared.published, compared.ours, compared.agrees, strict=True
+        comparison.tious, comparison.published, comparison.ours, comparison.agrees, strict=True
     ):
         table.add_row(
             f"{tiou:g}", f"{printed:.{digits}f}", f"{ours:.{digits}f}", f"{ours:.6f}", "yes" if same else "no"
         )
     console.print(table)
     console.print(
-        f"{compared.agrees.sum()} of {len(compared.agrees)} values agree to the printed digit", highlight=False
+        f"{comparison.agrees.sum()} of {len(comparison.agrees)} values agree to the printed digit", highlight=False
     )
 
 
@@ -130,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--published", type=_numbers, help="printed mAP of a .json file, fractions, comma-separated")
     parser.add_argument("--tious", type=_numbers, help="its tIoU thresholds (those of the protocol)")
     parsed = parser.parse_args(words)
-    found: list[Compared] = []
+    found: list[Comparison] = []
 
     def command() -> None:
         if parsed.detections.suffix != ".json":
@@ -145,7 +145,7 @@ def main(words: Sequence[str] | None = None) -> int:
     status = run_command(command)
     if status:
         return status
-    print_compared(found[0], Console(width=None if sys.stdout.isatty() else 100))
+    print_comparison(found[0], Console(width=None if sys.stdout.isatty() else 100))
     return 0 if found[0].agrees.all() else 1
 
 

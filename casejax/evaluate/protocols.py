@@ -83,6 +83,25 @@ class Protocol:
         """Whether a video, named with or without "v_" and extension, is in the ground-truth set."""
         return bare_name(video) not in self.without
 
+    def caveats(self, *, num_videos: int, num_ambiguous: int) -> list[str]:
+        """Why a number on these data is not the published one's like, a sentence each.
+
+        Args:
+          num_videos: annotated videos that were evaluated.
+          num_ambiguous: ambiguous intervals that are known.
+        """
+        sentences = []
+        if self.num_videos not in (None, num_videos):
+            sentences.append(
+                f"the ground-truth set of protocol {self.name} has {self.num_videos} videos, this one {num_videos}: "
+                "do not compare with published figures"
+            )
+        if self.ambiguous_filter and not num_ambiguous:
+            sentences.append(
+                f"protocol {self.name} drops predictions that touch ambiguous intervals, but none are given"
+            )
+        return sentences
+
     def describe(self, num_videos: int, num_instances: int, *, selection: str = "not stated") -> str:
         """The protocol in one line, to be printed next to every number.
 

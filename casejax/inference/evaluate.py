@@ -111,14 +111,16 @@ def report_scores(
         intervals={"trained": interval},
         **counts,
     )
-    if warning:
-        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+    caveats = protocol.caveats(num_videos=interval.num_videos, num_ambiguous=len(dataset.test.ambiguous.score))
+    for line in [*caveats, *([warning] if warning else [])]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     report.write_predictions(out / "predictions.json", detections, dataset)
     report.write_average_precision(out / "average_precision.csv", detection)
     results = {
         "method": described,
         "protocol": protocol.describe(**counts, selection=selection),
+        **({"caveats": caveats} if caveats else {}),
         "step": step,
         "trained": report.summary(detection, classification, protocol, interval),
     }

@@ -181,13 +181,7 @@ def notes(judged: Judged) -> list[str]:
     lines = [f"judged against {truth.source}, {len(truth.videos)} videos"]
     if gone:
         lines.append(f"left out by the protocol: {', '.join(gone)}")
-    if protocol.num_videos not in (None, interval.num_videos):
-        lines.append(
-            f"the ground-truth set of protocol {protocol.name} has {protocol.num_videos} videos, this one "
-            f"{interval.num_videos}: do not compare with published figures"
-        )
-    if protocol.ambiguous_filter and not len(truth.ambiguous.score):
-        lines.append("the protocol drops predictions that touch ambiguous intervals, but none were given")
+    lines += protocol.caveats(num_videos=interval.num_videos, num_ambiguous=len(truth.ambiguous.score))
     entries = sum(parsed.unknown_videos.values())
     lines.append(
         f"names: {len(parsed.unknown_videos)} videos of the predictions are not annotated here and not judged "

@@ -52,7 +52,11 @@ def test_a_run_and_its_file_are_judged_alike_under_a_protocol_by_name(folder, tm
         assert cli.main([*words, "--protocol", name]) == 0
         stored = json.loads((out / "results.json").read_text())
         assert stored["protocol"].startswith(f"protocol {name}: ")
-        capsys.readouterr()
+        caveats = stored["caveats"]
+        assert "videos, this one 12: do not compare" in caveats[0]
+        assert len(caveats) == (2 if name == "wtalc" else 1)  # the data set has no ambiguous intervals to filter by
+        printed = capsys.readouterr().out
+        assert all(caveat in printed for caveat in caveats)
         file = [
             str(out / "predictions.json"),
             "--truth",

@@ -161,7 +161,7 @@ def test_ambiguous_intervals_of_a_file(files, tmp_path):
     np.testing.assert_array_equal(read_truth(gt, ambiguous=other).ambiguous.segment, truth.ambiguous.segment)
     without = read_truth(gt, subset="validation")
     said = notes(judge_file(write(tmp_path / "x.json", {"results": {}}), without, PROTOCOLS["co2"], num_resamples=3))
-    assert any("ambiguous intervals, but none were given" in sentence for sentence in said)
+    assert any("ambiguous intervals, but none are given" in sentence for sentence in said)
 
 
 @pytest.mark.parametrize(
