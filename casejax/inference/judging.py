@@ -126,8 +126,8 @@ def judge_file(
       num_resamples: of the bootstrap.
 
     Raises:
-      DataError: a file that cannot be used, one that names no video or no class of the truth, or a truth of which the
-        protocol keeps no video.
+      DataError: a file that cannot be used, one that names no video or no class of the truth, or a truth without
+        any instance under the protocol.
     """
     document = read_json(path)
     try:
@@ -144,8 +144,12 @@ def judge_file(
             f"{path}: none of its labels ({_first(parsed.unknown_labels)}) is among the {len(truth.classes)} classes "
             f"of {truth.source} ({_first(truth.classes)}); write the names of the annotations"
         )
-    if not any(map(protocol.keeps, truth.videos)):
-        raise DataError(f"protocol {protocol.name} keeps no video of {truth.source}; choose another protocol or subset")
+    kept = np.array([protocol.keeps(video) for video in truth.videos], bool)
+    if not kept[truth.instances.video].any():
+        raise DataError(
+            f"{truth.source}: protocol {protocol.name} keeps {kept.sum()} of {len(kept)} videos, which have no instance "
+            f"of the {len(truth.classes)} classes; choose annotated videos, or other classes"
+        )
     options: dict[str, Any] = {"videos": truth.videos, "snippet_seconds": snippet_seconds, "ambiguous": truth.ambiguous}
     tables = (parsed.table, truth.instances, truth.classes)
     return Judged(

@@ -207,9 +207,12 @@ def test_predictions_that_cannot_be_used(files, tmp_path):
         path = write(tmp_path / "bad.json", results)
         with pytest.raises(DataError, match=f"{path}: .*{message}"):
             judge_file(path, truth, PROTOCOLS["case"])
-    only = read_truth(write(tmp_path / "gt2.json", {"database": {"v_video_test_0000270": DATABASE["one"]}}))
-    with pytest.raises(DataError, match="protocol case keeps no video of subset 'test'"):
-        judge_file(write(tmp_path / "none.json", {"results": {}}), only, PROTOCOLS["case"])
+    for kept, name in ((0, "v_video_test_0000270"), (1, "three")):
+        only = read_truth(write(tmp_path / "gt2.json", {"database": {name: DATABASE["three" if kept else "one"]}}))
+        with pytest.raises(
+            DataError, match=f"subset 'test' of .*: protocol case keeps {kept} of 1 videos, which have no"
+        ):
+            judge_file(write(tmp_path / "none.json", {"results": {}}), only, PROTOCOLS["case"])
 
 
 def test_no_prediction_at_all_is_zero(files, tmp_path):
