@@ -147,7 +147,7 @@ def judge_file(
     kept = np.array([protocol.keeps(video) for video in truth.videos], bool)
     if not kept[truth.instances.video].any():
         raise DataError(
-            f"{truth.source}: protocol {protocol.name} keeps {kept.sum()} of {len(kept)} videos, which have no instance "
+            f"{truth.source}: protocol {protocol.name} keeps {kept.sum()} of {len(kept)} videos, with no instance "
             f"of the {len(truth.classes)} classes; choose annotated videos, or other classes"
         )
     options: dict[str, Any] = {"videos": truth.videos, "snippet_seconds": snippet_seconds, "ambiguous": truth.ambiguous}

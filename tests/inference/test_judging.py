@@ -209,9 +209,7 @@ def test_predictions_that_cannot_be_used(files, tmp_path):
             judge_file(path, truth, PROTOCOLS["case"])
     for kept, name in ((0, "v_video_test_0000270"), (1, "three")):
         only = read_truth(write(tmp_path / "gt2.json", {"database": {name: DATABASE["three" if kept else "one"]}}))
-        with pytest.raises(
-            DataError, match=f"subset 'test' of .*: protocol case keeps {kept} of 1 videos, which have no"
-        ):
+        with pytest.raises(DataError, match=f"subset 'test' of .*: protocol case keeps {kept} of 1 videos, with no"):
             judge_file(write(tmp_path / "none.json", {"results": {}}), only, PROTOCOLS["case"])
 
 
