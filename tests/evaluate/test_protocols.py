@@ -209,15 +209,15 @@ def test_the_first_free_instance_is_taken_though_another_fits_better():
 
 def test_of_equals_the_first_or_the_last_listed_is_taken():
     # The first prediction overlaps both instances alike; only the first instance serves the second prediction.
-    truth = table((0, 0, 0, 6.4, 1), (0, 0, 6.4, 12.8, 1))
-    predictions = table((0, 0, 3.2, 9.6, 0.9), (0, 0, 0, 6.4, 0.8))
+    truth = table((0, 0, 0, 10, 1), (0, 0, 10, 20, 1))
+    predictions = table((0, 0, 5, 15, 0.9), (0, 0, 0, 10, 0.8))
     # Of two predictions with one score the hit is listed first.
-    equal = table((0, 0, 0, 6.4, 0.5), (0, 0, 50, 60, 0.5))
+    equal = table((0, 0, 0, 10, 0.5), (0, 0, 50, 60, 0.5))
     want = {"case": (1, 0.5), "wtalc": (0.5, 1), "co2": (1, 0.5), "a2clpt": (0.5, 1), "opentad": (1, 0.5)}
     for name, values in want.items():
         protocol = replace(PROTOCOLS[name], tious=(0.3,))
         got = [
-            judge(found, there, ["a"], protocol, videos=["x"]).mean_ap.item()
+            judge(found, there, ["a"], protocol, videos=["x"], snippet_seconds=1.0).mean_ap.item()
             for found, there in ((predictions, truth), (equal, truth.take(np.array([0]))))
         ]
         assert got == list(values), name
