@@ -39,7 +39,7 @@ from casejax.cli.main import SYNTHETIC
 from casejax.cli.options import Parser, add_options, given_options, parse, parse_seeds, run_command
 from casejax.data.layouts.published import read_dataset
 from casejax.data.synthetic import make_world
-from casejax.evaluate.detection import CASE
+from casejax.evaluate.protocols import CASE
 from casejax.inference.evaluate import evaluate_scores
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import METHODS, VARIANTS

@@ -13,7 +13,8 @@ from rich.console import Console
 from casejax.errors import DataError
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
-from casejax.evaluate.detection import CASE, DetectionResult
+from casejax.evaluate.detection import DetectionResult
+from casejax.evaluate.protocols import CASE
 from casejax.inference.evaluate import default_console, evaluate_scores, report_scores
 from casejax.inference.scoring import make_test_scorer
 from casejax.records import Dataset, SegmentTable, SnippetScores
