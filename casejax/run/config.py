@@ -217,6 +217,9 @@ class Config:
                 raise OptionError(f"{each.name} must be one of {get_args(each.hint)}, got {each.value!r}")
         if not self.localization.thresholds:
             raise OptionError("thresholds must name at least one threshold, got none")
+        if self.localization.smooth_width % 2 == 0:
+            width = self.localization.smooth_width
+            raise OptionError(f"smooth_width must be odd, got {width}; {width - 1} and {width + 1} are")
         schedule, training, method = self.schedule, self.training, self.method
         if 2 * schedule.similar_pairs > schedule.batch_size:
             raise OptionError(

@@ -149,7 +149,7 @@ def test_data_sets_by_name():
     assert Config.of("case", "corrected", "activitynet13", num_clusters=8).flat()["num_clusters"] == 8
     with pytest.raises(OptionError, match="anet: method case has no settings for it; it has those for thumos14, activ"):
         Config.of("case", dataset="anet")
-    with pytest.raises(OptionError, match="wtalc .* thumos14, and those for activitynet13 belong to case, .*, acmnet$"):
+    with pytest.raises(OptionError, match=r"wtalc .* thumos14, and those for activitynet13 belong to case, .*acmnet$"):
         Config.of("wtalc", dataset="activitynet13")
     with pytest.raises(OptionError, match=r"co2net\+case has no settings for it; .* thumos14, activitynet12, and"):
         Config.of("co2net+case", dataset="activitynet13")
@@ -206,7 +206,7 @@ def test_only_options_that_act_are_stored():
     fused = Config.of("zhou").as_dict()["localization"]
     assert not {"nms", "nms_threshold", "nms_unit"} & fused.keys()
     positive = Config.of("a2cl_pt").as_dict()["localization"]
-    assert set(positive) == {"test_sampling", "proposals", "class_threshold", "min_snippets"}
+    assert set(positive) == {"test_sampling", "smooth_width", "proposals", "class_threshold", "min_snippets"}
     plain = Config.of("case").changed(transport=False).as_dict()["head"]
     assert not {"prior", "rank", "prior_std"} & plain.keys()
     assert Config.of("case").changed(nms_threshold=0.1, nms="soft").describe() == "case, official with nms=soft"
@@ -233,6 +233,8 @@ def test_runs_are_described_by_method_variant_and_changes():
         ({"weight_decay": -1.0}, ["weight_decay", "-1"]),
         ({"foreground_divisor": 0}, ["foreground_divisor"]),
         ({"thresholds": ()}, ["thresholds"]),
+        ({"smooth_width": 4}, ["smooth_width", "odd", "4", "3 and 5"]),
+        ({"smooth_width": 0}, ["smooth_width", "[1, inf)", "0"]),
         ({"similar_pairs": 9}, ["similar_pairs", "16", "9"]),
         ({"similar_pairs": 1, "data_parts": 2}, ["similar_pairs", "--data-parts"]),
     ],
