@@ -24,7 +24,7 @@ from casejax.data.layouts import (
 )
 from casejax.data.pickles import read_object_array, read_torch, write_torch
 from casejax.data.store import packed, release
-from casejax.data.synthetic import make_world, write_world
+from casejax.data.synthetic import make_activitynet_world, make_world, write_world
 
 __all__ = [
     "LAYOUTS",
@@ -38,6 +38,7 @@ __all__ = [
     "load_npy",
     "read_annotations",
     "make_world",
+    "make_activitynet_world",
     "write_world",
     "packed",
     "release",
