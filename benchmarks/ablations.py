@@ -68,6 +68,7 @@ class Runs:
     def key(self, config: Config) -> str:
         """Name of a run: a digest of all that decides its outcome."""
         decides = replace(config.changed(log_every=1, checkpoint_every=1), variant="official").as_dict()
+        del decides["dataset"]
         text = json.dumps([decides, self._data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
