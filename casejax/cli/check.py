@@ -23,7 +23,8 @@ from casejax.records import Dataset
 def main(words: Sequence[str]) -> int:
     """Run the command; returns its exit status: 0 where nothing is found, 1 for findings, 2 for wrong options."""
     words = list(words)
-    parser = Parser(everything=asks_for_all(words), prog="casejax check", description=COMMANDS["check"])
+    usage = "casejax check DIR [options]"
+    parser = Parser(everything=asks_for_all(words), prog="casejax check", usage=usage, description=COMMANDS["check"])
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder of a published data set")
     add_data_options(parser)
     parser.add_argument("--values", action="store_true", help="read all values too, not the headers alone")

@@ -18,7 +18,8 @@ from casejax.run.folder import restore_run
 def main(words: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     words = list(words)
-    parser = Parser(everything=asks_for_all(words), prog="casejax eval", description=COMMANDS["eval"])
+    usage = "casejax eval RUN --data DIR [options]"
+    parser = Parser(everything=asks_for_all(words), prog="casejax eval", usage=usage, description=COMMANDS["eval"])
     parser.add_argument("run", type=Path, help="folder of a run")
     add_data_options(parser)
     parser.add_argument("--out", type=Path, help="folder of the results (RUN/eval)")

@@ -16,7 +16,7 @@ from casejax.errors import CheckpointError, DataError
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import DetectionResult
-from casejax.evaluate.protocols import A2CL_PT, CASE, Protocol, judge
+from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.report import tables as report
@@ -58,7 +58,7 @@ def evaluate_run(
       restored: as `restore_run` gives it.
       dataset: with the classes, feature dimensions and timing the network was trained with.
       out: where `predictions.json`, `average_precision.csv` and `results.json` go.
-      protocol: how detections are judged; default that of CASE on every video of the split.
+      protocol: how detections are judged; default `usual_protocol`.
       console: where results are printed; default standard output.
 
     Returns:
@@ -106,7 +106,7 @@ def report_scores(
     protocol: Protocol | None = None,
 ) -> tuple[Judged, Bootstrap | None]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
-    protocol = protocol or _whole_split(dataset)
+    protocol = protocol or usual_protocol(config, dataset)
     judged = evaluate_scores(scored.scores, dataset, config.localization, protocol=protocol)
     described = config.describe()
     report.write_predictions(out / "predictions.json", judged.detections, dataset)
@@ -199,7 +199,7 @@ def evaluate_scores(
     detection = classification = None
     truth = _Truth.of(detections, dataset)
     if len(truth.instances.score):
-        detection = _judge(truth, dataset, protocol or _whole_split(dataset))
+        detection = _judge(truth, dataset, protocol or _whole_split(CASE, dataset))
     labelled = np.flatnonzero([video.timed or bool(video.labels) for video in test.videos])
     if any(test.videos[v].labels for v in labelled):
         video_scores = np.asarray(scores.video)
@@ -255,5 +255,13 @@ def _judge(truth: _Truth, dataset: Dataset, protocol: Protocol) -> DetectionResu
     )
 
 
-def _whole_split(dataset: Dataset) -> Protocol:
-    return replace(CASE, ground_truth=f"test split of {dataset.source}", num_videos=None, without=())
+def usual_protocol(config: Config, dataset: Dataset) -> Protocol:
+    """How detections of a run are judged unless somebody says otherwise: on every video of the test split.
+
+    As CASE does on THUMOS14, with the tIoU of ActivityNet for runs with settings for it.
+    """
+    return _whole_split(PROTOCOLS["activitynet"] if config.dataset.startswith("activitynet") else CASE, dataset)
+
+
+def _whole_split(protocol: Protocol, dataset: Dataset) -> Protocol:
+    return replace(protocol, ground_truth=f"test split of {dataset.source}", num_videos=None, without=())
