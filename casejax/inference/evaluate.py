@@ -111,7 +111,8 @@ def report_scores(
     described = config.describe()
     report.write_predictions(out / "predictions.json", judged.detections, dataset)
     console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
-    results: dict[str, Any] = {"method": described, "step": step, "timing": asdict(dataset.timing)}
+    results: dict[str, Any] = {"method": described, "seed": config.training.seed, "step": step}
+    results |= {"selection": selection, "timing": asdict(dataset.timing)}
     detection, classification = judged.detection, judged.classification
     if detection is None or classification is None:
         count = f"{len(dataset.test.videos)} test videos have no annotated times, so there is no mAP"
@@ -155,6 +156,7 @@ def report_scores(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     report.write_average_precision(out / "average_precision.csv", detection)
     results["protocol"] = protocol.describe(**counts, selection=selection)
+    results["judged"] = {name: each for name, each in asdict(protocol).items() if name != "ground_truth"} | counts
     results["trained"] = report.summary(detection, classification, protocol, interval)
     if untrained is not None:
         results["untrained"] = report.summary(*untrained, protocol)
