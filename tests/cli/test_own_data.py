@@ -9,7 +9,22 @@ from casejax.cli.main import main
 from casejax.run.folder import restore_run
 
 LABELS, DIM, SECONDS = ("Jump", "Run", "Throw"), 8, 4 / 24
-SMALL = "--epochs 2 --num-snippets 16 --hidden 8 --batch-size 6 --num-clusters 4 --log-every 4 --devices 1".split()
+SMALL = [
+    "--epochs",
+    "2",
+    "--num-snippets",
+    "16",
+    "--hidden",
+    "8",
+    "--batch-size",
+    "6",
+    "--num-clusters",
+    "4",
+    "--log-every",
+    "4",
+    "--devices",
+    "1",
+]
 pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
