@@ -38,6 +38,7 @@ REMARKS = {
     "before the start": "instances start before their video; they are kept, as published evaluations do",
     "empty": "instances end at or before their start; they are set aside, their labels stay those of the video",
     "duration": "stated durations are no positive number of seconds; they are left out",
+    "repeated": "instances repeat another of the same class; they are removed, as programs of this layout do",
     "whole label": "labels without a time are among instances with times; no detection in these videos is judged",
 }
 """What is odd in annotations and used all the same: a rule for every reader."""
