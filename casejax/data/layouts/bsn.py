@@ -101,7 +101,13 @@ def _by_table(table: Path, path: Path) -> dict[str, Any]:
         }
         for video, row in rows.items()
     }
-    return {video: {**database[place], **stated[video]} for video, place in places.items()}
+    return {video: {**_entry(database, place), **stated[video]} for video, place in places.items()}
+
+
+def _entry(database: dict[str, Any], video: str) -> dict[str, Any]:
+    """One entry, empty where it is no object, which is refused with all that it lacks."""
+    entry = database[video]
+    return entry if isinstance(entry, dict) else {}
 
 
 def _by_subset(root: Path) -> tuple[Path, dict[str, Any]]:
@@ -112,7 +118,7 @@ def _by_subset(root: Path) -> tuple[Path, dict[str, Any]]:
         own = parse_database(read_json(path), path)
         if shared := find_ids(own, entries):
             raise DataError(f"{path}: has {first_three(list(shared))}, which {paths['train']} has too; keep one entry")
-        entries |= {video: {**entry, "subset": part} for video, entry in own.items()}
+        entries |= {video: {**_entry(own, video), "subset": part} for video in own}
     return paths["train"], entries
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from casejax.data.layouts.annotations import AMBIGUOUS, find_ids, parse_database, parse_videos, read_json, read_lines
 from casejax.data.layouts.assemble import ReadOptions
-from casejax.data.layouts.checks import Remarks, raise_first
+from casejax.data.layouts.checks import Remarks, raise_first, repeated
 from casejax.data.layouts.folders import (
     check_folder,
     find_features,
@@ -68,17 +68,15 @@ def read_opentad(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     root = check_folder(root)
     path, remarks = need_file(root, *NAMES), Remarks()
     database = parse_database(read_json(path), path)
-    blocked = _blocked(root)
-    left = set(find_ids(database, blocked))
-    videos = parse_videos(
-        {video: entry for video, entry in database.items() if video not in left}, path, remarks=remarks
-    )
+    left = set(find_ids(database, _blocked(root)))
+    entries = {video: entry for video, entry in database.items() if video not in left}
+    videos = parse_videos(entries, path, remarks=remarks)
     once = [_without_repeats(video, remarks) for video in videos.values()]
     remarks.warn(path)
     listed = find_file(root, "category_idx.txt", "classes.txt")
     classes = read_categories(listed)
     if classes is None:
-        classes, listed = _by_label_id(database, path), path
+        classes, listed = _by_label_id(entries, path), path
     return finish(root, path, split_by_subset(once, path), options, classes=classes, listed=listed)
 
 
@@ -112,19 +110,27 @@ def _without_repeats(video: Video, remarks: Remarks) -> Video:
     return replace(video, segments=video.segments[kept].reshape(-1, 2), segment_labels=labels)
 
 
-def _by_label_id(database: Mapping[str, Any], path: Path) -> list[str] | None:
-    """The classes in the order of the numbers that the annotations have for them; None where they have none."""
-    numbers: dict[str, set[Any]] = {}
-    for entry in database.values():
-        for instance in entry.get("annotations", ()):
-            if instance["label"].strip().lower() != AMBIGUOUS:
-                numbers.setdefault(instance["label"], set()).add(instance.get("label_id"))
-    if any(None in found for found in numbers.values()) or not numbers:
-        return None
+def _by_label_id(entries: Mapping[str, Any], path: Path) -> list[str] | None:
+    """The classes in the order of the numbers that the annotations have for them; None where they have none.
+
+    Raises:
+      DataError: a class with several numbers, or classes with the same.
+    """
+    pairs = {
+        (instance["label"], number)
+        for entry in entries.values()
+        for instance in entry.get("annotations") or ()
+        if instance["label"].strip().lower() != AMBIGUOUS
+        for number in [instance.get("label_id")]
+        if isinstance(number, float)
+    }
+    remedy = f"correct them, or list the classes in {path.parent / 'category_idx.txt'}"
     raise_first(
-        f"{path}: class {name!r} has the label_ids {sorted(map(str, found))}; correct them, or list the classes in "
-        f"{path.parent / 'category_idx.txt'}"
-        for name, found in numbers.items()
-        if len(found) > 1
+        f"{path}: class {name!r} has the label_ids {sorted(n for other, n in pairs if other == name)}; {remedy}"
+        for name in repeated(name for name, _ in pairs)
     )
-    return sorted(numbers, key=lambda name: next(iter(numbers[name])))
+    raise_first(
+        f"{path}: classes {sorted(name for name, n in pairs if n == number)} have one label_id, {number:g}; {remedy}"
+        for number in repeated(number for _, number in pairs)
+    )
+    return [name for name, _ in sorted(pairs, key=lambda pair: pair[1])] or None

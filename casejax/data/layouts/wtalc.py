@@ -63,11 +63,12 @@ def read_wtalc(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> 
     source = folder / "labels.npy"
     classes = [_text(name, folder / "classlist.npy") for name in _array(folder / "classlist.npy")]
     videos = _videos(folder)
-    strange = [v.id for v in videos if v.labels and not set(v.labels) & set(classes)]
+    strange = [v.id for v in videos if v.labels and not set(classes) & {*v.labels, *v.segment_labels}]
     warn_of(
         strange, f"{source}: {len(strange)} videos have no label of classlist.npy and are left out", "other classes"
     )
-    splits = split_by_subset((v for v in videos if v.id not in strange), source)
+    left = set(strange)
+    splits = split_by_subset((v for v in videos if v.id not in left), source)
     blank = [v.id for v in splits["test"] if not len(v.segments)]
     warn_of(blank, f"{source}: {len(blank)} test videos have no instance and are left out", "no instance")
     splits["test"] = tuple(v for v in splits["test"] if len(v.segments))
@@ -150,7 +151,7 @@ def _videos(folder: Path) -> list[Video]:
             if len(labels) != len(segments):
                 raise DataError(f"{where}: {len(segments)} segments, but {len(labels)} labels; download both again")
             known = _texts(columns["stated"][v], paths["stated"]) if "stated" in columns else None
-            duration = _rows(columns["duration"][v])[0] if "duration" in columns else None
+            duration = next(iter(_rows(columns["duration"][v])), None) if "duration" in columns else None
             instances = [
                 *zip(labels, segments, strict=True),
                 *(("Ambiguous", pair) for pair in intervals.get(video, [])),
@@ -186,7 +187,7 @@ def _array(path: Path) -> np.ndarray:
         raise DataError(f"{path}: no such file; put it there, all files of this layout go together")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:  # objects, or no array: the other reader says which
+    except (ValueError, EOFError):  # objects, or no array: the other reader says which
         array = read_object_array(path)
     if array.ndim == 0:
         raise DataError(f"{path}: holds a single value, not one a video; download it again")

@@ -53,6 +53,18 @@ def test_what_no_layout_can_use(name, tmp_path):
         read(root, snippet_seconds=1)
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_features_packed_and_in_parts(name, tmp_path):
+    WRITERS[name](tmp_path / "set")
+    read = LAYOUTS[name].read
+    whole = read(tmp_path / "set").train.features
+    data = read(tmp_path / "set", packed=tmp_path / "packed", part=1, parts=2)
+    assert data.train.features.lengths.tolist() == [0, 0, *whole.lengths[2:]]
+    assert data.test.features.lengths.tolist() == [0, 0]
+    got = np.asarray(data.train.features.streams[0])
+    np.testing.assert_array_equal(got, whole.streams[0][whole.starts[2] :])
+
+
 @pytest.mark.usefixtures("kept_steps")
 @pytest.mark.parametrize("name", [*WRITERS, "published", "a2cl_pt"])
 def test_every_layout_can_be_trained_on(name, tmp_path):
