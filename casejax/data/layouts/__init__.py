@@ -2,8 +2,8 @@
 
 A new layout is a module with a reader, and a line in `LAYOUTS`. The readers share `annotations` (JSON and lists of
 names), `folders` (where files are, which videos are for training), `feature_files` and `arrays` (one file a video),
-`joint` (all videos in one file), `timing`, `assemble` (videos and features to a data set), `consistency` (what can be
-seen not to fit) and `checks`. `table` reads a data set of one's own.
+`joint` and `rows` (all videos in one file), `timing`, `assemble` (videos and features to a data set), `consistency`
+(what can be seen not to fit) and `checks`. `table` reads a data set of one's own.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from casejax.data.layouts.annotations import (
 )
 from casejax.data.layouts.assemble import ReadOptions
 from casejax.data.layouts.checks import Remarks, first_three
-from casejax.data.layouts.folders import check_folder, find_file, finish, need_file, read_categories, split_by_subset
+from casejax.data.layouts.folders import check_folder, find_file, finish, need_file, read_categories, split_videos
 from casejax.errors import DataError
 from casejax.records import Dataset, Timing, Video
 
@@ -65,7 +65,7 @@ def read_bsn(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Da
     videos = parse_videos(entries, source, remarks=remarks)
     remarks.warn(source)
     covered = [_covered(video, entries[video.id], source) for video in videos.values()]
-    splits = split_by_subset(covered, source)
+    splits = split_videos(root, covered, source)
     listed = find_file(root, "classes.txt")
     classes = read_categories(listed)
     return finish(root, source, splits, options, classes=classes, listed=listed, default=Timing(rescaled=True))

@@ -213,6 +213,23 @@ def split_by_subset(videos: Iterable[Video], source: Path) -> dict[str, tuple[Vi
     return kept
 
 
+def split_videos(root: Path, videos: Iterable[Video], source: Path) -> dict[str, tuple[Video, ...]]:
+    """The videos of each split, by the lists in a folder where there are some (`split_by_lists`), or else by subset.
+
+    Raises:
+      DataError: lists, or words for subsets, that cannot be used.
+
+    Warns:
+      DataWarning: as `split_by_subset`.
+    """
+    lists = read_lists(root)
+    if lists is None:
+        return split_by_subset(videos, source)
+    there = {video.id: video for video in videos}
+    places = find_ids((video for ids in lists.values() for video in ids), there)
+    return split_by_lists(root, lists, {video: there[place] for video, place in places.items()}, source)
+
+
 def _known(video: Video) -> bool:
     return bool(video.labels) or len(video.segments) > 0
 

@@ -23,7 +23,7 @@ import os
 from pathlib import Path
 from typing import Unpack
 
-from casejax.data.layouts.annotations import read_lines, read_text
+from casejax.data.layouts.annotations import find_ids, read_lines, read_text
 from casejax.data.layouts.assemble import ReadOptions
 from casejax.data.layouts.checks import Remarks, check_id, raise_first, repeated
 from casejax.data.layouts.folders import (
@@ -35,8 +35,7 @@ from casejax.data.layouts.folders import (
     read_categories,
     read_lists,
     record,
-    split_by_lists,
-    split_by_subset,
+    split_videos,
 )
 from casejax.errors import DataError
 from casejax.records import Dataset, Video
@@ -86,10 +85,10 @@ def read_multithumos(root: str | os.PathLike[str], **options: Unpack[ReadOptions
             for video in subsets
             if not subsets[video]
         )
-    wanted = sorted(found) if lists is None else [video for ids in lists.values() for video in ids if video in found]
+    wanted = sorted(found) if lists is None else find_ids((v for ids in lists.values() for v in ids), found).values()
     videos = {v: record(v, f"{folder}: video {v!r}", found[v], remarks, subset=subsets[v]) for v in wanted}
     remarks.warn(folder)
-    splits = split_by_subset(videos.values(), folder) if lists is None else split_by_lists(root, lists, videos, folder)
+    splits = split_videos(root, videos.values(), folder)
     listed = find_file(root, "class_list.txt", "classes.txt")
     return finish(root, folder, splits, options, classes=read_categories(listed), listed=listed)
 
@@ -118,7 +117,7 @@ def read_charades(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) 
     remarks.warn(root)
     twice = repeated(video.id for video in videos)
     raise_first(f"{paths['train']}, {paths['test']}: list {video!r} more than once; keep one row" for video in twice)
-    splits = split_by_subset(videos, paths["train"])
+    splits = split_videos(root, videos, paths["train"])
     listed = find_file(root, "Charades*_classes.txt", "classes.txt")
     classes = None if listed is None else [line.split()[0] for line in read_lines(listed)]
     return finish(root, paths["train"], splits, options, classes=classes, listed=listed)

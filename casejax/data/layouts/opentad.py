@@ -36,7 +36,7 @@ from casejax.data.layouts.folders import (
     finish,
     need_file,
     read_categories,
-    split_by_subset,
+    split_videos,
 )
 from casejax.errors import DataError
 from casejax.records import Dataset, Video
@@ -77,7 +77,7 @@ def read_opentad(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     classes = read_categories(listed)
     if classes is None:
         classes, listed = _by_label_id(entries, path), path
-    return finish(root, path, split_by_subset(once, path), options, classes=classes, listed=listed)
+    return finish(root, path, split_videos(root, once, path), options, classes=classes, listed=listed)
 
 
 def _blocked(root: Path) -> list[str]:
@@ -101,8 +101,8 @@ def _without_repeats(video: Video, remarks: Remarks) -> Video:
     """A video without the instances that repeat another of the same class."""
     kept: list[int] = []
     for i, label in enumerate(video.segment_labels):
-        same = [j for j in kept if video.segment_labels[j] == label]
-        if (np.abs(video.segments[same] - video.segments[i]).max(axis=1, initial=0) < SAME_SECONDS)[: len(same)].any():
+        same = [video.segments[j] for j in kept if video.segment_labels[j] == label]
+        if any(np.abs(segment - video.segments[i]).max() < SAME_SECONDS for segment in same):
             remarks.add("repeated", f"{video.id} {label} {video.segments[i].tolist()}")
         else:
             kept.append(i)

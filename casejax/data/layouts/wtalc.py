@@ -13,29 +13,27 @@
     ROOT/features.json                  optional: what a row of features stands for (`layouts.timing`)
 
 The pickles in these files are interpreted, not executed (`casejax.data.pickles`). Without training videos, as in
-THUMOS14, the subset validation is for training (`folders.split_by_subset`). Labels of a video are those of
-`labels_all`, also where its instances say otherwise; without that file, those of its instances. As the published
-programs do, test videos without an instance are left out, and so are videos of which no label is in `classlist`;
-intervals of videos that are not listed have no effect. `extracted_fps.npy` is not read: it says 10, the programs and
-the features say 25.
+THUMOS14, the subset validation is for training; lists in ROOT may say otherwise (`folders.split_videos`). Labels of a
+video are those of `labels_all`, also where its instances say otherwise; without that file, those of its instances. As
+the published programs do, test videos without an instance are left out, and so are videos of which no label is in
+`classlist`; intervals of videos that are not listed have no effect. `extracted_fps.npy` is not read: it says 10, the
+programs and the features say 25.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Unpack
-
-import numpy as np
+from typing import Unpack
 
 from casejax.data.layouts.annotations import parse_segment, read_lines
 from casejax.data.layouts.assemble import SPLITS, ReadOptions, given_timing, settle_classes
 from casejax.data.layouts.checks import AGAIN, Remarks, check_id, first_three, raise_first, repeated
 from casejax.data.layouts.consistency import warn_of_times
-from casejax.data.layouts.folders import check_folder, finish, record, split_by_subset, warn_of
+from casejax.data.layouts.folders import check_folder, finish, record, split_videos, warn_of
 from casejax.data.layouts.joint import check_arrays, check_columns, divide_columns, joint_streams
+from casejax.data.layouts.rows import as_items, as_text, as_texts, read_array
 from casejax.data.layouts.timing import check_durations, settle_timing
-from casejax.data.pickles.numpy_files import read_object_array
 from casejax.errors import DataError
 from casejax.records import Dataset, Split, Video
 
@@ -61,14 +59,14 @@ def read_wtalc(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> 
     root = check_folder(root)
     folder = _annotations(root)
     source = folder / "labels.npy"
-    classes = [_text(name, folder / "classlist.npy") for name in _array(folder / "classlist.npy")]
+    classes = [as_text(name, folder / "classlist.npy") for name in read_array(folder / "classlist.npy")]
     videos = _videos(folder)
     strange = [v.id for v in videos if v.labels and not set(classes) & {*v.labels, *v.segment_labels}]
     warn_of(
         strange, f"{source}: {len(strange)} videos have no label of classlist.npy and are left out", "other classes"
     )
     left = set(strange)
-    splits = split_by_subset((v for v in videos if v.id not in left), source)
+    splits = split_videos(root, (v for v in videos if v.id not in left), source)
     blank = [v.id for v in splits["test"] if not len(v.segments)]
     warn_of(blank, f"{source}: {len(blank)} test videos have no instance and are left out", "no instance")
     splits["test"] = tuple(v for v in splits["test"] if len(v.segments))
@@ -92,7 +90,7 @@ def _with_joint(
 ) -> Dataset:
     """The data set with the features of one file, which are in the order of `names`."""
     streams = joint_streams(root, "wtalc with JOINTFeatures", options)
-    rows = _array(path)
+    rows = read_array(path)
     if len(rows) != len(names):
         raise DataError(f"{path}: {len(rows)} videos, but {source.parent / 'videoname.npy'} has {len(names)}; {AGAIN}")
     arrays = dict(zip(names, rows, strict=True))
@@ -132,14 +130,14 @@ def _videos(folder: Path) -> list[Video]:
         "duration": folder / "duration.npy",
     }
     paths |= {name: path for name, path in others.items() if path.is_file()}
-    columns = {name: _array(path) for name, path in paths.items()}
+    columns = {name: read_array(path) for name, path in paths.items()}
     count = len(columns["videoname"])
     raise_first(
         f"{paths[name]}: {len(column)} videos, but {paths['videoname']} has {count}; take files of one data set"
         for name, column in columns.items()
         if len(column) != count
     )
-    ids = [_text(name, paths["videoname"]) for name in columns["videoname"]]
+    ids = [as_text(name, paths["videoname"]) for name in columns["videoname"]]
     for video in ids:
         check_id(video, paths["videoname"])
     raise_first(f"{paths['videoname']}: has {video!r} more than once; keep one" for video in repeated(ids))
@@ -147,16 +145,16 @@ def _videos(folder: Path) -> list[Video]:
     for v, video in enumerate(ids):
         where = f"{paths['segments']} and labels.npy: video {video!r}"
         try:
-            labels, segments = _texts(columns["labels"][v], paths["labels"]), _rows(columns["segments"][v])
+            labels, segments = as_texts(columns["labels"][v], paths["labels"]), as_items(columns["segments"][v])
             if len(labels) != len(segments):
                 raise DataError(f"{where}: {len(segments)} segments, but {len(labels)} labels; download both again")
-            known = _texts(columns["stated"][v], paths["stated"]) if "stated" in columns else None
-            duration = next(iter(_rows(columns["duration"][v])), None) if "duration" in columns else None
+            known = as_texts(columns["stated"][v], paths["stated"]) if "stated" in columns else None
+            duration = next(iter(as_items(columns["duration"][v])), None) if "duration" in columns else None
             instances = [
                 *zip(labels, segments, strict=True),
                 *(("Ambiguous", pair) for pair in intervals.get(video, [])),
             ]
-            subset = _text(columns["subset"][v], paths["subset"])
+            subset = as_text(columns["subset"][v], paths["subset"])
             videos.append(record(video, where, instances, remarks, subset=subset, duration=duration, stated=known))
         except DataError as error:
             problems.append(str(error))
@@ -179,40 +177,3 @@ def _ambiguous(path: Path, ids: list[str]) -> dict[str, list[tuple[float, float]
             f"{path}: none of its videos, such as {next(iter(found))!r}, is in videoname.npy ({known}); fix it"
         )
     return found
-
-
-def _array(path: Path) -> np.ndarray:
-    """An array of any kind in a file, mapped where it has objects."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; put it there, all files of this layout go together")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):  # objects, or no array: the other reader says which
-        array = read_object_array(path)
-    if array.ndim == 0:
-        raise DataError(f"{path}: holds a single value, not one a video; download it again")
-    return array
-
-
-def _text(value: Any, path: Path) -> str:
-    """A string, which may be bytes."""
-    try:
-        text = str(value, "utf-8") if isinstance(value, bytes | memoryview) else value
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {bytes(value)[:80]!r} is not UTF-8 ({error}); download it again") from error
-    if not isinstance(text, str):
-        raise DataError(f"{path}: {str(value)[:80]!r} is no string; download it again")
-    return str(text)
-
-
-def _texts(value: Any, path: Path) -> list[str]:
-    return [_text(each, path) for each in _rows(value)]
-
-
-def _rows(value: Any) -> list[Any]:
-    """What belongs to one video, as a list: it may be an array, a list, a tuple, or a single value."""
-    if isinstance(value, np.ndarray):
-        return list(value.reshape(1).tolist() if value.ndim == 0 else value.tolist())
-    if isinstance(value, list | tuple):
-        return [each.tolist() if isinstance(each, np.ndarray) else each for each in value]
-    return [value]

@@ -4,7 +4,7 @@ import jax
 import layout_folders
 import numpy as np
 import pytest
-from layout_folders import WRITERS, assert_is_world, by_class
+from layout_folders import CLIPS, WRITERS, assert_is_world, by_class
 
 from casejax.data import LAYOUTS, write_a2cl_pt, write_dataset
 from casejax.data.layouts import find_layout
@@ -51,6 +51,25 @@ def test_what_no_layout_can_use(name, tmp_path):
     (root / "features.json").write_text('{"stride": 8, "fps": 25}')
     with pytest.raises(DataError, match=r"features.json: states a row every 0.32 s, but the option is a row every 1 s"):
         read(root, snippet_seconds=1)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_lists_decide_where_there_are_some(name, tmp_path):
+    WRITERS[name](tmp_path)
+    ids = [clip.id for clip in CLIPS]
+    (tmp_path / "split_train.txt").write_text("\n".join([ids[0], f"v_{ids[4]}", ids[2]]))
+    (tmp_path / "split_test.txt").write_text(ids[3])
+    data = LAYOUTS[name].read(tmp_path)
+    assert [video.id.removeprefix("v_") for video in data.train.videos] == [ids[0], ids[4], ids[2]]
+    assert [video.segment_labels for video in data.train.videos] == [
+        tuple(label for label, *_ in FIELDS[name].get("order", lambda clip: clip.instances)(clip))
+        for clip in (CLIPS[0], CLIPS[4], CLIPS[2])
+    ]
+    assert [video.id for video in data.test.videos] == [ids[3]]
+    with (tmp_path / "split_test.txt").open("a") as file:
+        file.write("\nother")
+    with pytest.raises(DataError, match=r"no entry for other; add it or take it out of .*split_test.txt"):
+        LAYOUTS[name].read(tmp_path)
 
 
 @pytest.mark.parametrize("name", WRITERS)

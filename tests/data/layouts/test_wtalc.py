@@ -74,6 +74,18 @@ def test_strings_as_bytes_and_files_beside_the_features(tmp_path):
     assert_is_world(read_wtalc(tmp_path), words=("validation", "test"))
 
 
+def test_lists_of_one_length_are_plain_arrays(tmp_path):
+    """NumPy makes a table of lists that are equally long, without objects."""
+    folder = write_wtalc(tmp_path)
+    rows = {"labels": [["Run"]] * 6, "labels_all": [["Run"]] * 6, "segments": [[[1.0, 2.0]]] * 6}
+    for name, row in rows.items():
+        np.save(folder / f"{name}.npy", np.array(row, "S4" if name == "labels" else None))
+        assert not np.load(folder / f"{name}.npy").dtype.hasobject
+    data = read_wtalc(tmp_path)
+    assert {(video.labels, video.segment_labels) for video in data.train.videos} == {(("Run",), ("Run",))}
+    assert data.train.videos[3].segments.tolist() == [[1, 2]]
+
+
 def test_the_words_of_activitynet(tmp_path):
     folder = write_wtalc(tmp_path)
     words = {"train": "training", "test": "validation"}
