@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,25 +22,14 @@ from typing import Any, Unpack
 import numpy as np
 
 from casejax.data.layouts.annotations import parse_seconds, parse_segment, parse_video, read_json
-from casejax.data.layouts.arrays import Arrangement
 from casejax.data.layouts.assemble import ReadOptions, given_timing
-from casejax.data.layouts.checks import (
-    AGAIN,
-    Remarks,
-    check_memory,
-    check_streams,
-    check_unique_ids,
-    common_dim,
-    fill,
-    first_three,
-    raise_first,
-    repeated,
-)
+from casejax.data.layouts.checks import Remarks, check_unique_ids, first_three, raise_first, repeated
 from casejax.data.layouts.consistency import warn_of_times
+from casejax.data.layouts.joint import check_arrays, check_columns, divide_columns, joint_streams
 from casejax.data.layouts.timing import check_durations, settle_timing
 from casejax.data.pickles.numpy_files import read_object_array
-from casejax.errors import DataError, OptionError
-from casejax.records import Dataset, Features, Split, Timing, Video
+from casejax.errors import DataError
+from casejax.records import Dataset, Split, Timing, Video
 from casejax.runtime.files import whole_folder
 
 SUBSETS = {"train": "train", "test": "val"}
@@ -68,13 +57,8 @@ def read_a2cl_pt(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     Warns:
       DataWarning: annotations that are odd and used all the same; rows, durations and annotations that do not fit.
     """
-    root, given, streams = Path(root), given_timing(options), options.get("streams")
-    streams = ("rgb", "flow") if streams is None else streams
-    check_streams(streams)
-    if options.get("packed") or options.get("parts", 1) > 1:
-        raise OptionError(f"{root}: layout a2cl_pt is read whole, into memory; leave out --packed and --data-parts")
-    if options.get("arrangement", Arrangement()) != Arrangement():
-        raise OptionError(f"{root}: layout a2cl_pt has (snippets, dim) arrays; leave out --order and --crops")
+    root, given = Path(root), given_timing(options)
+    streams = joint_streams(root, "a2cl_pt", options)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; pass the one that holds annotation.json and the features")
     path = root / "annotation.json"
@@ -87,16 +71,8 @@ def read_a2cl_pt(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     for split in SUBSETS:
         _check_subsets(root, split, subsets, arrays[split])
     kept = {split: _kept(root, split, database, subsets, arrays[split]) for split in SUBSETS}
-    dims = {
-        f"{_path(root, split)}: video {video!r}": arrays[split][video].shape[1]
-        for split, ids in kept.items()
-        for video in ids
-    }
-    dim = common_dim(dims, "videos")
-    if dim % len(streams):
-        raise DataError(f"{root}: dim {dim} does not divide among the streams {streams}; name all streams it has")
-    values = dim * sum(len(arrays[split][video]) for split, ids in kept.items() for video in ids)
-    check_memory(root, values, "use a machine with more, or write them in the published layout and pack them")
+    named = ((f"{_path(root, split)}: video {v!r}", arrays[split][v]) for split, ids in kept.items() for v in ids)
+    dim = check_columns(root, named, streams)
     intervals = _ambiguous(document.get("set_ambiguous", {}), database, path)
     videos: dict[str, list[Video]] = {split: [] for split in SUBSETS}
     problems, remarks = [], Remarks()
@@ -120,7 +96,7 @@ def read_a2cl_pt(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     remarks.warn(path)
     check_durations(timing, [*videos["train"], *videos["test"]], path)
     train, test = (
-        Split(split, tuple(videos[split]), _features(_path(root, split), arrays[split], ids, dim, len(streams)))
+        Split(split, tuple(videos[split]), divide_columns(_path(root, split), arrays[split], ids, dim, len(streams)))
         for split, ids in kept.items()
     )
     dataset = Dataset(str(root), classes, streams, train, test, timing)
@@ -245,19 +221,8 @@ def _feature_arrays(root: Path, split: str) -> dict[str, np.ndarray]:
     arrays = found[()] if found.shape == () else None
     if not isinstance(arrays, dict) or not arrays:
         raise DataError(f"{path}: holds no dictionary of features; save {{ID: (snippets, dim) array}} with numpy.save")
-    raise_first(problem for video, array in arrays.items() if (problem := _defect(video, array, path)))
+    check_arrays(arrays.items(), path)
     return arrays
-
-
-def _defect(video: Any, array: Any, path: Path) -> str | None:
-    where = f"{path}: video {video!r}"
-    if not isinstance(video, str):
-        return f"{where}: its id is no string; save it under its name"
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        return f"{where}: {getattr(array, 'dtype', type(array).__name__)}, not an array of floats; {AGAIN}"
-    if array.ndim != 2 or min(array.shape) < 1:
-        return f"{where}: shape {array.shape}, not (snippets, dim) with at least one snippet; {AGAIN}"
-    return None
 
 
 def _check_subsets(root: Path, split: str, subsets: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
@@ -294,15 +259,3 @@ def _kept(
             f"annotate it or take it out of {path}"
         )
     return annotated
-
-
-def _features(path: Path, arrays: Mapping[str, np.ndarray], ids: Sequence[str], dim: int, streams: int) -> Features:
-    """The features of some videos as float32, columns divided among the streams."""
-    lengths = [len(arrays[video]) for video in ids]
-    width = dim // streams
-    features = Features.end_to_end(tuple(np.empty((sum(lengths), width), np.float32) for _ in range(streams)), lengths)
-    for v, video in enumerate(ids):
-        for s, stream in enumerate(features.streams):
-            columns = arrays[video][:, s * width : (s + 1) * width]
-            fill(stream[features.rows(v)], columns, f"{path}: video {video!r}")
-    return features

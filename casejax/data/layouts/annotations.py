@@ -47,7 +47,13 @@ def read_annotations(
       DataWarning: what is odd and used all the same, in one warning a kind, with counts.
     """
     path = Path(path)
-    database = parse_database(read_json(path), path)
+    return parse_videos(parse_database(read_json(path), path), path, only=only, remarks=remarks)
+
+
+def parse_videos(
+    database: Mapping[str, Any], path: Path, *, only: Iterable[str] | None = None, remarks: Remarks | None = None
+) -> dict[str, Video]:
+    """`read_annotations` of entries that were read from `path`."""
     places = {video: video for video in database} if only is None else find_ids(only, database)
     own, videos, problems = Remarks() if remarks is None else remarks, {}, []
     for video, place in places.items():

@@ -228,7 +228,8 @@ def _csv_form(path: Path) -> tuple[int, int]:
         except ValueError:
             return False
 
-    header = int(not numeric(first[0]))
+    # the numbers of its columns are a heading too, which pandas writes where they have no names
+    header = int(not numeric(first[0]) or (len(first[0]) > 1 and first[0] == [str(c) for c in range(len(first[0]))]))
     if header and (len(first) < 2 or not numeric(first[1])):
         raise DataError(f"{path}: no line of numbers; write a row of features a line, separated by commas")
     return header, len(first[header])

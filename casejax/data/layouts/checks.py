@@ -7,11 +7,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from casejax.errors import DataError, DataWarning
 from casejax.records import Dataset
+
+T = TypeVar("T")
 
 MEMORY_SHARE = 0.8  # of the machine's memory, that features read into it may take
 AGAIN = "extract the features of this video again"
@@ -38,6 +41,7 @@ REMARKS = {
     "before the start": "instances start before their video; they are kept, as published evaluations do",
     "empty": "instances end at or before their start; they are set aside, their labels stay those of the video",
     "duration": "stated durations are no positive number of seconds; they are left out",
+    "repeated": "instances repeat another of the same class; they are removed, as programs of this layout do",
     "whole label": "labels without a time are among instances with times; no detection in these videos is judged",
 }
 """What is odd in annotations and used all the same: a rule for every reader."""
@@ -60,8 +64,8 @@ class Remarks:
             warnings.warn(DataWarning(message, kind=kind, places=places), stacklevel=4)
 
 
-def repeated(names: Iterable[str]) -> list[str]:
-    """The names that occur more than once, each of them once."""
+def repeated(names: Iterable[T]) -> list[T]:
+    """The names or numbers that occur more than once, each of them once."""
     return [name for name, count in Counter(names).items() if count > 1]
 
 

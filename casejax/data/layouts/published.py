@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,13 +27,13 @@ from casejax.data.layouts.assemble import (
     SPLITS,
     ReadOptions,
     assemble,
-    check_labels,
     given_timing,
     label_names,
     settle_classes,
 )
-from casejax.data.layouts.checks import check_id, check_unique_ids, first_three, raise_first
+from casejax.data.layouts.checks import check_id, check_unique_ids
 from casejax.data.layouts.feature_files import load_features, survey_features
+from casejax.data.layouts.folders import read_lists, split_by_lists
 from casejax.data.layouts.timing import check_durations, settle_timing
 from casejax.errors import DataError, DataWarning
 from casejax.records import Dataset, Features, Timing, Video
@@ -61,15 +61,13 @@ def read_dataset(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     root, given = Path(root), given_timing(options)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; pass the one that holds gt.json, split files and features")
-    ids = {split: read_split(root / f"split_{split}.txt") for split in SPLITS}
-    _check_disjoint(ids, root)
+    ids = read_lists(root) or {split: read_split(root / f"split_{split}.txt") for split in SPLITS}
     gt = root / "gt.json"
     listed = [video for split in SPLITS for video in ids[split]]
     annotations = read_annotations(gt, only=listed)
     if options.get("lenient"):
         _warn_of_unlisted(gt, listed)
-    videos = {split: _annotated(root, split, ids[split], annotations) for split in SPLITS}
-    check_labels(videos["train"], gt, f"take it out of {root / 'split_train.txt'}")
+    videos = split_by_lists(root, ids, annotations, gt)
     path = root / "classes.txt"
     classes = settle_classes(read_lines(path) if path.exists() else None, videos, source=gt, path=path)
     timing = settle_timing(root, given)
@@ -163,12 +161,6 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 # What the files say of each other
 
 
-def _check_disjoint(ids: Mapping[str, Sequence[str]], root: Path) -> None:
-    train, test = (root / f"split_{split}.txt" for split in SPLITS)
-    shared = sorted(set(ids["train"]) & set(ids["test"]))
-    raise_first(f"{train} and {test} both list {video!r}; remove it from one of them" for video in shared)
-
-
 def _warn_of_unlisted(gt: Path, listed: Sequence[str]) -> None:
     """Count annotated videos that no split lists; where an evaluation takes all of the file, none of them is found."""
     with warnings.catch_warnings():
@@ -184,11 +176,3 @@ def _warn_of_unlisted(gt: Path, listed: Sequence[str]) -> None:
             f"{gt}: {len(rest)} videos with {sum(rest.values())} instances are in no split: {first_three(list(rest))}"
         )
         warnings.warn(DataWarning(message, kind="no split", places=list(rest)), stacklevel=3)
-
-
-def _annotated(root: Path, split: str, ids: Sequence[str], annotations: Mapping[str, Video]) -> tuple[Video, ...]:
-    gt, listed = root / "gt.json", root / f"split_{split}.txt"
-    absent = [video for video in ids if video not in annotations]
-    if absent:
-        raise DataError(f"{gt}: no entry for {first_three(absent)}; add it or take it out of {listed}")
-    return tuple(annotations[video] for video in ids)

@@ -86,13 +86,16 @@ def read_timing(root: Path) -> Timing | None:
     return timing
 
 
-def settle_timing(root: Path, given: Timing | None, *, layout: tuple[Path, Timing] | None = None) -> Timing:
-    """The timing of a data set: what all that is said of it agrees on, or 16 frames at 25 a second.
+def settle_timing(
+    root: Path, given: Timing | None, *, layout: tuple[Path, Timing] | None = None, default: Timing = Timing()
+) -> Timing:
+    """The timing of a data set: what all that is said of it agrees on.
 
     Args:
       root: folder with the features, and `features.json` where there is one.
       given: by option.
       layout: what a file of the layout says, with that file.
+      default: what it is where nobody says; 16 frames at 25 a second, unless the layout has another convention.
 
     Raises:
       DataError: two of them contradict each other.
@@ -110,7 +113,7 @@ def settle_timing(root: Path, given: Timing | None, *, layout: tuple[Path, Timin
             raise DataError(
                 f"{path}: states {timing.describe()}, but {said[0][0]} {said[0][1].describe()}; correct one of them"
             )
-    return given or (said[0][1] if said else Timing())
+    return given or (said[0][1] if said else default)
 
 
 def check_durations(timing: Timing, videos: Iterable[Video], path: Path) -> None:
