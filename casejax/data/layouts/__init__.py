@@ -2,7 +2,8 @@
 
 A new layout is a module with a reader and a writer, and a line in `LAYOUTS`. The readers share `annotations` (JSON
 and lists of names), `feature_files` and `arrays` (one file a video), `timing`, `assemble` (videos and features to a
-data set), `consistency` (what can be seen not to fit) and `checks`. `table` reads a data set of one's own.
+data set), `consistency` (what can be seen not to fit) and `checks`. `table` reads a data set of one's own,
+`unlabelled` features of which nothing else is known.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from casejax.data.layouts.feature_files import load_features_file
 from casejax.data.layouts.published import read_dataset, read_features, write_dataset
 from casejax.data.layouts.table import Splitting, read_table
 from casejax.data.layouts.timing import read_timing, timing_of
+from casejax.data.layouts.unlabelled import Found, find_videos, read_durations
 from casejax.errors import DataError
 from casejax.records import Dataset
 
@@ -85,6 +87,9 @@ __all__ = [
     "read_timing",
     "read_table",
     "Splitting",
+    "find_videos",
+    "Found",
+    "read_durations",
     "read_dataset",
     "write_dataset",
     "read_a2cl_pt",
