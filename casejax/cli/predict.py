@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from casejax.cli.main import COMMANDS, stage
 from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
 from casejax.cli.sources import add_timing_options, given_arrangement, given_timing
 from casejax.data.layouts import Found, find_videos, read_durations, read_timing
-from casejax.errors import DataError, OptionError
+from casejax.errors import DataError, DataWarning, OptionError
 from casejax.inference.evaluate import default_console
 from casejax.inference.predict import Localizer
 from casejax.inference.predictions import (
@@ -81,6 +82,25 @@ def _predict(localizer: Localizer, parsed: argparse.Namespace) -> None:
             f"{without[0].sources[0]}: its rows divide the duration, which is not stated; name a table of all "
             f"durations with --durations (missing for {len(without)} of {len(videos)} videos)"
         )
+    localizer.check_times({video.id: video.length for video in videos}, durations)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # they are said
+        found = _find(localizer, videos, durations, parsed)
+    if parsed.json is not None:
+        write_results(parsed.json, found, localizer.classes)
+    if parsed.csv is not None:
+        write_segments(parsed.csv, found)
+    written = [str(path) for path in (parsed.json, parsed.csv) if path is not None]
+    print_segments(default_console(), found, best=parsed.top or BEST, videos=MANY if written else len(found))
+    if written:
+        count = sum(map(len, found.values()))
+        stage(f"{count} segments of {len(found)} videos are in {' and '.join(written)}")
+
+
+def _find(
+    localizer: Localizer, videos: Sequence[Found], durations: Mapping[str, float], parsed: argparse.Namespace
+) -> dict[str, tuple[Segment, ...]]:
+    """The segments to show of every video, the best first; pictures are drawn on the way."""
     errors = Console(stderr=True)
     found: dict[str, tuple[Segment, ...]] = {}
     for video in track(videos, "predicting", console=errors, disable=not errors.is_terminal, transient=True):
@@ -92,15 +112,7 @@ def _predict(localizer: Localizer, parsed: argparse.Namespace) -> None:
             draw_timeline(parsed.pictures / f"{video.id}.png", prediction)
         kept = (s for s in prediction.segments if parsed.min_score is None or s.score >= parsed.min_score)
         found[video.id] = tuple(kept)[: parsed.top]
-    if parsed.json is not None:
-        write_results(parsed.json, found, localizer.classes)
-    if parsed.csv is not None:
-        write_segments(parsed.csv, found)
-    written = [str(path) for path in (parsed.json, parsed.csv) if path is not None]
-    print_segments(default_console(), found, best=parsed.top or BEST, videos=MANY if written else len(found))
-    if written:
-        count = sum(map(len, found.values()))
-        stage(f"{count} segments of {len(found)} videos are in {' and '.join(written)}")
+    return found
 
 
 def _check_outputs(parsed: argparse.Namespace) -> None:

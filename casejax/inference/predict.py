@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,16 @@ from casejax.run.config import Config
 from casejax.run.folder import Restored, restore_run
 
 SHORTEST, GROWTH = 512, 6
-"""Whole videos are padded to 512, 3,072, 18,432 or 110,592 snippets, so that four compilations serve 100,000."""
+"""Whole videos are padded to 512, 3,072, 18,432 or 110,592 snippets, so that four compilations serve 100,000; longer
+ones to six times as many, with one more."""
 
 
 @dataclass(frozen=True)
 class Localizer:
     """A trained network that finds segments in features of any videos.
 
-    It sees one video a call, so what it says of one does not depend on others. Resampled inference compiles at most
+    It computes one video at a time: on a CPU larger batches are no faster, and what it says of one video does not
+    depend on others. Resampled inference compiles at most
     twice, for short videos and for others; inference on whole videos once for each size that they are padded to.
 
     Attributes:
@@ -132,9 +134,24 @@ class Localizer:
             )
         if duration is None and self.timing.rescaled:
             raise DataError(f"{video}: its rows divide the duration, which is not stated; state it in seconds")
-        dataset = self._dataset(Video(video, "test", duration=duration), self._streams(features, video))
+        streams = self._streams(features, video)
+        dataset = self._dataset([Video(video, "test", duration=duration)], streams, [len(streams[0])])
         warn_of_times(dataset)
         return self._predict(dataset)
+
+    def check_times(self, lengths: Mapping[str, int], durations: Mapping[str, float]) -> None:
+        """Say, before any work, what does not fit in many videos, once a kind; a call says it of its own video.
+
+        Args:
+          lengths: rows of each video, by its name.
+          durations: of those of them whose duration is stated, seconds.
+
+        Warns:
+          DataWarning: rows and durations that do not fit each other; rows of equal number, as if they were rescaled.
+        """
+        videos = [Video(video, "test", duration=durations.get(video)) for video in lengths]
+        none = tuple(np.empty((0, dim), np.float32) for dim in self.dims)
+        warn_of_times(self._dataset(videos, none, list(lengths.values())))
 
     def _streams(self, features: Any, video: str) -> tuple[np.ndarray, ...]:
         """The features of one video, (T, D_s) float32 a stream."""
@@ -167,11 +184,11 @@ class Localizer:
             fill(out[-1], values, f"{video}: stream {stream}")
         return tuple(out)
 
-    def _dataset(self, video: Video, streams: tuple[np.ndarray, ...]) -> Dataset:
-        """The video as the test split of a data set without training videos."""
+    def _dataset(self, videos: Sequence[Video], streams: tuple[np.ndarray, ...], lengths: Sequence[int]) -> Dataset:
+        """Videos as the test split of a data set without training videos."""
         none = Features.end_to_end(tuple(stream[:0] for stream in streams), [])
-        test = Split("test", (video,), Features.end_to_end(streams, [len(streams[0])]))
-        return Dataset(video.id, self.classes, self.streams, Split("train", (), none), test, self.timing)
+        test = Split("test", tuple(videos), Features.end_to_end(streams, lengths))
+        return Dataset("prediction", self.classes, self.streams, Split("train", (), none), test, self.timing)
 
     def _predict(self, dataset: Dataset) -> Prediction:
         graphdef, state, config = self.restored.graphdef, self.restored.state, self.config

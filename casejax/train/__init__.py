@@ -3,6 +3,7 @@
 The room can be called: `casejax.train(features, labels, out)` is `train_on_table`.
 """
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -38,3 +39,4 @@ class _Room(ModuleType):
 
 # Python looks calls up in the class of a module, and lets it be changed for this.
 sys.modules[__name__].__class__ = _Room
+__signature__ = inspect.signature(train_on_table)

@@ -208,6 +208,7 @@ def test_durations_bound_segments_and_scale_rescaled_rows(network, arrays, tmp_p
     table = tmp_path / "durations.txt"
     table.write_text("video,duration\none,12.5\ntwo,\nother,3\n")
     assert call(network, place, "--durations", table, "--json", out) == 0
+    assert not capsys.readouterr().err
     found = json.loads(out.read_text())["results"]
     assert max(each["segment"][1] for each in found["one"]) == 12.5
     assert max(each["segment"][1] for each in found["two"]) == pytest.approx(45 * 0.64)
@@ -219,6 +220,15 @@ def test_durations_bound_segments_and_scale_rescaled_rows(network, arrays, tmp_p
     assert not (tmp_path / "no.json").exists()
     assert call(rescaled, place / "one.npy", "--durations", table, "--json", out) == 0
     assert max(each["segment"][1] for each in json.loads(out.read_text())["results"]["one"]) == pytest.approx(12.5)
+
+
+def test_rows_and_durations_that_do_not_fit_are_said_once(network, arrays, tmp_path, capsys):
+    place, table = side_by_side(tmp_path, arrays), tmp_path / "durations.txt"
+    table.write_text("video,duration\none,5\ntwo,9\nthree,2\n")
+    assert call(network, place, "--durations", table) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: rows of 2 of 3 videos miss the stated duration")
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A trained network on any videos: the segments of the run, whatever the length, in four compilations."""
 
+import inspect
 import json
 import logging
 import math
@@ -316,3 +317,4 @@ def test_the_room_stays_a_room():
     assert casejax.train.run is by_name
     assert type(casejax.train).__call__ is train_on_table
     assert casejax.Localizer is Localizer
+    assert list(inspect.signature(casejax.train).parameters)[:4] == ["features", "labels", "out", "method"]
