@@ -129,7 +129,6 @@ def _check_outputs(parsed: argparse.Namespace) -> None:
             raise OptionError("--pictures needs matplotlib: pip install 'casejax[plots]'")
         if parsed.pictures.exists() and not parsed.pictures.is_dir():
             raise OptionError(f"--pictures {parsed.pictures} is a file; name a folder")
-        parsed.pictures.mkdir(parents=True, exist_ok=True)
 
 
 def _check_stated_timing(restored: Restored, videos: Sequence[Found]) -> None:

@@ -134,6 +134,7 @@ def draw_timeline(path: Path, prediction: Prediction) -> None:
             for label, found in own.items()
         ],
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(figure, path)
 
 

@@ -274,8 +274,9 @@ def test_broken_files_are_named_before_any_work(network, arrays, tmp_path, capsy
     monkeypatch.setattr(Localizer, "__call__", None)
     place = side_by_side(tmp_path, arrays)
     broken(place)
-    assert call(network, place, "--json", tmp_path / "out.json") == 2
+    assert call(network, place, "--json", tmp_path / "out.json", "--pictures", tmp_path / "pictures") == 2
     error = capsys.readouterr().err
+    assert not (tmp_path / "pictures").exists()
     assert str(place / "cut.npy") in error
     assert error.rstrip().endswith("(and 2 more)")
     assert len(error.splitlines()) == 1
