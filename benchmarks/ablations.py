@@ -35,11 +35,11 @@ from model_sizes import print_sizes
 from rich.console import Console
 from rich.table import Table
 
+from casejax.cli.main import SYNTHETIC
 from casejax.cli.options import Parser, add_options, given_options, parse, parse_seeds, run_command
-from casejax.cli.train import SYNTHETIC
 from casejax.data.layouts.published import read_dataset
 from casejax.data.synthetic import make_world
-from casejax.evaluate.detection import CASE
+from casejax.evaluate.protocols import CASE
 from casejax.inference.evaluate import evaluate_scores
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import METHODS, VARIANTS
@@ -68,6 +68,7 @@ class Runs:
     def key(self, config: Config) -> str:
         """Name of a run: a digest of all that decides its outcome."""
         decides = replace(config.changed(log_every=1, checkpoint_every=1), variant="official").as_dict()
+        del decides["dataset"]
         text = json.dumps([decides, self._data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 

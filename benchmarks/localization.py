@@ -307,7 +307,8 @@ def main() -> None:
         check_detections(localizers[name](), localize_in_loops(world, loop))
     detections = localizers["decay once"]()
     evaluate = partial(evaluate_detections, detections, world.truth, CLASSES)
-    bootstrap = partial(bootstrap_detections, detections, world.truth, CLASSES, num_videos=NUM_VIDEOS)
+    names = [f"video {v}" for v in range(NUM_VIDEOS)]
+    bootstrap = partial(bootstrap_detections, detections, world.truth, CLASSES, videos=names)
     print(machine("numpy"))
     print(f"{NUM_VIDEOS} videos x {NUM_SNIPPETS} snippets, {NUM_INSTANCES:,} instances")
     print(f"{len(detections.score):,} proposals, the same detections to 1e-6")

@@ -351,6 +351,15 @@ class Localization:
     test_sampling: Literal["resampled", "whole"] = option(
         "resampled", "test videos are resampled to T snippets, or keep as many as they have"
     )
+    smooth_width: int = option(
+        1, "snippets over which a video's scores are smoothed before they are localised, odd; 1: not", within="[1, inf)"
+    )
+    smooth_degree: int = option(
+        0,
+        "degree of the polynomial that smooths: 0 a moving average, from 1 a Savitzky-Golay filter",
+        within="[0, inf)",
+        when=lambda o: o.smooth_width > 1,
+    )
     proposals: Literal["thresholds", "positive"] = option(
         "thresholds",
         "stretches above each threshold; or those of positive scores, ranked by their greatest and the class's "

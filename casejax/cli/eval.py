@@ -9,6 +9,7 @@ from casejax.cli.main import COMMANDS, stage
 from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
 from casejax.cli.sources import add_data_options, check_sources, given_timing, read_data
 from casejax.errors import OptionError
+from casejax.evaluate.protocols import PROTOCOLS
 from casejax.inference.evaluate import evaluate_run
 from casejax.run.config import Config
 from casejax.run.folder import restore_run
@@ -17,10 +18,12 @@ from casejax.run.folder import restore_run
 def main(words: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     words = list(words)
-    parser = Parser(everything=asks_for_all(words), prog="casejax eval", description=COMMANDS["eval"])
+    usage = "casejax eval RUN --data DIR [options]"
+    parser = Parser(everything=asks_for_all(words), prog="casejax eval", usage=usage, description=COMMANDS["eval"])
     parser.add_argument("run", type=Path, help="folder of a run")
     add_data_options(parser)
     parser.add_argument("--out", type=Path, help="folder of the results (RUN/eval)")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="how detections are judged (case, on all videos)")
     parser.add_helps()
     if asks_for_all(words) or {"-h", "--help"} & set(words):
         add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
@@ -46,6 +49,7 @@ def main(words: Sequence[str]) -> int:
             classes=tuple(data["classes"]),
             only_test=True,
         )
-        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval")
+        protocol = None if parsed.protocol is None else PROTOCOLS[parsed.protocol]
+        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval", protocol=protocol)
 
     return run_command(command)

@@ -94,7 +94,3 @@ def train(words: Sequence[str] | None = None, defaults: Defaults = Defaults(), *
 def stage(text: str) -> None:
     """A line on standard output, at once: where a command is."""
     print(text, flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -37,7 +37,10 @@ MANY = 20
 def main(words: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     words = list(words)
-    parser = Parser(everything=asks_for_all(words), prog="casejax predict", description=COMMANDS["predict"])
+    usage = "casejax predict RUN FEATURES... [options]"
+    parser = Parser(
+        everything=asks_for_all(words), prog="casejax predict", usage=usage, description=COMMANDS["predict"]
+    )
     add_flags(parser)
     parser.add_helps()
     if asks_for_all(words) or {"-h", "--help"} & set(words):

@@ -24,8 +24,10 @@ from casejax.cli.options import (
 from casejax.cli.sources import add_data_options, check_sources, read_data
 from casejax.data.layouts import LAYOUTS, find_layout
 from casejax.data.synthetic import make_world
+from casejax.evaluate.protocols import PROTOCOLS
 from casejax.inference.evaluate import report_on_grid
-from casejax.methods import METHODS, VARIANTS, find
+from casejax.methods import DATASETS, METHODS, VARIANTS, find
+from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, own_part, wait_for_all
 from casejax.train.experiment import run, run_seeds
@@ -55,12 +57,13 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     chosen = Parser(prog=command)
     chosen.add_argument("--method", default=defaults.method)
     chosen.add_argument("--variant", choices=VARIANTS)
+    chosen.add_argument("--dataset", choices=DATASETS, default=THUMOS14)
     chosen.add_argument("--data", type=Path)
     chosen.add_argument("--features", type=Path)
     first, _ = chosen.parse_known_args(words)
     method = find(first.method)
     variant = first.variant or (defaults.variant if defaults.variant in method.variants else "official")
-    start = Config.of(method.name, variant)
+    start = Config.of(method.name, variant, first.dataset)
     synthetic = first.data is None and first.features is None
     if synthetic:
         start = start.changed(**{name: value for name, value in defaults.sizes.items() if name in start.flat()})
@@ -90,7 +93,8 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     if arguments.features is not None and "batch_size" not in given and videos < config.schedule.batch_size:
         config = fit_batch(config, videos)
         stage(f"batches of {videos} videos, as many as there are")
-    options: dict[str, Any] = {"resume": arguments.resume, "devices": arguments.devices}
+    protocol = None if arguments.protocol is None else PROTOCOLS[arguments.protocol]
+    options: dict[str, Any] = {"resume": arguments.resume, "devices": arguments.devices, "protocol": protocol}
     if arguments.seeds:
         results = run_seeds(dataset, config, out, arguments.seeds, **options)
     else:
@@ -107,7 +111,9 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
 
 
 def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: str) -> Parser:
-    parser = Parser(everything=asks_for_all(words), prog=command, description=defaults.help)
+    parser = Parser(
+        everything=asks_for_all(words), prog=command, usage=f"{command} [options]", description=defaults.help
+    )
     add = parser.add_argument
     add_data_options(parser, layout=defaults.layout)
     add("--out", type=Path, metavar="DIR", help="folder of the run (runs/METHOD; runs/synthetic without data)")
@@ -122,6 +128,8 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
     add(
         "--variant", choices=VARIANTS, help=f"options to start from, of methods that have variants ({defaults.variant})"
     )
+    add("--dataset", choices=DATASETS, default=THUMOS14, help=f"whose published settings to start from ({THUMOS14})")
+    add("--protocol", choices=PROTOCOLS, help="how detections are judged (case, or activitynet; on all videos)")
     add("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
     add("--devices", type=int, metavar="N", help="shard the batch over this many devices (all)")
     parser.add_helps()

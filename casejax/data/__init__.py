@@ -29,7 +29,7 @@ from casejax.data.layouts import (
 )
 from casejax.data.pickles import read_object_array, read_torch, write_torch
 from casejax.data.store import packed, release
-from casejax.data.synthetic import make_world, write_world
+from casejax.data.synthetic import make_activitynet_world, make_world, write_world
 
 __all__ = [
     "LAYOUTS",
@@ -48,6 +48,7 @@ __all__ = [
     "load_features_file",
     "read_annotations",
     "make_world",
+    "make_activitynet_world",
     "write_world",
     "packed",
     "release",

@@ -6,30 +6,31 @@ Functions of tables in NumPy; segments are in seconds. A number is only comparab
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections, bootstrap_difference
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import (
-    CASE,
     TIOUS,
     DetectionResult,
     Matches,
-    Protocol,
+    average_precision,
     between,
     evaluate_detections,
     match_detections,
 )
-from casejax.evaluate.results import parse_results, results_dict
-from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid, on_grid, touches
+from casejax.evaluate.names import bare_name, match_names
+from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge, touches
+from casejax.evaluate.results import ParsedResults, parse_results, results_dict
 
 __all__ = [
-    "evaluate_detections",
-    "DetectionResult",
+    "judge",
+    "PROTOCOLS",
     "Protocol",
     "CASE",
+    "A2CL_PT",
+    "DetectionResult",
     "TIOUS",
     "between",
+    "evaluate_detections",
     "match_detections",
     "Matches",
-    "evaluate_on_grid",
-    "A2CL_PT",
-    "on_grid",
+    "average_precision",
     "touches",
     "bootstrap_detections",
     "bootstrap_difference",
@@ -38,4 +39,7 @@ __all__ = [
     "ClassificationMetrics",
     "results_dict",
     "parse_results",
+    "ParsedResults",
+    "match_names",
+    "bare_name",
 ]

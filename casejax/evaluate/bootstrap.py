@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from casejax.errors import DataError
-from casejax.evaluate.detection import TIOUS, between, match_detections
-from casejax.records import SegmentTable
+from casejax.evaluate.detection import between, classes_in_mean, match_detections
+from casejax.evaluate.protocols import CASE, Protocol, compared, counted
+from casejax.records import SNIPPET_SECONDS, SegmentTable
 
 _BLOCK_VALUES = 2**20  # values of one class, resamples times predictions, held at a time
 
@@ -59,18 +59,20 @@ def bootstrap_detections(
     ground_truth: SegmentTable,
     classes: Sequence[str],
     *,
-    num_videos: int,
-    tious: Sequence[float] = TIOUS,
+    videos: Sequence[str],
+    protocol: Protocol = CASE,
+    snippet_seconds: float = SNIPPET_SECONDS,
+    ambiguous: SegmentTable | None = None,
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Bootstrap:
-    """Percentile bootstrap of the mAP over videos.
+    """Percentile bootstrap of the mAP over videos, under a protocol.
 
-    Each resample draws `num_videos` videos with replacement and evaluates what `evaluate_detections`
+    Each resample draws, with replacement, as many videos as the protocol keeps, and evaluates what `judge`
     would give for the set in which a video drawn twice is two videos, each row followed at once by its
     copies. That order only matters where a video gives one score to several predictions of a class. As
-    there, the mean runs over the classes that have ground truth in the resample.
+    there, the mean runs over the classes that count in the resample.
 
     The interval covers the choice of test videos, not that of the training seed. mAP is a little higher on
     resamples than on the set itself, because copies of a video agree. On simulated sets of 40 and 200
@@ -80,36 +82,56 @@ def bootstrap_detections(
       predictions: detections, in seconds.
       ground_truth: annotated instances, in seconds; their scores are not read.
       classes: names of the classes that labels index.
-      num_videos: videos of the test set, those without any row included; the tables index them from 0.
-      tious: thresholds in (0, 1].
+      videos: names of the videos of the test set, those without any row included, which the tables index.
+      protocol: see `judge`, like `snippet_seconds` and `ambiguous`.
+      snippet_seconds: what a snippet covers.
+      ambiguous: intervals to filter by.
       num_resamples: how many test sets are drawn.
       level: share of the resamples inside an interval, in (0, 1).
       seed: of the draws.
 
     Raises:
-      DataError: as `evaluate_detections`, or a row of a video outside the `num_videos`.
-      ValueError: an option outside its range.
+      DataError: as `judge`.
+      ValueError: an option outside its range, or no video.
 
     References:
       Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
-    if num_videos < 1 or num_resamples < 1:
-        raise ValueError(f"num_videos and num_resamples must be positive, got {num_videos} and {num_resamples}")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be positive, got {num_resamples}")
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
-    _check_videos(predictions, "predictions", num_videos)
-    _check_videos(ground_truth, "ground truth", num_videos)
+    tables = compared(
+        predictions,
+        ground_truth,
+        classes,
+        protocol,
+        videos=videos,
+        snippet_seconds=snippet_seconds,
+        ambiguous=ambiguous,
+    )
+    num_videos = len(tables.videos)
+    if not num_videos:
+        raise ValueError(f"a bootstrap needs at least one video, protocol {protocol.name} keeps 0 of {len(videos)}")
 
     # Videos are matched one by one, so a resample changes how often a prediction counts, never its match.
-    thresholds, ranked, hit = match_detections(predictions, ground_truth, classes, tious=tious)
-    cell = ground_truth.video * len(classes) + ground_truth.label
-    truth = np.bincount(cell, minlength=num_videos * len(classes)).reshape(num_videos, len(classes))
+    thresholds, ranked, hit = match_detections(
+        tables.predictions,
+        tables.ground_truth,
+        classes,
+        tious=protocol.tious,
+        matching=protocol.matching,
+        ties=protocol.ties,
+    )
+    truth, listed = (_per_video(t, num_videos, len(classes)) for t in (tables.ground_truth, counted(tables, protocol)))
     curves = []
     for c in np.flatnonzero(truth.any(axis=0)):
         rows = np.flatnonzero(ranked.label == c)
-        curves.append((truth[:, c], ranked.video[rows], [np.flatnonzero(found) for found in hit[:, rows]]))
+        hits = [np.flatnonzero(found) for found in hit[:, rows]]
+        curves.append((truth[:, c], listed[:, c], ranked.video[rows], hits))
 
-    longest = max((len(videos) for _, videos, _ in curves), default=0)
+    areas = _interpolated if protocol.interpolation == "interpolated at all points" else _plain
+    longest = max((len(places) for *_, places, _ in curves), default=0)
     block = max(_BLOCK_VALUES // max(longest, num_videos), 1)
     rng = np.random.default_rng(seed)
     mean_ap = np.full((num_resamples, len(thresholds)), np.nan)
@@ -117,11 +139,15 @@ def bootstrap_detections(
         out = mean_ap[start : start + block]
         drawn = rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=len(out))
         total, present = np.zeros_like(out), np.zeros((len(out), 1))
-        for count, videos, hits in curves:
+        void = np.zeros((len(out), 1), bool)
+        for count, predicted, places, hits in curves:
             instances = (drawn @ count)[:, None]
-            total += _areas(drawn, videos, hits) / np.maximum(instances, 1)
-            present += instances > 0
+            in_mean, voiding = classes_in_mean(instances, (drawn @ predicted)[:, None], class_mean=protocol.class_mean)
+            total += np.where(in_mean, areas(drawn, places, hits) / np.maximum(instances, 1), 0)
+            present += in_mean
+            void |= voiding
         np.divide(total, present, out=out, where=present > 0)
+        out[void[:, 0]] = 0
     return Bootstrap(thresholds, mean_ap, level, num_videos, seed)
 
 
@@ -143,8 +169,8 @@ def bootstrap_difference(first: Bootstrap, second: Bootstrap) -> Bootstrap:
     return replace(first, mean_ap=first.mean_ap - second.mean_ap)
 
 
-def _areas(drawn: np.ndarray, videos: np.ndarray, hits: Sequence[np.ndarray]) -> np.ndarray:
-    """AP of one class times its ground truths: a row a resample, a column a tIoU threshold.
+def _interpolated(drawn: np.ndarray, videos: np.ndarray, hits: Sequence[np.ndarray]) -> np.ndarray:
+    """Interpolated AP of one class times its ground truths: a row a resample, a column a tIoU threshold.
 
     Args:
       drawn: (B, V) how often each resample holds each video.
@@ -162,11 +188,21 @@ def _areas(drawn: np.ndarray, videos: np.ndarray, hits: Sequence[np.ndarray]) ->
     return out
 
 
-def _check_videos(table: SegmentTable, what: str, num_videos: int) -> None:
-    unknown = (table.video < 0) | (table.video >= num_videos)
-    if unknown.any():
-        row = np.argmax(unknown)
-        raise DataError(
-            f"{what}, row {row}: video {table.video[row]} is no index into the {num_videos} videos; "
-            "number the videos from 0 and state how many there are"
-        )
+def _plain(drawn: np.ndarray, videos: np.ndarray, hits: Sequence[np.ndarray]) -> np.ndarray:
+    """`_interpolated` with the precision of every hit as it is."""
+    seen = np.cumsum(drawn[:, videos], axis=1)
+    harmonic = np.append(0, np.cumsum(1 / np.arange(1, seen.max(initial=0) + 1)))
+    out = np.zeros((len(drawn), len(hits)))
+    for k, at in enumerate(hits):
+        # Copy j of m, below S predictions of which H are hits, has precision (H + j) / (S + j) = 1 - (S - H) / (S + j).
+        found = drawn[:, videos[at]]
+        above = seen[:, at] - found
+        misses = above - (np.cumsum(found, axis=1) - found)
+        out[:, k] = (found - misses * (harmonic[seen[:, at]] - harmonic[above])).sum(axis=1)
+    return out
+
+
+def _per_video(table: SegmentTable, num_videos: int, num_classes: int) -> np.ndarray:
+    """(V, C) how many rows each video has of each class."""
+    cell = table.video * num_classes + table.label
+    return np.bincount(cell, minlength=num_videos * num_classes).reshape(num_videos, num_classes)

@@ -1,10 +1,10 @@
-"""Detection mAP as ActivityNet and CASE measure it: tIoU matching, average precision, protocols."""
+"""Detection mAP: tIoU matching, average precision, and the mean over classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,19 @@ from casejax.records import SegmentTable
 
 TIOUS = tuple(np.linspace(0.1, 0.7, 7).tolist())
 """tIoU thresholds of the CASE tables, with the float64 rounding of the published list."""
+
+Matching = Literal["best free ground truth", "first free ground truth"]
+"""Which ground truth a prediction takes, of those with enough tIoU: that of highest tIoU, or that listed first."""
+Ties = Literal["last listed first", "first listed first"]
+"""Order of predictions with equal scores, and of ground truths with equal tIoU."""
+Interpolation = Literal["interpolated at all points", "not interpolated"]
+"""Whether the precision at a hit is the best at any lower rank (VOC 2011), or its own."""
+ClassMean = Literal[
+    "classes with ground truth",
+    "classes with both ground truth and predictions",
+    "classes with ground truth, 0 as soon as one has no prediction",
+]
+"""The classes whose AP is averaged."""
 
 _BLOCK_PAIRS = 2**20  # pairs of prediction and ground truth compared at a time
 
@@ -29,6 +42,8 @@ class DetectionResult:
         truth and no prediction.
       num_predictions: (C,) int64.
       num_ground_truth: (C,) int64.
+      in_mean: (C,) bool, the classes that the mAP is the mean over.
+      voiding: (C,) bool, the classes whose lack of predictions makes the mAP 0.
     """
 
     tious: np.ndarray
@@ -36,12 +51,15 @@ class DetectionResult:
     ap: np.ndarray
     num_predictions: np.ndarray
     num_ground_truth: np.ndarray
+    in_mean: np.ndarray
+    voiding: np.ndarray
 
     @property
     def mean_ap(self) -> np.ndarray:
-        """(K,) mAP: mean over the classes with ground truth, NaN where there is none."""
-        present = self.num_ground_truth > 0
-        return self.ap[present].mean(axis=0) if present.any() else np.full(len(self.tious), np.nan)
+        """(K,) mAP: mean over the classes `in_mean`, NaN where there is none; 0 where one is `voiding`."""
+        if self.voiding.any():
+            return np.zeros(len(self.tious))
+        return self.ap[self.in_mean].mean(axis=0) if self.in_mean.any() else np.full(len(self.tious), np.nan)
 
     def average(self, low: float, high: float) -> float:
         """Mean of the mAP over all tIoU thresholds from `low` to `high`, both included."""
@@ -49,8 +67,18 @@ class DetectionResult:
 
     @property
     def without_predictions(self) -> tuple[str, ...]:
-        """Classes with ground truth that were never predicted; their AP of zero is in the mean."""
-        return self._names((self.num_ground_truth > 0) & (self.num_predictions == 0))
+        """Classes in the mean that were never predicted, with an AP of zero."""
+        return self._names(self.in_mean & (self.num_predictions == 0))
+
+    @property
+    def voided_by(self) -> tuple[str, ...]:
+        """Classes whose lack of predictions makes the mAP 0."""
+        return self._names(self.voiding)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Classes with ground truth that are not in the mean."""
+        return self._names((self.num_ground_truth > 0) & ~self.in_mean)
 
     @property
     def without_ground_truth(self) -> tuple[str, ...]:
@@ -73,57 +101,8 @@ class Matches(NamedTuple):
     """The predictions by rank, and which of them find ground truth."""
 
     tious: np.ndarray  # (K,) float64, tIoU thresholds
-    ranked: SegmentTable  # predictions by descending score, equal scores in reverse order of listing
+    ranked: SegmentTable  # predictions by descending score
     hit: np.ndarray  # (K, n) bool, whether a row of `ranked` is a true positive at a threshold
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What a detection mAP was measured with; a number means nothing without it.
-
-    Attributes:
-      name: name of the preset.
-      ground_truth: the set of annotated videos.
-      label_source: where a video's classes come from.
-      units: unit in which segments are compared.
-      tious: tIoU thresholds.
-      averages: (low, high) ranges of tIoU whose mean mAP is reported.
-      matching: which ground truth a prediction takes.
-      interpolation: how precision is interpolated.
-      class_mean: classes that the mean runs over.
-      ambiguous_filter: whether predictions that touch ambiguous intervals are dropped.
-    """
-
-    name: str
-    ground_truth: str
-    label_source: str = "segment labels"
-    units: str = "seconds"
-    tious: tuple[float, ...] = TIOUS
-    averages: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.7), (0.1, 0.7))
-    matching: str = "best free ground truth"
-    interpolation: str = "interpolated at all points"
-    class_mean: str = "classes with ground truth"
-    ambiguous_filter: bool = False
-
-    def describe(self, num_videos: int, num_instances: int, *, selection: str = "not stated") -> str:
-        """The protocol in one line, to be printed next to every number.
-
-        Args:
-          num_videos: annotated videos that were evaluated.
-          num_instances: their ground-truth segments.
-          selection: how the evaluated model was chosen, such as "last step".
-        """
-        tious = ", ".join(f"{tiou:g}" for tiou in self.tious)
-        return (
-            f"protocol {self.name}: {self.ground_truth}, {num_videos} videos, {num_instances} instances, "
-            f"labels from {self.label_source}, ambiguous filter {'on' if self.ambiguous_filter else 'off'}, "
-            f"{self.units}, tIoU {tious}, {self.matching}, AP {self.interpolation}, "
-            f"mean over {self.class_mean}, model selection: {selection}"
-        )
-
-
-CASE = Protocol("case", "THUMOS14 test in the 210-video list")
-"""CASE (ICCV 2023), Table 1: mAP at 0.1 to 0.7 and its averages over 0.1:0.5, 0.3:0.7, 0.1:0.7."""
 
 
 def evaluate_detections(
@@ -136,7 +115,7 @@ def evaluate_detections(
     """Average precision of detections, as the ActivityNet program defines it.
 
     Which predictions are true positives, `match_detections` says. AP is the area under the interpolated
-    precision over all recall points (VOC 2011).
+    precision over all recall points (VOC 2011). `casejax.evaluate.judge` measures by other protocols.
 
     Args:
       predictions: detections, in seconds.
@@ -149,7 +128,30 @@ def evaluate_detections(
         label that `classes` does not have; the message names the row.
       ValueError: a threshold outside (0, 1].
     """
-    thresholds, ranked, hit = match_detections(predictions, ground_truth, classes, tious=tious)
+    matches = match_detections(predictions, ground_truth, classes, tious=tious)
+    return average_precision(matches, ground_truth, classes)
+
+
+def average_precision(
+    matches: Matches,
+    ground_truth: SegmentTable,
+    classes: Sequence[str],
+    *,
+    interpolation: Interpolation = "interpolated at all points",
+    class_mean: ClassMean = "classes with ground truth",
+    num_listed: np.ndarray | None = None,
+) -> DetectionResult:
+    """AP of every class and tIoU threshold from what `match_detections` found.
+
+    Args:
+      matches: the ranked predictions.
+      ground_truth: that they were matched with.
+      classes: names of the classes that labels index.
+      interpolation: of the precision.
+      class_mean: the classes that the mAP is the mean over.
+      num_listed: (C,) predictions of each class that `class_mean` counts; default those of `matches`.
+    """
+    thresholds, ranked, hit = matches
     num_classes = len(classes)
     num_predictions = np.bincount(ranked.label, minlength=num_classes)
     num_ground_truth = np.bincount(ground_truth.label, minlength=num_classes)
@@ -163,10 +165,26 @@ def evaluate_detections(
     # false positive lies above the hit before it.
     precision = np.zeros((num_curves, num_ground_truth.max(initial=0)))
     precision[curve, hits - 1] = hits / position[rank]
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)
-    area = envelope.sum(axis=1).reshape(len(thresholds), num_classes).T
+    if interpolation == "interpolated at all points":
+        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)
+    area = precision.sum(axis=1).reshape(len(thresholds), num_classes).T
     ap = area / np.where(num_ground_truth > 0, num_ground_truth, np.nan)[:, None]
-    return DetectionResult(thresholds, tuple(classes), ap, num_predictions, num_ground_truth)
+    in_mean, voiding = classes_in_mean(
+        num_ground_truth, num_predictions if num_listed is None else num_listed, class_mean=class_mean
+    )
+    return DetectionResult(thresholds, tuple(classes), ap, num_predictions, num_ground_truth, in_mean, voiding)
+
+
+def classes_in_mean(
+    num_ground_truth: np.ndarray, num_predictions: np.ndarray, *, class_mean: ClassMean
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which classes the mAP is the mean over, and which make it 0; booleans of the shape of the counts."""
+    present, predicted = num_ground_truth > 0, num_predictions > 0
+    if class_mean == "classes with both ground truth and predictions":
+        return present & predicted, np.zeros_like(present)
+    if class_mean == "classes with ground truth, 0 as soon as one has no prediction":
+        return present, present & ~predicted
+    return present, np.zeros_like(present)
 
 
 def match_detections(
@@ -175,43 +193,67 @@ def match_detections(
     classes: Sequence[str],
     *,
     tious: Sequence[float] = TIOUS,
+    matching: Matching = "best free ground truth",
+    ties: Ties = "last listed first",
 ) -> Matches:
-    """Rank predictions and tell true from false positives, as the ActivityNet program does.
+    """Rank predictions and tell true from false positives; by default as the ActivityNet program does.
 
-    The predictions of a class are taken over all videos by descending score, equal scores in reverse
-    order of listing. Each takes, among the ground truth of its video and class that is still free, the
-    one with the highest tIoU (of equal tIoUs the one listed later) if that reaches the threshold; otherwise it is
-    a false positive.
+    The predictions of a class are taken over all videos by descending score. Each takes, among the ground truth of
+    its video and class that is still free and whose tIoU reaches the threshold, the one with the highest tIoU, or the
+    one listed first; where there is none it is a false positive.
 
     One difference: the tIoU of segments with an empty union is zero, and so is never a hit; the published
     program gets NaN there and counts it as one. A segment of zero length is allowed and never matches.
 
-    Args and errors are those of `evaluate_detections`.
+    Args:
+      predictions: as for `evaluate_detections`, like `ground_truth`, `classes` and `tious`.
+      ground_truth: annotated instances.
+      classes: names of the classes that labels index.
+      tious: thresholds in (0, 1].
+      matching: which ground truth a prediction takes.
+      ties: the order of equals.
+
+    Raises:
+      DataError: see `evaluate_detections`.
+      ValueError: see `evaluate_detections`.
     """
     thresholds = np.asarray(tious, np.float64)
     if not ((thresholds > 0) & (thresholds <= 1)).all():
         raise ValueError(f"tIoU thresholds must lie in (0, 1], got {thresholds.tolist()}")
-    _check(predictions, "predictions", len(classes))
-    _check(ground_truth, "ground truth", len(classes))
+    check_table(predictions, "predictions", len(classes))
+    check_table(ground_truth, "ground truth", len(classes))
 
     # From here on a prediction is its rank by score. Within a class that is the order of the matching.
-    ranked = predictions.take(np.argsort(predictions.score, kind="stable")[::-1])
+    last = ties == "last listed first"
+    order = (
+        np.argsort(predictions.score, kind="stable")[::-1] if last else np.argsort(-predictions.score, kind="stable")
+    )
+    ranked = predictions.take(order)
+    rank, truth, tiou = _edges(ranked, ground_truth, len(classes), thresholds.min(initial=1))
+    listed = -truth if last else truth
+    order = np.lexsort((truth, rank) if matching == "first free ground truth" else (listed, -tiou, rank))
     hit = np.zeros((len(thresholds), len(ranked.score)), bool)
-    hit[_match(ranked, ground_truth, len(classes), thresholds)] = True
+    hit[_match(rank[order], truth[order], tiou[order], thresholds, hit.shape[1], len(ground_truth.score))] = True
     return Matches(thresholds, ranked, hit)
 
 
 def _match(
-    ranked: SegmentTable, ground_truth: SegmentTable, num_classes: int, thresholds: np.ndarray
+    rank: np.ndarray, truth: np.ndarray, tiou: np.ndarray, thresholds: np.ndarray, count: int, num_slots: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of threshold and rank of every prediction that finds ground truth, in that order.
 
     Greedy matching by rank is deferred acceptance in which every ground truth prefers the better rank:
-    in each round all unplaced predictions of all thresholds ask the best ground truth that has not yet
-    refused them, and each ground truth stays with the best that ever asked.
+    in each round all unplaced predictions of all thresholds ask the ground truth they like best of those that
+    have not yet refused them, and each ground truth stays with the best that ever asked.
+
+    Args:
+      rank: of the prediction of each pair that can match, ascending; the preferred ground truth of a rank first.
+      truth: ground truth of each pair.
+      tiou: of each pair.
+      thresholds: (K,) least tIoU.
+      count: predictions.
+      num_slots: ground truths.
     """
-    count, num_slots = len(ranked.score), len(ground_truth.score)
-    rank, truth, tiou = _edges(ranked, ground_truth, num_classes, thresholds.min(initial=1))
     threshold, edge = np.nonzero(tiou >= thresholds[:, None])
     asker, slot = threshold * count + rank[edge], threshold * num_slots + truth[edge]
 
@@ -237,7 +279,7 @@ def _match(
 def _edges(
     ranked: SegmentTable, ground_truth: SegmentTable, num_classes: int, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs (rank, ground truth, tIoU) of one video and class with tIoU >= least, best first in a rank."""
+    """Pairs (rank, ground truth, tIoU) of one video and class with tIoU >= least."""
     key = ground_truth.video * num_classes + ground_truth.label
     by_key = np.argsort(key, kind="stable")
     wanted = ranked.video * num_classes + ranked.label
@@ -254,8 +296,7 @@ def _edges(
         close = tiou >= least
         found.append((rank[close], truth[close], tiou[close]))
     rank, truth, tiou = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((-truth, -tiou, rank))
-    return rank[order], truth[order], tiou[order]
+    return rank, truth, tiou
 
 
 def _order_in_group(group: np.ndarray, num_groups: int) -> np.ndarray:
@@ -267,7 +308,7 @@ def _order_in_group(group: np.ndarray, num_groups: int) -> np.ndarray:
     return out
 
 
-def _check(table: SegmentTable, what: str, num_classes: int) -> None:
+def check_table(table: SegmentTable, what: str, num_classes: int) -> None:
     """Refuse rows that cannot be evaluated."""
     finite = np.isfinite(table.segment).all(axis=1) & np.isfinite(table.score)
     if not finite.all():

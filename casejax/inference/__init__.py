@@ -1,6 +1,7 @@
 """A trained network used: it finds segments in any videos; on a test split, their mAP is evaluated and reported."""
 
 from casejax.inference.evaluate import evaluate_run, evaluate_scores, report_on_grid, report_scores
+from casejax.inference.judging import Judged, Truth, judge_file, judged_summary, notes, print_judged, read_truth
 from casejax.inference.predict import Localizer
 from casejax.inference.predictions import (
     Prediction,
@@ -31,6 +32,13 @@ __all__ = [
     "evaluate_scores",
     "report_scores",
     "report_on_grid",
+    "read_truth",
+    "judge_file",
+    "print_judged",
+    "judged_summary",
+    "notes",
+    "Truth",
+    "Judged",
     "make_scorer",
     "make_test_scorer",
     "score_videos",

@@ -15,8 +15,8 @@ from casejax import localize
 from casejax.errors import CheckpointError, DataError
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
-from casejax.evaluate.detection import CASE, DetectionResult, evaluate_detections
-from casejax.evaluate.snippet_grid import A2CL_PT, evaluate_on_grid
+from casejax.evaluate.detection import DetectionResult
+from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.report import tables as report
@@ -49,6 +49,7 @@ def evaluate_run(
     dataset: Dataset,
     out: Path,
     *,
+    protocol: Protocol | None = None,
     console: Console | None = None,
 ) -> DetectionResult | None:
     """Evaluate a trained or converted network on a test split and write predictions and figures to `out`.
@@ -57,6 +58,7 @@ def evaluate_run(
       restored: as `restore_run` gives it.
       dataset: with the classes, feature dimensions and timing the network was trained with.
       out: where `predictions.json`, `average_precision.csv` and `results.json` go.
+      protocol: how detections are judged; default `usual_protocol`.
       console: where results are printed; default standard output.
 
     Returns:
@@ -79,7 +81,14 @@ def evaluate_run(
     scored = make_test_scorer(graphdef, dataset, config)(state.params, state.cluster_labels)
     selection = f"{config.training.select}, step {int(state.step)} of {folder}"
     judged, _ = report_scores(
-        console or default_console(), dataset, config, scored, out, step=int(state.step), selection=selection
+        console or default_console(),
+        dataset,
+        config,
+        scored,
+        out,
+        step=int(state.step),
+        selection=selection,
+        protocol=protocol,
     )
     return judged.detection
 
@@ -94,9 +103,11 @@ def report_scores(
     step: int,
     selection: str,
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
+    protocol: Protocol | None = None,
 ) -> tuple[Judged, Bootstrap | None]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
-    judged = evaluate_scores(scored.scores, dataset, config.localization)
+    protocol = protocol or usual_protocol(config, dataset)
+    judged = evaluate_scores(scored.scores, dataset, config.localization, protocol=protocol)
     described = config.describe()
     report.write_predictions(out / "predictions.json", judged.detections, dataset)
     console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
@@ -112,15 +123,17 @@ def report_scores(
         files.write_json(out / "results.json", results)
         return judged, None
 
-    truth, timed = dataset.test.ground_truth(dataset.classes), dataset.test.timed
+    truth = _Truth.of(judged.detections, dataset)
     interval = bootstrap_detections(
-        judged.detections.take(timed[judged.detections.video]),
-        truth.take(timed[truth.video]),
+        truth.predictions,
+        truth.instances,
         dataset.classes,
-        num_videos=len(dataset.test.videos),
+        videos=truth.videos,
+        protocol=protocol,
+        snippet_seconds=dataset.snippet_seconds,
+        ambiguous=truth.ambiguous,
     )
-    protocol = replace(CASE, ground_truth=f"test split of {dataset.source}")
-    counts = {"num_videos": int(timed.sum()), "num_instances": int(detection.num_ground_truth.sum())}
+    counts = {"num_videos": interval.num_videos, "num_instances": int(detection.num_ground_truth.sum())}
     rows = {} if untrained is None else {"untrained": untrained}
     report.print_results(
         console,
@@ -130,14 +143,16 @@ def report_scores(
         intervals={"trained": interval},
         **counts,
     )
-    if not timed.all():
-        console.print(
-            f"{int((~timed).sum())} of {len(timed)} test videos have no annotated times and are not judged",
-            highlight=False,
-        )
+    notes = protocol.caveats(num_videos=interval.num_videos, num_ambiguous=len(truth.ambiguous.score))
+    if notes:
+        results["caveats"] = list(notes)
+    if untimed := len(dataset.test.videos) - len(truth.videos):
+        notes = [*notes, f"{untimed} of {len(dataset.test.videos)} test videos have no annotated times; not judged"]
     if warning := WARNINGS.get(config.training.select):
-        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+        notes = [*notes, warning]
         results["warning"] = warning
+    for line in notes:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     report.write_average_precision(out / "average_precision.csv", detection)
     results["protocol"] = protocol.describe(**counts, selection=selection)
     results["trained"] = report.summary(detection, classification, protocol, interval)
@@ -154,27 +169,19 @@ def report_on_grid(
     console: Console | None = None,
 ) -> None:
     """Print detections of every seed by the published protocol of A2CL-PT, on the grid of snippets."""
-    truth = dataset.test.ground_truth(dataset.classes)
-    rows = {
-        f"seed {seed}": (
-            evaluate_on_grid(
-                detections,
-                truth,
-                dataset.classes,
-                ambiguous=dataset.test.ambiguous,
-                snippet_seconds=dataset.snippet_seconds,
-            ),
-            classification,
-        )
-        for seed, (detections, classification) in results.items()
-    }
+    rows, truth = {}, None
+    for seed, (detections, classification) in results.items():
+        truth = _Truth.of(detections, dataset)
+        rows[f"seed {seed}"] = _judge(truth, dataset, A2CL_PT), classification
+    if truth is None:
+        return
     report.print_results(
         console or default_console(),
         rows,
         protocol=A2CL_PT,
         selection="last step",
-        num_videos=len(dataset.test.videos),
-        num_instances=len(truth.score),
+        num_videos=len(truth.videos),
+        num_instances=len(truth.instances.score),
     )
 
 
@@ -183,16 +190,16 @@ def default_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 100, quiet=not distributed.is_first())
 
 
-def evaluate_scores(scores: SnippetScores, dataset: Dataset, options: Localization) -> Judged:
-    """Localise in the test split, and evaluate what is known of it."""
+def evaluate_scores(
+    scores: SnippetScores, dataset: Dataset, options: Localization, *, protocol: Protocol | None = None
+) -> Judged:
+    """Localise in the test split, and judge what is known of it; default protocol: that of CASE on every video."""
     test = dataset.test
     detections = localize_split(scores, dataset, options)
-    truth, timed = test.ground_truth(dataset.classes), test.timed
     detection = classification = None
-    if timed[truth.video].any():
-        detection = evaluate_detections(
-            detections.take(timed[detections.video]), truth.take(timed[truth.video]), dataset.classes, tious=CASE.tious
-        )
+    truth = _Truth.of(detections, dataset)
+    if len(truth.instances.score):
+        detection = _judge(truth, dataset, protocol or _whole_split(CASE, dataset))
     labelled = np.flatnonzero([video.timed or bool(video.labels) for video in test.videos])
     if any(test.videos[v].labels for v in labelled):
         video_scores = np.asarray(scores.video)
@@ -214,3 +221,47 @@ def localize_split(scores: SnippetScores, dataset: Dataset, options: Localizatio
         lengths=lengths if options.test_sampling == "whole" else None,
     )
     return found._replace(segment=found.segment + dataset.timing.offset) if dataset.timing.offset else found
+
+
+class _Truth(NamedTuple):
+    """What detections are judged by: the test videos with annotated times, which the tables index."""
+
+    videos: list[str]
+    predictions: SegmentTable
+    instances: SegmentTable
+    ambiguous: SegmentTable
+
+    @classmethod
+    def of(cls, detections: SegmentTable, dataset: Dataset) -> _Truth:
+        test = dataset.test
+        number = np.cumsum(test.timed) - 1
+        tables = (
+            table.take(test.timed[table.video])
+            for table in (detections, test.ground_truth(dataset.classes), test.ambiguous)
+        )
+        own = [table._replace(video=number[table.video]) for table in tables]
+        return cls([video.id for video in test.videos if video.timed], *own)
+
+
+def _judge(truth: _Truth, dataset: Dataset, protocol: Protocol) -> DetectionResult:
+    return judge(
+        truth.predictions,
+        truth.instances,
+        dataset.classes,
+        protocol,
+        videos=truth.videos,
+        snippet_seconds=dataset.snippet_seconds,
+        ambiguous=truth.ambiguous,
+    )
+
+
+def usual_protocol(config: Config, dataset: Dataset) -> Protocol:
+    """How detections of a run are judged unless somebody says otherwise: on every video of the test split.
+
+    As CASE does on THUMOS14, with the tIoU of ActivityNet for runs with settings for it.
+    """
+    return _whole_split(PROTOCOLS["activitynet"] if config.dataset.startswith("activitynet") else CASE, dataset)
+
+
+def _whole_split(protocol: Protocol, dataset: Dataset) -> Protocol:
+    return replace(protocol, ground_truth=f"test split of {dataset.source}", num_videos=None, without=())

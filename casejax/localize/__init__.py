@@ -16,6 +16,7 @@ from casejax.localize.proposals import (
     upsample,
 )
 from casejax.localize.segments import localize
+from casejax.localize.smoothing import smooth
 from casejax.localize.tcam import confidences, localize_tcam
 from casejax.localize.templates import Fit, exponential, gaussian, student_t, uniform
 from casejax.records import THRESHOLDS
@@ -24,6 +25,7 @@ __all__ = [
     "localize",
     "localize_tcam",
     "select_classes",
+    "smooth",
     "upsample",
     "propose",
     "Runs",

@@ -14,6 +14,7 @@ import numpy as np
 from casejax.localize.fusion import fuse_table
 from casejax.localize.nms import NMS, Survivors
 from casejax.localize.proposals import Runs, outer_inner_contrast, propose, select_classes, upsample
+from casejax.localize.smoothing import smooth
 from casejax.localize.tcam import localize_tcam
 from casejax.localize.templates import Template, exponential, gaussian, student_t, uniform
 from casejax.records import Localization, SegmentTable
@@ -43,9 +44,9 @@ def localize(
 ) -> SegmentTable:
     """Detections of many videos from their snippet scores.
 
-    Proposals "thresholds": classes are selected, their curves upsampled and thresholded, every run becomes a proposal
-    scored OIC + score_weight * (video score of its class), and suppression or fusion acts on each video and class.
-    Proposals "positive": `localize_tcam` on every video.
+    Proposals "thresholds": classes are selected, their curves smoothed, upsampled and thresholded, every run becomes a
+    proposal scored OIC + score_weight * (video score of its class), and suppression or fusion acts on each video and
+    class. Proposals "positive": `localize_tcam` on the smoothed scores of every video.
 
     Args:
       scores: fused T-CAS, T snippets that cover the whole video evenly.
@@ -92,16 +93,15 @@ def _proposals(
     curves: np.ndarray, ranked: np.ndarray | None, lengths: np.ndarray, options: Localization
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The curve, samples [first, stop) and contrast of every proposal in curves (G, T), cut to their lengths."""
-    scale = options.scale
     groups, places, contrasts = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], [np.empty(0)]
-    for block, length in _blocks(lengths, scale):
-        samples = upsample(curves[block, :length], scale=scale, extrapolate=options.extrapolate)
+    for block, length in _blocks(lengths, options.scale):
+        samples = _samples(curves[block, :length], options)
         runs = propose(samples, thresholds=options.thresholds, drop_lone_first=options.drop_lone_first)
         if options.min_snippets > 1:
-            long_enough = runs.last + 1 - runs.first >= options.min_snippets * scale
+            long_enough = runs.last + 1 - runs.first >= options.min_snippets * options.scale
             runs = Runs(*(column[long_enough] for column in runs))
         if ranked is not None:
-            samples = upsample(ranked[block, :length], scale=scale, extrapolate=options.extrapolate)
+            samples = _samples(ranked[block, :length], options)
         contrast = outer_inner_contrast(
             samples,
             runs.curve,
@@ -109,12 +109,18 @@ def _proposals(
             runs.last,
             outer_ratio=options.outer_ratio,
             outer_power=options.outer_power,
-            scale=scale,
+            scale=options.scale,
         )
         groups.append(runs.curve + block.start)
         places.append(np.stack([runs.first, runs.last + 1], axis=1))
         contrasts.append(contrast)
     return np.concatenate(groups), np.concatenate(places), np.concatenate(contrasts)
+
+
+def _samples(curves: np.ndarray, options: Localization) -> np.ndarray:
+    """Curves (G, T) of real snippets, smoothed and upsampled."""
+    smoothed = smooth(curves, width=options.smooth_width, degree=options.smooth_degree)
+    return upsample(smoothed, scale=options.scale, extrapolate=options.extrapolate)
 
 
 def _blocks(lengths: np.ndarray, scale: int) -> Iterator[tuple[slice, int]]:
@@ -131,7 +137,10 @@ def _blocks(lengths: np.ndarray, scale: int) -> Iterator[tuple[slice, int]]:
 def _positive(scores: np.ndarray, durations: np.ndarray, lengths: np.ndarray, options: Localization) -> SegmentTable:
     """Stretches of positive scores; suppression and fusion have no part in it."""
     found = localize_tcam(
-        [curve[:length] for curve, length in zip(scores, lengths, strict=True)],
+        [
+            smooth(curve[:length].T, width=options.smooth_width, degree=options.smooth_degree).T
+            for curve, length in zip(scores, lengths, strict=True)
+        ],
         class_threshold=options.class_threshold,
         min_snippets=options.min_snippets,
         snippet_seconds=1.0,

@@ -6,7 +6,7 @@
 from casejax.errors import OptionError
 from casejax.methods import a2cl_pt, acmnet, aicl, asl, basnet, co2net, cola, delu, rskp, wtalc
 from casejax.methods.case import BASELINE, CASE, VARIANTS, with_head
-from casejax.methods.contract import Foreground, Loss, Method, Outputs, Schedule, Step
+from casejax.methods.contract import THUMOS14, Foreground, Loss, Method, Outputs, Schedule, Step
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -27,6 +27,10 @@ METHODS: dict[str, Method] = {
     )
 }
 """By name, as published for THUMOS14."""
+
+
+DATASETS: tuple[str, ...] = (THUMOS14, *sorted({name for method in METHODS.values() for name in method.datasets}))
+"""The data sets that any method has settings for, THUMOS14 first."""
 
 
 def find(name: str) -> Method:
@@ -56,6 +60,7 @@ __all__ = [
     "find",
     "with_head",
     "VARIANTS",
+    "DATASETS",
     "Method",
     "Schedule",
     "Outputs",

@@ -18,6 +18,7 @@ from flax import nnx
 
 from casejax.losses import best_of_kinds, mined_contrast, stream_mean, time_mean, without_padding
 from casejax.methods import asl
+from casejax.methods.case.datasets import ACTIVITYNET
 from casejax.methods.case.variants import SELECTION
 from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import TemporalConv, attend, check_counts, pointwise, read_streams
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AICLSettings(asl.ASLSettings):
-    """The settings of AICL, beside those of ASL; on ActivityNet 1.3 `hidden` is 1024 and `cas_weight` 1/2."""
+    """The settings of AICL, beside those of ASL."""
 
     mined_divisor: int = option(20, "snippets to one of each mined kind", within="[1, inf)")
     fill: bool = option(
@@ -230,6 +231,8 @@ def aicl_loss(
     return Loss.of(terms, foreground)
 
 
+_EQUAL_WEIGHTS = {"cas_weight": 1 / 2, "test_cas_weight": 1 / 2}
+
 METHOD = Method(
     "aicl",
     AICLSettings(),
@@ -240,5 +243,9 @@ METHOD = Method(
     asl.asl_scores,
     with_head={"test_cas_weight": 1 / 5},
     variants=SELECTION,
+    datasets={
+        "activitynet12": {**ACTIVITYNET["activitynet12"], **_EQUAL_WEIGHTS},
+        "activitynet13": {**ACTIVITYNET["activitynet13"], **_EQUAL_WEIGHTS, "hidden": 1024},
+    },
 )
 """As published together with CASE; the authors' own program trains for 900 epochs. Inference is that of ASL."""

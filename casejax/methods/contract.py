@@ -23,6 +23,9 @@ from casejax.records import Dataset, Localization, SnippetScores, option
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
+THUMOS14 = "thumos14"
+"""The data set that a method's own settings are for."""
+
 Number = float | jax.Array
 """A float; inside the compiled step of several runs side by side, a traced value."""
 
@@ -181,6 +184,7 @@ class Method:
       epochs_fixed: what it does depends on the share of the run that is done, so a run cannot be prolonged.
       with_head: settings that change under the clustering head, by name.
       variants: options that a variant changes, by its name; those that the method does not have are left out.
+      datasets: options that change for another data set than THUMOS14, by its name, such as "activitynet13".
       split: axis names of the parameters that have the hidden dimension, by layer and parameter; {}: not split.
     """
 
@@ -205,6 +209,7 @@ class Method:
     epochs_fixed: bool = True
     with_head: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     split: Mapping[str, Mapping[str, tuple[str | None, ...]]] = field(default_factory=lambda: MappingProxyType({}))
 
     @property

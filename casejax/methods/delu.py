@@ -195,22 +195,17 @@ METHOD = replace(
     schedule=replace(co2net.METHOD.schedule, num_snippets=320),
     localization=replace(co2net.LOCALIZATION, thresholds=tuple(np.linspace(0.1, 0.9, 20).tolist()), min_snippets=2),
     loss=delu_loss,
+    datasets={
+        "activitynet12": {
+            **co2net.METHOD.datasets["activitynet12"],
+            "guide_weight": 0.8,
+            "evidence_divisor": 5,
+            "evidence_weight": 1.2,
+            "uncertain_weight": 0.2,
+            "amplitude": 0.2,
+            "evidence": "relu",
+            "video_loss": "square",
+        }
+    },
 )
-"""As in the published command. Network and inference are those of CO2-Net."""
-
-ACTIVITYNET12 = replace(
-    METHOD,
-    settings=DELUSettings(
-        top_k_divisor=5,
-        smoothing=13,
-        guide_weight=0.8,
-        evidence_divisor=5,
-        evidence_weight=1.2,
-        uncertain_weight=0.2,
-        amplitude=0.2,
-        evidence="relu",
-        video_loss="square",
-    ),
-    schedule=replace(METHOD.schedule, num_snippets=60, epochs=48, learning_rate=3e-5, weight_decay=5e-4),
-)
-"""As published."""
+"""As in the published commands. Network and inference are those of CO2-Net."""

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
-from casejax.evaluate.detection import DetectionResult, Protocol
+from casejax.evaluate.detection import DetectionResult
+from casejax.evaluate.protocols import Protocol
 from casejax.evaluate.results import results_dict
 from casejax.records import Dataset, SegmentTable
 from casejax.runtime.files import write_json, write_text
@@ -41,7 +43,7 @@ def write_average_precision(path: Path, result: DetectionResult) -> None:
 
 def print_results(
     console: Console,
-    rows: Mapping[str, tuple[DetectionResult, ClassificationMetrics]],
+    rows: Mapping[str, tuple[DetectionResult, ClassificationMetrics | None]],
     *,
     protocol: Protocol,
     num_videos: int,
@@ -53,7 +55,8 @@ def print_results(
 
     Args:
       console: where to print.
-      rows: by the name of the model, its detection and classification results.
+      rows: by the name of the model, its detection and classification results, the latter None in all rows where
+        there are none.
       protocol: how they were evaluated.
       num_videos: test videos.
       num_instances: annotated instances in them.
@@ -65,14 +68,14 @@ def print_results(
     console.print(description, soft_wrap=True, highlight=False, markup=False)
     table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
     for tiou in protocol.tious:
-        table.add_column(f"{tiou:.1f}", justify="right")
+        table.add_column(f"{tiou:g}", justify="right")
     for low, high in protocol.averages:
-        table.add_column(f"{low:.1f}:{high:.1f}", justify="right", style="bold")
-    table.add_column("cls acc", justify="right")
-    table.add_column("cls mAP", justify="right")
+        table.add_column(f"{low:g}:{high:g}", justify="right", style="bold")
+    for name in ("cls acc", "cls mAP") if any(row[1] for row in rows.values()) else ():
+        table.add_column(name, justify="right")
     for name, (detection, classification) in rows.items():
         values = [*detection.mean_ap, *(detection.average(low, high) for low, high in protocol.averages)]
-        table.add_row(name, *(f"{100 * value:.1f}" for value in [*values, *classification]))
+        table.add_row(name, *(f"{100 * value:.1f}" for value in [*values, *(classification or ())]))
         if name in intervals:
             for which, end in zip(("low", "high"), _interval_rows(intervals[name], protocol), strict=True):
                 label = f" {100 * intervals[name].level:g}% {which}"
@@ -87,9 +90,36 @@ def print_results(
     for text, names in (
         ("never predicted (AP 0)", result.without_predictions),
         ("without ground truth (not in the mean)", result.without_ground_truth),
+        ("without prediction (not in the mean, as the protocol has it)", result.left_out),
+        ("without prediction (which makes the mAP 0, as the protocol has it)", result.voided_by),
     ):
         if names:
             console.print(f"classes {text}: {', '.join(names)}", highlight=False, markup=False)
+
+
+def print_classes(console: Console, detection: DetectionResult) -> None:
+    """Print the AP of every class with ground truth at each tIoU, %, and their mean, whatever the mAP is over."""
+    table = Table("AP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    for name in ("truth", "found", *(f"{tiou:g}" for tiou in detection.tious), "mean"):
+        table.add_column(name, justify="right")
+    counts = zip(detection.num_ground_truth.tolist(), detection.num_predictions.tolist(), strict=True)
+    for name, (truth, found), ap in zip(detection.classes, counts, detection.ap, strict=True):
+        if truth:
+            table.add_row(Text(name), f"{truth}", f"{found}", *(f"{100 * x:.1f}" for x in [*ap, ap.mean()]))
+    console.print(table)
+
+
+def class_summary(detection: DetectionResult) -> dict[str, Any]:
+    """For every class its AP at each tIoU, fractions, NaN without ground truth; and how much there is of it."""
+    return {
+        name: {
+            "AP": {f"{tiou:.2f}": float(x) for tiou, x in zip(detection.tious, detection.ap[c], strict=True)},
+            "ground_truth": int(detection.num_ground_truth[c]),
+            "predictions": int(detection.num_predictions[c]),
+            "in_mean": bool(detection.in_mean[c]),
+        }
+        for c, name in enumerate(detection.classes)
+    }
 
 
 def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, protocol: Protocol) -> dict[str, Any]:
@@ -99,7 +129,7 @@ def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, pro
       The averages of the protocol as plain values: for each its `seeds`, `mean` and `sd`, fractions.
     """
     table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
-    names = [f"{tiou:.1f}" for tiou in protocol.tious] + [f"{low:.1f}:{high:.1f}" for low, high in protocol.averages]
+    names = [f"{tiou:g}" for tiou in protocol.tious] + [f"{low:g}:{high:g}" for low, high in protocol.averages]
     for name in names:
         table.add_column(name, justify="right")
     values = np.stack(
@@ -118,7 +148,7 @@ def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, pro
 
 def summary(
     detection: DetectionResult,
-    classification: ClassificationMetrics,
+    classification: ClassificationMetrics | None,
     protocol: Protocol,
     interval: Bootstrap | None = None,
 ) -> dict[str, Any]:
@@ -126,9 +156,10 @@ def summary(
     values: dict[str, Any] = {
         "mAP": {f"{tiou:.2f}": float(value) for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)},
         "average_mAP": {f"{low}:{high}": detection.average(low, high) for low, high in protocol.averages},
-        "classification_accuracy": classification.accuracy,
-        "classification_mAP": classification.mean_average_precision,
     }
+    if classification is not None:
+        values["classification_accuracy"] = classification.accuracy
+        values["classification_mAP"] = classification.mean_average_precision
     if interval is not None:
         ends = interval.interval.T.tolist()
         values["interval"] = {

@@ -8,8 +8,8 @@ from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from casejax.errors import DataError, OptionError
-from casejax.methods import Method, find
-from casejax.methods.contract import Number, Schedule
+from casejax.methods import METHODS, Method, find
+from casejax.methods.contract import THUMOS14, Number, Schedule
 from casejax.records import Dataset, Localization, option
 
 
@@ -86,6 +86,7 @@ class Config:
     Attributes:
       method: what is trained.
       variant: the name of the set of options this one started from, of the method's variants.
+      dataset: the name of the data set whose options this one started from.
       settings: the method's own.
       schedule: how long, how fast and on what it trains.
       localization: how its scores become segments.
@@ -94,31 +95,41 @@ class Config:
 
     method: Method
     variant: str
+    dataset: str
     settings: Any
     schedule: Schedule
     localization: Localization
     training: Training = Training()
 
     @classmethod
-    def of(cls, name: str = "case", variant: str = "official", **values: Any) -> Config:
-        """The published configuration of a method, with the options of a variant and others changed.
+    def of(cls, name: str = "case", variant: str = "official", dataset: str = THUMOS14, **values: Any) -> Config:
+        """The published configuration of a method, with the options of a data set, a variant and others changed.
 
         Args:
           name: of the method; with `+case`, the clustering head of CASE is put on it.
-          variant: one of the method's; "official" is the published program.
+          variant: one of the method's; "official" is the published program. Where a data set changes the same
+            option, the variant has the last word.
+          dataset: one that the method has settings for; "thumos14" changes nothing.
           **values: options to change, by name.
 
         Raises:
-          OptionError: a method, variant or option that does not exist.
+          OptionError: a method, variant, data set or option that does not exist.
         """
         method = find(name)
         if variant != "official" and variant not in method.variants:
             has = ", ".join(method.variants) or "none"
             raise OptionError(f"variant {variant}: method {method.name} has no such variant; it has {has}")
-        start = cls(method, variant, method.settings, method.schedule, method.localization)
+        if dataset != THUMOS14 and dataset not in method.datasets:
+            has = ", ".join((THUMOS14, *method.datasets))
+            able = ", ".join(other.name for other in METHODS.values() if dataset in other.datasets)
+            raise OptionError(
+                f"dataset {dataset}: method {method.name} has no settings for it; it has those for {has}"
+                + (f", and those for {dataset} belong to {able}" if able else "")
+            )
+        start = cls(method, variant, dataset, method.settings, method.schedule, method.localization)
         known = start.flat()
         changes = {name: value for name, value in method.variants.get(variant, {}).items() if name in known}
-        return start.changed(**changes).changed(**values)
+        return start.changed(**method.datasets.get(dataset, {})).changed(**changes).changed(**values)
 
     def options(self) -> Iterator[Option]:
         """Every option, the method's own first."""
@@ -144,8 +155,8 @@ class Config:
         return {each.name: each.value for each in self.options()}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: method, variant, and by group the options that have an effect."""
-        out: dict[str, Any] = {"method": self.method.name, "variant": self.variant}
+        """Plain values for JSON: method, variant, data set, and by group the options that have an effect."""
+        out: dict[str, Any] = {"method": self.method.name, "variant": self.variant, "dataset": self.dataset}
         out |= {group: {} for group, _ in self.groups()}
         for each in self.options():
             if each.acts:
@@ -154,12 +165,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Inverse of `as_dict`; options without an effect are as published.
+        """Inverse of `as_dict`; options without an effect are as published for the data set.
 
         Raises:
-          OptionError: a method or an option that does not exist.
+          OptionError: a method, data set or option that does not exist.
         """
-        start = cls.of(str(values.get("method")))
+        start = cls.of(str(values.get("method")), dataset=str(values.get("dataset", THUMOS14)))
         own = {
             name: _with_tuples(value)
             for group, options in values.items()
@@ -206,6 +217,9 @@ class Config:
                 raise OptionError(f"{each.name} must be one of {get_args(each.hint)}, got {each.value!r}")
         if not self.localization.thresholds:
             raise OptionError("thresholds must name at least one threshold, got none")
+        if self.localization.smooth_width % 2 == 0:
+            width = self.localization.smooth_width
+            raise OptionError(f"smooth_width must be odd, got {width}; {width - 1} and {width + 1} are")
         schedule, training, method = self.schedule, self.training, self.method
         if 2 * schedule.similar_pairs > schedule.batch_size:
             raise OptionError(
@@ -262,14 +276,18 @@ class Config:
                 )
 
     def describe(self) -> str:
-        """The method and its variant by name, with the options of method and inference that were set apart from it."""
-        start = Config.of(self.method.name, self.variant).flat()
+        """The method, its variant and another data set than THUMOS14 by name, with the options set apart from them.
+
+        Options of method and inference, and of the schedule those that do not say how fast or long it trains.
+        """
+        start = Config.of(self.method.name, self.variant, self.dataset).flat()
         changes = [
             f"{each.name}={each.value:.4g}" if isinstance(each.value, float) else f"{each.name}={each.value}"
             for each in self.options()
             if each.group != "training" and each.name not in _SPEED and each.value != start[each.name] and each.acts
         ]
-        name = f"{self.method.name}, {self.variant}" if self.method.variants else self.method.name
+        names = [self.method.name, *([self.variant] if self.method.variants else [])]
+        name = ", ".join(names if self.dataset == THUMOS14 else [*names, self.dataset])
         return name + (f" with {', '.join(changes)}" if changes else "")
 
     @property

@@ -19,6 +19,7 @@ from flax import nnx
 
 from casejax.data.sampling import PackedSplit
 from casejax.errors import DivergedError, OptionError
+from casejax.methods.contract import THUMOS14
 from casejax.records import Dataset
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
@@ -46,7 +47,7 @@ def training_part(config: Config) -> Config:
     """The options that training depends on: two runs equal in them are one run."""
     published = Config.of(config.method.name)
     inference = {each.name: each.value for each in published.options() if each.of_inference}
-    return replace(config.changed(**inference), variant="official")
+    return replace(config.changed(**inference), variant="official", dataset=THUMOS14)
 
 
 def train_ensemble(
@@ -150,8 +151,9 @@ def _train_group(
 
 
 def _shape_of(config: Config) -> Config:
-    """What decides the compiled program: the configuration without numbers, seed and name."""
-    return replace(config.changed(**dict.fromkeys(config.numeric, 0.0), seed=0), variant="official")
+    """What decides the compiled program: the configuration without numbers, seed and names."""
+    without_numbers = config.changed(**dict.fromkeys(config.numeric, 0.0), seed=0)
+    return replace(without_numbers, variant="official", dataset=THUMOS14)
 
 
 def _num_steps(config: Config, dataset: Dataset) -> int:

@@ -13,8 +13,9 @@ from rich.console import Console
 from casejax.errors import DataError
 from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
-from casejax.evaluate.detection import CASE, DetectionResult
-from casejax.inference.evaluate import default_console, evaluate_scores, report_scores
+from casejax.evaluate.detection import DetectionResult
+from casejax.evaluate.protocols import Protocol
+from casejax.inference.evaluate import default_console, evaluate_scores, report_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer
 from casejax.records import Dataset, SegmentTable, SnippetScores
 from casejax.report import pictures
@@ -57,6 +58,7 @@ def run(
     *,
     resume: bool = False,
     devices: int | None = None,
+    protocol: Protocol | None = None,
     console: Console | None = None,
 ) -> RunResult | None:
     """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
@@ -70,6 +72,7 @@ def run(
       out: folder of the run.
       resume: go on from the newest checkpoint in `out`.
       devices: shard the batch over this many devices; default all.
+      protocol: how detections are judged; default `inference.evaluate.usual_protocol`.
       console: where results are printed; default standard output.
 
     Returns:
@@ -80,7 +83,8 @@ def run(
       As `casejax.train.loop.train`.
     """
     console = console or default_console()
-    trained, selection = _train_selected(dataset, config, out, resume=resume, devices=devices)
+    protocol = protocol or usual_protocol(config, dataset)
+    trained, selection = _train_selected(dataset, config, out, protocol, resume=resume, devices=devices)
     params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
     if not distributed.is_first():
         return None
@@ -94,7 +98,7 @@ def run(
     untrained = None
     if any(len(video.segments) for video in dataset.test.videos):
         first = score(trained.initial.params, trained.initial.cluster_labels)
-        found = evaluate_scores(first.scores, dataset, config.localization)
+        found = evaluate_scores(first.scores, dataset, config.localization, protocol=protocol)
         if found.detection is not None and found.classification is not None:
             untrained = found.detection, found.classification
     scored = score(params, labels)
@@ -107,6 +111,7 @@ def run(
         step=int(trained.state.step),
         selection=selection,
         untrained=untrained,
+        protocol=protocol,
     )
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     try:
@@ -135,6 +140,7 @@ def run_seeds(
     *,
     resume: bool = False,
     devices: int | None = None,
+    protocol: Protocol | None = None,
     console: Console | None = None,
 ) -> dict[int, RunResult]:
     """`run` once for every seed, in `out/seed-N`; then mean and standard deviation over them.
@@ -146,6 +152,7 @@ def run_seeds(
       seeds: at least one, each once.
       resume: go on; seeds that are finished are evaluated again, not trained.
       devices: as for `run`.
+      protocol: as for `run`.
       console: as for `run`.
 
     Raises:
@@ -159,19 +166,27 @@ def run_seeds(
     for seed in seeds:
         console.print(f"seed {seed}", highlight=False)
         folder = out / f"seed-{seed}"
-        result = run(dataset, config.changed(seed=seed), folder, resume=resume, devices=devices, console=console)
+        result = run(
+            dataset,
+            config.changed(seed=seed),
+            folder,
+            resume=resume,
+            devices=devices,
+            protocol=protocol,
+            console=console,
+        )
         if result is not None:
             results[seed] = result
     detections = {seed: r.detection for seed, r in results.items() if r.detection is not None}
     if not detections:
         return results
-    summary = report.print_seeds(console, detections, protocol=CASE)
+    summary = report.print_seeds(console, detections, protocol=protocol or usual_protocol(config, dataset))
     files.write_json(out / "seeds.json", {"method": config.describe(), **summary})
     return results
 
 
 def _train_selected(
-    dataset: Dataset, config: Config, out: Path, *, resume: bool, devices: int | None
+    dataset: Dataset, config: Config, out: Path, protocol: Protocol, *, resume: bool, devices: int | None
 ) -> tuple[Trained, str]:
     """Train with the selection that the options name; also say how the step was selected."""
     kind, every = config.training.select, config.training.select_every
@@ -186,11 +201,16 @@ def _train_selected(
     graphdef, _ = initial_state(config, dataset.dims, len(dataset.classes))
     score = make_test_scorer(graphdef, replace(judged, train=dataset.train), config)
 
+    span = protocol.averages[-1]
+
     def judge(state: TrainState) -> float:
         scored = score(state.params, jax.device_get(state.cluster_labels))
-        found = evaluate_scores(scored.scores, judged, config.localization).detection
-        return 0.0 if found is None else found.average(0.1, 0.7)
+        found = evaluate_scores(scored.scores, judged, config.localization, protocol=protocol).detection
+        return 0.0 if found is None else found.average(*span)
 
     trained = train(dataset, config, out, resume=resume, devices=devices, selection=Selection(judge, every))
     judges = "the TEST videos" if kind == "test-oracle" else f"{len(judged.test.videos)} held-out training videos"
-    return trained, f"{kind}, step {int(trained.state.step)}, best of every {every} by mAP 0.1:0.7 on {judges}"
+    return (
+        trained,
+        f"{kind}, step {int(trained.state.step)}, best of every {every} by mAP {span[0]:g}:{span[1]:g} on {judges}",
+    )

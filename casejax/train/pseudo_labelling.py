@@ -84,7 +84,7 @@ def label_videos(
       scores: of the videos, padded to the longest, T.
       lengths: (V,) their snippets.
       labels: (V, C) zeros and ones.
-      options: thresholds and margins of the proposals.
+      options: smoothing, and thresholds and margins of the proposals.
       temperature: of the weights by which a group of proposals is fused, on their mean scores.
 
     Returns:
@@ -98,6 +98,9 @@ def label_videos(
     means, real = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for row, (v, c) in enumerate(zip(video, label, strict=True)):
         curve, score = (x[v : v + 1, : lengths[v], c].astype(np.float64) for x in (thresholded, ranked))
+        curve, score = (
+            localize.smooth(x, width=options.smooth_width, degree=options.smooth_degree) for x in (curve, score)
+        )
         runs = localize.propose(curve, thresholds=options.thresholds, drop_lone_first=options.drop_lone_first)
         kept = np.flatnonzero(runs.last + 1 - runs.first >= options.min_snippets)
         owner, first, last = np.zeros(len(kept), np.int64), runs.first[kept], runs.last[kept]

@@ -16,7 +16,7 @@ from casejax.cli.options import parse_seeds
 from casejax.data.layouts.published import write_dataset
 from casejax.data.pickles.torch_files import read_torch
 from casejax.data.synthetic import make_world
-from casejax.evaluate.detection import CASE
+from casejax.evaluate.protocols import CASE
 from casejax.report import pictures
 from casejax.report.tables import print_seeds
 from casejax.run.config import Config
@@ -43,6 +43,31 @@ def folder(world, kept_steps, tmp_path_factory):
         patch.setattr(pictures, "draw_pictures", lambda *_: None)
         run(world, SMALL, root / "run", devices=1, console=Console(file=file, width=100))
     return root
+
+
+def test_a_run_and_its_file_are_judged_alike_under_a_protocol_by_name(folder, tmp_path, capsys):
+    out, data = tmp_path / "out", folder / "data"
+    words = ["eval", str(folder / "run"), "--data", str(data), "--out", str(out)]
+    for name in ("wtalc", "opentad"):
+        assert cli.main([*words, "--protocol", name]) == 0
+        stored = json.loads((out / "results.json").read_text())
+        assert stored["protocol"].startswith(f"protocol {name}: ")
+        caveats = stored["caveats"]
+        assert "videos, this one 12: do not compare" in caveats[0]
+        assert len(caveats) == (2 if name == "wtalc" else 1)  # the data set has no ambiguous intervals to filter by
+        printed = capsys.readouterr().out
+        assert all(caveat in printed for caveat in caveats)
+        file = [
+            str(out / "predictions.json"),
+            "--truth",
+            str(data / "gt.json"),
+            "--split",
+            str(data / "split_test.txt"),
+        ]
+        assert cli.main(["evaluate", *file, "--protocol", name, "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again["mAP"] == pytest.approx(stored["trained"]["mAP"], abs=1e-12)
+        assert again["interval"]["mAP"]["0.50"] == pytest.approx(stored["trained"]["interval"]["mAP"]["0.50"])
 
 
 def test_export_convert_and_eval_give_the_same_map(folder, world, tmp_path, capsys):

@@ -1,5 +1,6 @@
-"""The synthetic world has the marginals it promises, is the same for the same seed, and can be learned."""
+"""The synthetic worlds have the marginals they promise, are the same for the same seed, and can be learned."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -153,6 +154,30 @@ def test_same_seed_same_world():
     assert_same_split(one.test, other.test)
 
 
+@pytest.mark.parametrize(
+    ("options", "digest", "sums"),
+    [
+        (SMALL | {"seed": 5}, "3b335cf1710c8d69", (5785.105382823036, 5669.174402454781)),
+        (
+            {"seed": 1, "num_classes": 25, "train_videos": 80, "test_videos": 75, "dim": 3},
+            "0c7ff3700d4a1264",
+            (46020.47681284876, 55800.53307378826),
+        ),
+    ],
+)
+def test_a_seed_gives_the_world_that_it_always_gave(options, digest, sums):
+    """Figures in the documents are of these worlds. Annotations are hashed; features depend on the matrix product."""
+    world = synthetic.make_world(**options)
+    found = hashlib.sha256()
+    for split in (world.train, world.test):
+        for video in split.videos:
+            found.update(repr((video.id, video.segment_labels, video.segments.tolist())).encode())
+        found.update(repr(split.features.lengths.tolist()).encode())
+    assert found.hexdigest()[:16] == digest
+    got = [stream.sum(dtype=np.float64) for stream in world.train.features.streams]
+    np.testing.assert_allclose(got, sums, rtol=1e-6)
+
+
 def test_other_seed_other_world():
     one, other = (synthetic.make_world(seed=seed, **SMALL) for seed in (5, 6))
     assert not np.array_equal(one.train.features.lengths, other.train.features.lengths)
@@ -170,6 +195,83 @@ def test_annotations_do_not_depend_on_the_features():
     assert_same_annotations(one.train, other.train)
     assert_same_annotations(one.test, other.test)
     assert not np.array_equal(one.train.features.streams[0][:, :6], other.train.features.streams[0][:, :6])
+
+
+# Annotated like ActivityNet
+
+FEW = {"num_classes": 4, "dim": 5, "train_videos": 16, "test_videos": 13, "longest": 60}
+
+
+@pytest.fixture(scope="module")
+def activities():
+    return synthetic.make_activitynet_world(num_classes=20, dim=1, train_videos=3000, test_videos=3000)
+
+
+def test_statistics_of_activitynet(activities):
+    """Computed from the annotations of ActivityNet 1.3, training and validation."""
+    for split in (activities.train, activities.test):
+        durations = split.features.lengths * SNIPPET_SECONDS
+        lengths = np.concatenate([np.diff(video.segments)[:, 0] for video in split.videos])
+        share = [np.diff(video.segments).sum() for video in split.videos] / durations
+        counts = np.array([len(video.segments) for video in split.videos])
+        assert 114 < durations.mean() < 122  # 117.5 and 118.5
+        assert 1.45 < counts.mean() < 1.63  # 1.54
+        assert 0.63 < share.mean() < 0.67  # 0.65 and 0.66
+        assert 0.22 < (share > 0.9).mean() < 0.28  # 0.25
+        assert 46 < lengths.mean() < 53  # 48.9 and 50.1
+        assert 24.5 < np.median(lengths) < 30.5  # 26.8 and 26.1
+        assert 0.09 < (split.features.lengths < 50).mean() < 0.13  # 0.11 and 0.12
+        assert 0.16 < (split.features.lengths < 75).mean() < 0.20  # 0.18 and 0.19
+        assert sum(len(video.labels) > 1 for video in split.videos) == 3
+        videos = split.multi_hot(activities.classes).sum(0)
+        assert videos.max() < 3.2 * videos.min()  # 26 to 82
+
+
+def test_activities_lie_within_their_video_one_after_the_other(activities):
+    for split in (activities.train, activities.test):
+        for video, length in zip(split.videos, split.features.lengths, strict=True):
+            start, end = video.segments.T
+            assert start[0] >= 0
+            assert end[-1] <= length * SNIPPET_SECONDS
+            assert (end - start).min() > 0.35
+            assert (start[1:] >= end[:-1]).all()
+            np.testing.assert_array_equal(np.round(video.segments, 1), video.segments)
+
+
+def test_worlds_of_activities_are_reproducible_and_of_any_size():
+    one, same, other, longer = (
+        synthetic.make_activitynet_world(**FEW | options)
+        for options in ({}, {}, {"seed": 1}, {"dim": 7, "train_videos": 20, "noise": 0.1})
+    )
+    assert one.classes == ("Activity000", "Activity001", "Activity002", "Activity003")
+    assert one.dims == (5, 5)
+    assert one.train.features.lengths.max() <= 60
+    assert one.train.multi_hot(one.classes).sum(0).min() >= 3
+    assert_same_split(one.train, same.train)
+    assert_same_split(one.test, same.test)
+    assert not np.array_equal(one.train.features.lengths, other.train.features.lengths)
+    assert_same_annotations(one.test, longer.test)
+    shortest = synthetic.make_activitynet_world(**FEW | {"longest": 8})
+    assert all(np.diff(video.segments).min() > 0.35 for video in shortest.train.videos)
+
+
+def test_the_full_size_has_every_class():
+    world = synthetic.make_activitynet_world(dim=1, train_videos=600, test_videos=600, longest=20)
+    assert len(world.classes) == 200
+    assert world.test.multi_hot(world.classes).sum(0).min() == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 1}, "got 1 and 5"),
+        ({"test_videos": 11}, "at least 12 videos a split, got 16 and 11"),
+        ({"longest": 7}, "8 snippets or more, got 7"),
+    ],
+)
+def test_impossible_worlds_of_activities_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        synthetic.make_activitynet_world(**FEW | options)
 
 
 # Features

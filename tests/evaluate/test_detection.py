@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from casejax.errors import DataError
 from casejax.evaluate import detection
-from casejax.evaluate.detection import CASE, Protocol, evaluate_detections
+from casejax.evaluate.detection import evaluate_detections
+from casejax.evaluate.protocols import CASE
 from casejax.evaluate.results import parse_results
 from casejax.records import SegmentTable
 
@@ -122,7 +123,7 @@ def test_golden_average_precision(golden):
             for annotation in video["annotations"]
         ]
         truth = SegmentTable.from_rows(*zip(*rows, strict=True))
-        predictions, _, _ = parse_results(notes["predictions"], videos, classes)
+        predictions = parse_results(notes["predictions"], videos, classes).table
         result = evaluate_detections(predictions, truth, classes, tious=expected["thresholds"])
         assert_allclose(result.ap, list(expected["ap"].values()), rtol=0, atol=1e-12)
         assert_allclose(result.mean_ap, expected["mAP"], rtol=0, atol=1e-12)
@@ -244,7 +245,7 @@ def test_thresholds_outside_the_unit_interval_are_refused(tiou):
         evaluate_detections(table([0, 1]), table([0, 1]), ["a"], tious=[0.5, tiou])
 
 
-# ---- averages and protocols ------------------------------------------------------------------------------
+# ---- averages -------------------------------------------------------------------------------------------
 
 
 def test_averages_include_both_ends():
@@ -255,20 +256,3 @@ def test_averages_include_both_ends():
     assert averages == pytest.approx([4 / 5, 2 / 5, 4 / 7])
     with pytest.raises(ValueError, match=r"\[0\.8, 0\.9\]"):
         result.average(0.8, 0.9)
-
-
-def test_the_case_protocol_is_the_published_one():
-    assert CASE.tious == tuple(np.linspace(0.1, 0.7, 7))
-    assert CASE.averages == ((0.1, 0.5), (0.3, 0.7), (0.1, 0.7))
-    assert not CASE.ambiguous_filter
-
-
-def test_a_protocol_describes_itself_in_one_line():
-    line = CASE.describe(210, 3311, selection="last step")
-    for part in ("case", "210 videos", "3311 instances", "seconds", "0.3, 0.4", "filter off", "last step"):
-        assert part in line
-    assert "\n" not in line
-    other = Protocol("mine", "my videos", tious=(0.5,), ambiguous_filter=True).describe(2, 9)
-    assert "tIoU 0.5," in other
-    assert "filter on" in other
-    assert "selection: not stated" in other

@@ -27,6 +27,7 @@ OF_BASES = Localization(
 )
 FUSED = Localization(thresholds=THRESHOLDS, scale=2, fusion="student_t")
 POSITIVE = Localization(proposals="positive", class_threshold=0.5, min_snippets=2)
+SMOOTH = replace(OF_BASES, smooth_width=5, scale=3)
 
 
 def keep_all(segment, score, group):
@@ -96,7 +97,9 @@ def test_options_equal_a_loop(padded, scale, power, least):
 
 
 @pytest.mark.parametrize(
-    "options", [Localization(), OF_BASES, FUSED, POSITIVE], ids=["case", "bases", "fused", "positive"]
+    "options",
+    [Localization(), OF_BASES, FUSED, POSITIVE, SMOOTH, replace(POSITIVE, smooth_width=3)],
+    ids=["case", "bases", "fused", "positive", "smooth", "smooth positive"],
 )
 @pytest.mark.parametrize("has_ranked", [False, True])
 def test_a_padded_video_is_localised_as_if_it_were_alone(padded, options, has_ranked):
@@ -122,7 +125,7 @@ def test_a_padded_video_is_localised_as_if_it_were_alone(padded, options, has_ra
 def test_padding_is_not_looked_at(padded):
     scores, video_scores, durations, ranked = padded
     behind = np.arange(13)[None, :, None] >= LENGTHS[:, None, None]
-    for options in (Localization(), OF_BASES, POSITIVE):
+    for options in (Localization(), OF_BASES, POSITIVE, SMOOTH, replace(POSITIVE, smooth_width=3)):
         tables = [
             localize.localize(
                 np.where(behind, value, scores),
@@ -135,6 +138,29 @@ def test_padding_is_not_looked_at(padded):
             for value in (np.float32(0), np.float32(50))
         ]
         assert_same_tables(*tables)
+
+
+@pytest.mark.parametrize("options", [SMOOTH, replace(SMOOTH, smooth_degree=2), replace(POSITIVE, smooth_width=3)])
+def test_smoothing_is_that_of_the_scores_beforehand(padded, options):
+    scores, video_scores, durations, ranked = padded
+    if options.proposals == "positive":
+        scores = scores - np.float32(0.5)
+    before = []
+    for x in (scores, ranked):
+        smoothed = np.zeros_like(x)
+        for v, length in enumerate(LENGTHS):
+            for c in range(3):
+                smoothed[v, :length, c] = localize.smooth(
+                    x[v, :length, c], width=options.smooth_width, degree=options.smooth_degree
+                )
+        before.append(smoothed)
+    run = partial(localize.localize, video_scores=video_scores, durations=durations, lengths=LENGTHS)
+    got = run(scores, options=options, ranked=ranked)
+    assert len(got.score) > 3
+    plain = replace(options, smooth_width=1)
+    assert_same_tables(got, run(before[0], options=plain, ranked=before[1]))
+    other = run(scores, options=plain, ranked=ranked)
+    assert len(other.score) != len(got.score)
 
 
 def test_videos_of_full_length_are_those_without_lengths(padded):

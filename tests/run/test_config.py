@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from casejax.errors import DataError, OptionError
-from casejax.methods import METHODS, find, with_head
+from casejax.methods import DATASETS, METHODS, find, with_head
 from casejax.records import Dataset, Features, Split, Video
 from casejax.run.config import Config
 from casejax.train import loop
@@ -91,6 +91,91 @@ def test_variants_change_the_options_that_a_method_has():
         Config.of("case", "papre")
 
 
+SHARED = {"num_snippets": 50, "top_k_divisor": 2, "class_threshold": 0.1, "nms_threshold": 0.7}
+ACTIVITYNET = {
+    ("case", "activitynet12"): SHARED | {"epochs": 73, "num_clusters": 64},
+    ("case", "activitynet13"): SHARED | {"epochs": 35, "num_clusters": 64},
+    ("baseline", "activitynet13"): SHARED | {"epochs": 35},
+    ("aicl", "activitynet12"): SHARED | {"epochs": 73, "cas_weight": 0.5, "test_cas_weight": 0.5},
+    ("aicl", "activitynet13"): SHARED | {"epochs": 35, "cas_weight": 0.5, "test_cas_weight": 0.5, "hidden": 1024},
+    ("aicl+case", "activitynet12"): SHARED
+    | {"epochs": 73, "cas_weight": 0.5, "test_cas_weight": 0.2, "num_clusters": 64},
+    ("co2net", "activitynet12"): {"num_snippets": 60, "epochs": 48, "smoothing": 13, "learning_rate": 3e-5}
+    | {"weight_decay": 5e-4, "top_k_divisor": 5},
+    ("co2net+case", "activitynet12"): {"num_snippets": 60, "epochs": 48, "smoothing": 13, "learning_rate": 3e-5}
+    | {"weight_decay": 5e-4, "top_k_divisor": 5, "num_clusters": 64},
+    ("delu", "activitynet12"): {"num_snippets": 60, "epochs": 48, "smoothing": 13, "learning_rate": 3e-5}
+    | {"weight_decay": 5e-4, "top_k_divisor": 5, "guide_weight": 0.8, "evidence_divisor": 5, "evidence_weight": 1.2}
+    | {"uncertain_weight": 0.2, "amplitude": 0.2, "evidence": "relu", "video_loss": "square"},
+    ("cola", "activitynet12"): {"num_snippets": 50, "batch_size": 256, "epochs": 5555, "class_threshold": 0.1}
+    | {"top_k_divisor": 10, "easy_divisor": 10, "hard_divisor": 8, "contrast_weight": 0.005, "width": 9}
+    | {"class_width": 7},
+    ("acmnet", "activitynet13"): {"num_snippets": 75, "batch_size": 64, "weight_decay": 1e-3, "top_k_divisor": 2}
+    | {"input_dropout": 0.7, "attention_dropout": 0.7, "context_divisor": 10, "background_divisor": 10}
+    | {"instance_weight": 5.0, "guide_weight": 5e-3, "sparse_weight": 0.0, "frame_weight": 0.7}
+    | {"class_threshold": 0.1, "thresholds": (0.005, 0.01, 0.015, 0.02), "nms_threshold": 0.9}
+    | {"outer_ratio": 0.15, "score_weight": 0.25},
+}
+"""All that changes from THUMOS14, option by option."""
+
+
+@pytest.mark.parametrize(("name", "dataset"), ACTIVITYNET)
+def test_settings_of_a_data_set_change_these_options_and_no_other(name, dataset):
+    flat, there = Config.of(name).flat(), Config.of(name, dataset=dataset).flat()
+    changed = {option: value for option, value in there.items() if value != flat[option]}
+    assert changed == {o: v for o, v in ACTIVITYNET[name, dataset].items() if v != flat[o]}
+    assert {option: there[option] for option in ACTIVITYNET[name, dataset]} == ACTIVITYNET[name, dataset]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_data_set_of_a_method_makes_a_configuration_that_survives_json(name):
+    for dataset in find(name).datasets:
+        for variant in find(name).variants or ("official",):
+            config = Config.of(name, variant, dataset)
+            config.check()
+            assert Config.from_dict(json.loads(json.dumps(config.as_dict()))).as_dict() == config.as_dict()
+        assert Config.from_dict(json.loads(json.dumps(config.as_dict()))).dataset == dataset
+        network = nnx.eval_shape(
+            lambda: config.method.network((5, 5), 3, settings=config.changed(hidden=4).settings, rngs=nnx.Rngs(0))  # noqa: B023
+        )
+        assert set(network.embedding_dims) == {4}
+
+
+def test_data_sets_by_name():
+    assert DATASETS == ("thumos14", "activitynet12", "activitynet13")
+    assert Config.of("case", "paper", "thumos14") == Config.of("case", "paper")
+    # The variant has the last word, then what is named.
+    assert Config.of("aicl", "corrected", "activitynet13").flat()["cas_weight"] == 1
+    assert Config.of("case", "corrected", "activitynet13", num_clusters=8).flat()["num_clusters"] == 8
+    with pytest.raises(OptionError, match="anet: method case has no settings for it; it has those for thumos14, activ"):
+        Config.of("case", dataset="anet")
+    with pytest.raises(OptionError, match=r"wtalc .* thumos14, and those for activitynet13 belong to case, .*acmnet$"):
+        Config.of("wtalc", dataset="activitynet13")
+    with pytest.raises(OptionError, match=r"co2net\+case has no settings for it; .* thumos14, activitynet12, and"):
+        Config.of("co2net+case", dataset="activitynet13")
+
+
+def test_a_stored_run_that_names_no_data_set_is_one_of_thumos14():
+    stored = Config.of("case", "paper").as_dict()
+    del stored["dataset"]
+    assert Config.from_dict(stored).dataset == "thumos14"
+    with pytest.raises(OptionError, match="dataset anet"):
+        Config.from_dict(stored | {"dataset": "anet"})
+
+
+def test_options_without_an_effect_are_those_of_the_data_set():
+    config = Config.of("case", "corrected", "activitynet13")
+    assert "nms_threshold" not in config.as_dict()["localization"]  # soft suppression has none
+    assert Config.from_dict(config.as_dict()) == config
+
+
+def test_the_data_set_is_described_where_it_is_another():
+    config = Config.of("case", "corrected", "activitynet13")
+    assert config.describe() == "case, corrected, activitynet13"
+    assert config.changed(num_clusters=16).describe() == "case, corrected, activitynet13 with num_clusters=16"
+    assert Config.of("acmnet", dataset="activitynet13").describe() == "acmnet, activitynet13"
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_network_takes_a_width(name):
     config = Config.of(name)
@@ -121,7 +206,7 @@ def test_only_options_that_act_are_stored():
     fused = Config.of("zhou").as_dict()["localization"]
     assert not {"nms", "nms_threshold", "nms_unit"} & fused.keys()
     positive = Config.of("a2cl_pt").as_dict()["localization"]
-    assert set(positive) == {"test_sampling", "proposals", "class_threshold", "min_snippets"}
+    assert set(positive) == {"test_sampling", "smooth_width", "proposals", "class_threshold", "min_snippets"}
     plain = Config.of("case").changed(transport=False).as_dict()["head"]
     assert not {"prior", "rank", "prior_std"} & plain.keys()
     assert Config.of("case").changed(nms_threshold=0.1, nms="soft").describe() == "case, official with nms=soft"
@@ -148,6 +233,8 @@ def test_runs_are_described_by_method_variant_and_changes():
         ({"weight_decay": -1.0}, ["weight_decay", "-1"]),
         ({"foreground_divisor": 0}, ["foreground_divisor"]),
         ({"thresholds": ()}, ["thresholds"]),
+        ({"smooth_width": 4}, ["smooth_width", "odd", "4", "3 and 5"]),
+        ({"smooth_width": 0}, ["smooth_width", "[1, inf)", "0"]),
         ({"similar_pairs": 9}, ["similar_pairs", "16", "9"]),
         ({"similar_pairs": 1, "data_parts": 2}, ["similar_pairs", "--data-parts"]),
     ],

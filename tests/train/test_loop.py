@@ -195,7 +195,7 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
         if signum == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
             done = saved()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 3
     # orbax warns where the kill left half of a checkpoint; jaxlib 0.10.0 logs an error for every program that it reads
     # from the cache, even on the machine that wrote it
     said = [

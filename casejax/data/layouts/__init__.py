@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Unpack
 
 from casejax.data.layouts.a2cl_pt import read_a2cl_pt, write_a2cl_pt
+from casejax.data.layouts.ambiguous import read_ambiguous
 from casejax.data.layouts.annotations import read_annotations, read_lines, read_split
 from casejax.data.layouts.arrays import Arrangement
 from casejax.data.layouts.assemble import ReadOptions
@@ -95,6 +96,7 @@ __all__ = [
     "read_a2cl_pt",
     "write_a2cl_pt",
     "read_annotations",
+    "read_ambiguous",
     "read_features",
     "load_features_file",
     "read_split",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
-from casejax.data.layouts.arrays import Arrangement
+from casejax.data.layouts.arrays import Arrangement, read_header
 from casejax.data.layouts.checks import check_memory, first_three, raise_first, repeated
 from casejax.data.layouts.consistency import warn_of_times
-from casejax.data.layouts.feature_files import find_streams, load_features, pack_features, survey_features
+from casejax.data.layouts.feature_files import (
+    feature_files,
+    find_sources,
+    find_streams,
+    load_features,
+    load_features_file,
+    pack_features,
+    survey_features,
+)
 from casejax.data.layouts.timing import timing_of
-from casejax.errors import DataError, OptionError
+from casejax.errors import DataError, DataWarning, OptionError
 from casejax.records import Dataset, Features, Split, Timing, Video, videos_of_part
 
 SPLITS = ("train", "test")
@@ -32,6 +41,9 @@ class ReadOptions(TypedDict, total=False):
     part: which part of the data this process reads the features of, of `parts` in all: a contiguous part of the
       training videos (`records.videos_of_part`), and, for part 0, the test videos. All annotations are read.
     parts: processes that read; default this one alone.
+    lenient: videos whose features are missing or cannot be used are left out, and features that no split names are
+      counted, each in one `DataWarning`; default: the first that is missing is a `DataError`.
+    headers_only: values are not read; features are zeros that take no memory.
     """
 
     streams: tuple[str, ...] | None
@@ -42,6 +54,8 @@ class ReadOptions(TypedDict, total=False):
     packed_dtype: str
     part: int
     parts: int
+    lenient: bool
+    headers_only: bool
 
 
 def given_timing(options: ReadOptions) -> Timing | None:
@@ -84,6 +98,9 @@ def assemble(
     streams = options.get("streams")
     if streams is None:
         streams = find_streams(folders["train" if videos["train"] else "test"])
+    arrangement, headers_only = options.get("arrangement", Arrangement()), options.get("headers_only", False)
+    if options.get("lenient"):
+        videos = _usable(videos, folders, streams, arrangement, values=not headers_only)
     own = {
         "train": list(videos_of_part(len(videos["train"]), part, parts)),
         "test": list(range(len(videos["test"]))) if part == 0 else [],
@@ -91,13 +108,8 @@ def assemble(
     if videos["train"] and not own["train"]:
         raise DataError(f"{root}: {len(videos['train'])} training videos leave none to process {part} of {parts}")
     ids = {split: [videos[split][v].id for v in own[split]] for split in SPLITS}
-    surveys = survey_features(
-        folders,
-        {split: ids[split] for split in SPLITS if videos[split]},
-        streams,
-        options.get("arrangement", Arrangement()),
-    )
-    if packed is None:
+    surveys = survey_features(folders, {split: ids[split] for split in SPLITS if videos[split]}, streams, arrangement)
+    if packed is None and not headers_only:
         remedy = "name a folder with room in --packed, and they are packed there and streamed"
         check_memory(root, sum(survey.values for survey in surveys.values()), remedy)
     found = {}
@@ -105,6 +117,11 @@ def assemble(
         if split not in surveys:
             dims = next(iter(surveys.values())).dims
             features = Features.end_to_end(tuple(np.empty((0, dim), np.float32) for dim in dims), [])
+        elif headers_only:
+            lengths, dims = surveys[split].lengths, surveys[split].dims
+            features = Features.end_to_end(
+                tuple(np.broadcast_to(np.float32(0), (sum(lengths), dim)) for dim in dims), lengths
+            )
         elif packed is None:
             features = load_features(surveys[split])
         else:
@@ -114,6 +131,68 @@ def assemble(
     dataset = Dataset(str(root), classes, streams, found["train"], found["test"], timing)
     warn_of_times(dataset)
     return dataset
+
+
+def _usable(
+    videos: Mapping[str, Sequence[Video]],
+    folders: Mapping[str, Path],
+    streams: tuple[str, ...],
+    arrangement: Arrangement,
+    *,
+    values: bool,
+) -> dict[str, list[Video]]:
+    """The videos whose features can be used; the others are counted, and features that no split names.
+
+    Raises:
+      DataError: no training video is left.
+    """
+    kept: dict[str, list[Video]] = {}
+    missing, broken, used = [], {}, set()
+    for split, listed in videos.items():
+        kept[split] = []
+        sources = find_sources(folders[split], [video.id for video in listed], streams) if listed else []
+        for video, own in zip(listed, zip(*sources, strict=True), strict=False):
+            used |= {source.path for source in own}
+            if not all(source.path.is_file() for source in own):
+                missing.append(video)
+                continue
+            try:
+                shapes = [arrangement.shape(read_header(source), str(source)) for source in own]
+                if len({rows for rows, _ in shapes}) > 1:
+                    raise DataError(f"{own[0]}: streams differ in length, {[rows for rows, _ in shapes]}")
+                if values:
+                    for source in own:
+                        load_features_file(source.path, arrangement=arrangement, key=source.key)
+            except DataError as error:
+                broken[video.id] = str(error)
+                continue
+            kept[split].append(video)
+    instances = sum(len(video.segments) for video in missing)
+    if missing:
+        message = f"{len(missing)} videos with {instances} instances have no features and are left out: "
+        _warn("missing features", message, [video.id for video in missing])
+    if broken:
+        message = (
+            f"features of {len(broken)} videos cannot be used and are left out, first {next(iter(broken.values()))}: "
+        )
+        _warn("unreadable features", message, list(broken))
+    extra = _extra(folders, streams, used)
+    if extra:
+        _warn("extra features", f"{len(extra)} feature files are of no video of a split: ", extra)
+    if not kept["train"]:
+        raise DataError(f"{folders['train']}: no training video has features that can be used; extract them")
+    return kept
+
+
+def _extra(folders: Mapping[str, Path], streams: tuple[str, ...], used: set[Path]) -> list[str]:
+    places = {folder / stream for folder in folders.values() for stream in streams} | set(folders.values())
+    there = [path for place in places if place.is_dir() for paths in feature_files(place).values() for path in paths]
+    return sorted(str(path) for path in there if path not in used)
+
+
+def _warn(kind: str, message: str, places: Iterable[str]) -> None:
+    names = list(places)
+    warnings.warn(DataWarning(message + first_three(names), kind=kind, places=names), stacklevel=5)
 
 
 def _among(features: Features, own: Sequence[int], num_videos: int) -> Features:

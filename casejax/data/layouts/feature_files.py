@@ -25,17 +25,20 @@ SINGLE = "features"
 """What the stream of features is called that have no streams."""
 
 
-def load_features_file(path: str | os.PathLike[str], *, arrangement: Arrangement = Arrangement()) -> np.ndarray:
+def load_features_file(
+    path: str | os.PathLike[str], *, arrangement: Arrangement = Arrangement(), key: str = ""
+) -> np.ndarray:
     """Read one file of one array as (snippets, dim) float32.
 
     Args:
       path: `.npy`, `.npz`, `.h5` or `.csv`.
       arrangement: what its axes are.
+      key: the name of the array in a file of several.
 
     Raises:
       DataError: not a complete array of finite floats, with the right axes and at least one snippet.
     """
-    source = Source(Path(path))
+    source = Source(Path(path), key)
     out = np.empty(arrangement.shape(read_header(source), str(source)), np.float32)
     fill(out, arrangement.apply(load(source)), str(source))
     return out

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from casejax.data.layouts.annotations import read_annotations, read_lines, read_split
+from casejax.data.layouts.annotations import find_ids, read_annotations, read_lines, read_split
 from casejax.data.layouts.assemble import (
     SPLITS,
     ReadOptions,
@@ -34,7 +35,7 @@ from casejax.data.layouts.assemble import (
 from casejax.data.layouts.checks import check_id, check_unique_ids, first_three, raise_first
 from casejax.data.layouts.feature_files import load_features, survey_features
 from casejax.data.layouts.timing import check_durations, settle_timing
-from casejax.errors import DataError
+from casejax.errors import DataError, DataWarning
 from casejax.records import Dataset, Features, Timing, Video
 from casejax.runtime.files import whole_folder
 
@@ -63,7 +64,10 @@ def read_dataset(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     ids = {split: read_split(root / f"split_{split}.txt") for split in SPLITS}
     _check_disjoint(ids, root)
     gt = root / "gt.json"
-    annotations = read_annotations(gt, only=[video for split in SPLITS for video in ids[split]])
+    listed = [video for split in SPLITS for video in ids[split]]
+    annotations = read_annotations(gt, only=listed)
+    if options.get("lenient"):
+        _warn_of_unlisted(gt, listed)
     videos = {split: _annotated(root, split, ids[split], annotations) for split in SPLITS}
     check_labels(videos["train"], gt, f"take it out of {root / 'split_train.txt'}")
     path = root / "classes.txt"
@@ -163,6 +167,23 @@ def _check_disjoint(ids: Mapping[str, Sequence[str]], root: Path) -> None:
     train, test = (root / f"split_{split}.txt" for split in SPLITS)
     shared = sorted(set(ids["train"]) & set(ids["test"]))
     raise_first(f"{train} and {test} both list {video!r}; remove it from one of them" for video in shared)
+
+
+def _warn_of_unlisted(gt: Path, listed: Sequence[str]) -> None:
+    """Count annotated videos that no split lists; where an evaluation takes all of the file, none of them is found."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            videos = read_annotations(gt)
+        except DataError:
+            return  # an entry that nobody asks for cannot be read
+    found = find_ids(listed, videos)
+    rest = {video: len(entry.segments) for video, entry in videos.items() if video not in set(found.values())}
+    if rest:
+        message = (
+            f"{gt}: {len(rest)} videos with {sum(rest.values())} instances are in no split: {first_three(list(rest))}"
+        )
+        warnings.warn(DataWarning(message, kind="no split", places=list(rest)), stacklevel=3)
 
 
 def _annotated(root: Path, split: str, ids: Sequence[str], annotations: Mapping[str, Video]) -> tuple[Video, ...]:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from casejax.errors import OptionError
 from casejax.methods.case.clustering import clustering_loss, initial_cluster_labels
+from casejax.methods.case.datasets import ACTIVITYNET, ACTIVITYNET_CLUSTERS
 from casejax.methods.case.head import ClusteredNet, make_head, project_prototypes
 from casejax.methods.case.inference import case_scores, clustered_foreground
 from casejax.methods.case.network import SPLIT, CaseNet
@@ -36,6 +37,7 @@ BASELINE = Method(
     epochs_fixed=False,
     with_head={"test_cas_weight": 1 / 5},
     variants=VARIANTS,
+    datasets=ACTIVITYNET,
     split=SPLIT,
 )
 """The two-branch network with an attention trained on its own most certain snippets (appendix F.1 of CASE)."""
@@ -79,6 +81,7 @@ def with_head(method: Method) -> Method:
         name: dict(method.variants.get(name, {})) | {key: changes[key] for key in OF_HEAD if key in changes}
         for name, changes in VARIANTS.items()
     }
+    datasets = {name: {**own, **method.with_head, **ACTIVITYNET_CLUSTERS} for name, own in method.datasets.items()}
     return replace(
         method,
         name="case" if method is BASELINE else f"{method.name}+case",
@@ -101,6 +104,7 @@ def with_head(method: Method) -> Method:
         check=lambda settings, dataset: method.check(settings.base, dataset),
         takes_head=False,
         variants=MappingProxyType(variants),
+        datasets=MappingProxyType(datasets),
     )
 
 
