@@ -136,15 +136,14 @@ def test_results_parse_as_results(network, arrays, wanted, tmp_path, capsys):
     assert call(network, place, "--json", tmp_path / "out.json", "--csv", tmp_path / "out.csv") == 0
     videos = sorted(LENGTHS)
     document = json.loads((tmp_path / "out.json").read_text())
-    table, unknown_labels, unknown_videos = parse_results(document, videos, CLASSES)
+    table, *left_over = parse_results(document, videos, CLASSES)
     rows = [
         (videos[v], CLASSES[c], *segment, score)
         for v, c, segment, score in zip(*(column.tolist() for column in table), strict=True)
     ]
     want = [(name, *segment) for name in videos for segment in wanted[name]]
     assert rows == want
-    assert not unknown_labels
-    assert not unknown_videos
+    assert not any(left_over)
     with (tmp_path / "out.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
     assert [(r["video"], r["label"], float(r["start"]), float(r["end"]), float(r["score"])) for r in read] == want
