@@ -12,10 +12,12 @@ Rooms, each imported when it is first asked for:
   methods     CASE and its relatives: `casejax.methods.find("co2net+case")`
   run         options, state and folder of a run: `casejax.run.Config`
   inference   a trained network used: `casejax.inference.evaluate_run`
-  train       from a data set to a trained network: `casejax.train.run`
+  train       from a data set to a trained network: `casejax.train.run`; `casejax.train(...)` from files of one's own
   report      tables and pictures
   records     the nouns that travel between them
   errors      the errors that a user can meet
+
+`casejax.Localizer` finds segments with a trained network: `casejax.Localizer.load(folder)(features)`.
 
 `ot`, `losses`, `labels` and `alignment` load jax and numpy alone.
 """
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         run,
         train,
     )
+    from casejax.inference import Localizer
 
 __version__ = "0.1.0"
 
@@ -58,10 +61,13 @@ __all__ = [
     "report",
     "records",
     "errors",
+    "Localizer",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Localizer":
+        return importlib.import_module("casejax.inference").Localizer
     if name in __all__:
         return importlib.import_module(f"casejax.{name}")
     raise AttributeError(f"module 'casejax' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "inference": "run methods localize evaluate report data runtime records errors labels",
     "train": "inference run methods localize evaluate report data runtime records errors labels",
     "alignment": "runtime report.canvas errors",
-    "cli": "train inference run methods evaluate data runtime records errors",
+    "cli": "train inference run methods evaluate report data runtime records errors",
 }
 """What of casejax each room may import; a room may always import itself."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from casejax.cli.main import COMMANDS, stage
 from casejax.cli.options import Parser, add_options, run_command
+from casejax.cli.predict import add_flags as add_predict_flags
 from casejax.cli.sources import add_data_options
 from casejax.errors import OptionError
 from casejax.run.config import Config, Option
@@ -37,9 +38,9 @@ def _all_commands() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(parser_class=argparse.ArgumentParser)
     for name, sentence in COMMANDS.items():
         parser = commands.add_parser(name, help=sentence)
-        if name in ("train", "eval"):
+        if name in ("train", "eval", "predict"):
             own = Parser(everything=True)
-            add_data_options(own)
+            (add_predict_flags if name == "predict" else add_data_options)(own)
             add_options(own, Config.of("case"), only=_any if name == "train" else _of_inference)
             parser._actions += own._actions
             parser._option_string_actions |= own._option_string_actions

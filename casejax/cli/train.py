@@ -31,6 +31,7 @@ from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, own_part, wait_for_all
 from casejax.train.experiment import run, run_seeds
+from casejax.train.own_data import fit_batch
 
 COMMON = ("seed", "epochs", "num_snippets", "batch_size", "learning_rate")
 """Options that the short help names."""
@@ -90,7 +91,7 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     dataset = read_data(arguments, packed=arguments.packed, packed_dtype=arguments.packed_dtype, part=part, parts=parts)
     videos = len(dataset.train.videos)
     if arguments.features is not None and "batch_size" not in given and videos < config.schedule.batch_size:
-        config = config.changed(batch_size=videos, similar_pairs=min(config.schedule.similar_pairs, videos // 2))
+        config = fit_batch(config, videos)
         stage(f"batches of {videos} videos, as many as there are")
     protocol = None if arguments.protocol is None else PROTOCOLS[arguments.protocol]
     options: dict[str, Any] = {"resume": arguments.resume, "devices": arguments.devices, "protocol": protocol}

@@ -1,7 +1,16 @@
-"""A trained network used: it scores videos, segments are localised in them, and their mAP is evaluated and reported."""
+"""A trained network used: it finds segments in any videos; on a test split, their mAP is evaluated and reported."""
 
 from casejax.inference.evaluate import evaluate_run, evaluate_scores, report_on_grid, report_scores
 from casejax.inference.judging import Judged, Truth, judge_file, judged_summary, notes, print_judged, read_truth
+from casejax.inference.predict import Localizer
+from casejax.inference.predictions import (
+    Prediction,
+    Segment,
+    draw_timeline,
+    print_segments,
+    write_results,
+    write_segments,
+)
 from casejax.inference.scoring import (
     Scored,
     Scorer,
@@ -12,6 +21,13 @@ from casejax.inference.scoring import (
 )
 
 __all__ = [
+    "Localizer",
+    "Prediction",
+    "Segment",
+    "write_results",
+    "write_segments",
+    "print_segments",
+    "draw_timeline",
     "evaluate_run",
     "evaluate_scores",
     "report_scores",

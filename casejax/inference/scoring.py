@@ -7,11 +7,10 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from casejax.data.sampling import gather_on_host, uniform_snippets
+from casejax.data.sampling import gather_on_host
 from casejax.methods import Method
 from casejax.methods.case.whole_split import make_whole_split_labels
 from casejax.records import Dataset, Features, SnippetScores
@@ -43,7 +42,8 @@ def score_videos(
       Scores as NumPy arrays with a leading axis of V.
     """
     lengths = features.lengths
-    snippets = np.asarray(uniform_snippets(jnp.asarray(lengths), num_snippets))
+    # as `uniform_snippets`, on the host, where another number of videos needs no compilation
+    snippets = np.arange(num_snippets) * lengths[:, None] // num_snippets
     order = np.argsort(lengths, kind="stable")  # videos of like lengths together, so that most batches are compact
     parts = []
     for first in range(0, len(lengths), batch_size):
@@ -54,7 +54,12 @@ def score_videos(
 
 
 def score_whole_videos(
-    scorer: Callable[..., SnippetScores], features: Features, *, batch_size: int = 8, shortest: int = 128
+    scorer: Callable[..., SnippetScores],
+    features: Features,
+    *,
+    batch_size: int = 8,
+    shortest: int = 128,
+    growth: int = 2,
 ) -> SnippetScores:
     """Score every video of a split with as many snippets as it has.
 
@@ -62,8 +67,9 @@ def score_whole_videos(
       scorer: features, rows (None) and mask to scores, a `Scorer` with its parameters bound.
       features: the split's packed features, V videos.
       batch_size: videos a call.
-      shortest: videos are padded to this many snippets or a power of two times as many, so that a few compilations
-        serve all.
+      shortest: videos are padded to this many snippets or a power of `growth` times as many, so that a few
+        compilations serve all.
+      growth: from one size to the next.
 
     Returns:
       Scores as NumPy arrays with a leading axis of V, padded with zeros to the longest video.
@@ -76,7 +82,7 @@ def score_whole_videos(
         videos = np.resize(order[first : first + batch_size], batch_size)
         size = shortest
         while size < lengths[videos].max():
-            size *= 2
+            size *= growth
         mask = np.arange(size)[None] < lengths[videos][:, None]
         streams = []
         for stream in features.streams:

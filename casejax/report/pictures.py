@@ -117,7 +117,7 @@ def timeline(
     *,
     title: str,
     duration: float,
-    ground_truth: Sequence[tuple[str, Real[np.ndarray, "_ 2"]]],
+    ground_truth: Sequence[tuple[str, Real[np.ndarray, "_ 2"]]] | None,
     attention: Float[np.ndarray, " t"],
     transformed: Float[np.ndarray, " t"] | None,
     fused: Float[np.ndarray, " t"],
@@ -134,7 +134,8 @@ def timeline(
     Args:
       title: heading, usually the video's name.
       duration: length of the video, seconds; the T snippets cover it evenly.
-      ground_truth: (class name, (n, 2) seconds), one entry a class; may be empty.
+      ground_truth: (class name, (n, 2) seconds), one entry a class; may be empty. None of a video that nothing is known
+        of, and then there is no lane for it.
       attention: (T,) foreground probability P^A, in [0, 1].
       transformed: (T,) P^T, from the cluster assignments; None for a model without clusters.
       fused: (T,) P^M.
@@ -148,12 +149,14 @@ def timeline(
         raise ValueError(f"duration must be a positive number of seconds, got {duration}")
     if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
         raise ValueError(f"the curves must share one shape (T,) with T >= 1, got {shapes}")
-    truth = [(name, np.asarray(s), np.ones(len(s))) for name, s in ground_truth if len(s)]
+    truth = [(name, np.asarray(s), np.ones(len(s))) for name, s in ground_truth or () if len(s)]
     found, note = _strongest(predictions, annotated=[name for name, _, _ in truth])
 
     rows = [curves] if shapes[0][0] <= CROWDED else [[curve] for curve in curves]
     headings = ["Ground truth", "Foreground probability", *[""] * (len(rows) - 1), "Predictions"]
     heights = [LANE * max(len(truth), 1), *[2.4 / len(rows)] * len(rows), LANE * max(len(found), 1)]
+    if ground_truth is None:
+        headings, heights = headings[1:], heights[1:]
     gaps = [0.42 if heading else 0.14 for heading in headings]
     total = 0.45 + sum(gaps) + sum(heights) + 0.6
     figure = new_figure(total)
@@ -171,11 +174,13 @@ def timeline(
         style(panels[-1], heading)
         panels[-1].tick_params(axis="x", labelbottom=heading == "Predictions")
 
-    _draw_lanes(panels[0], truth, GREEN, "none annotated")
-    for panel, row in zip(panels[1:-1], rows, strict=True):
+    if ground_truth is not None:
+        _draw_lanes(panels[0], truth, GREEN, "none annotated")
+    middle = panels[-1 - len(rows) : -1]
+    for panel, row in zip(middle, rows, strict=True):
         _draw_curves(panel, row, duration, truth)
-    handles = [curve for panel in panels[1:-1] for curve in panel.patches]
-    panels[1].legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **LEGEND)
+    handles = [curve for panel in middle for curve in panel.patches]
+    middle[0].legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **LEGEND)
     _draw_lanes(panels[-1], found, VERMILLION, "none found")
     panels[-1].set_title(note, loc="right", size=10, color=MUTED)
     panels[-1].set(xlabel="seconds", xlim=(0, duration))

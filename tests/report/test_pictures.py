@@ -286,3 +286,13 @@ def test_pictures_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'casejax\[plots\]'"):
         pictures.training_curves([])
+
+
+def test_a_video_that_nothing_is_known_of_has_no_lane_of_truth(rng, tmp_path):
+    annotated, free = (draw(pictures.timeline(**video(rng, 450, ground_truth=truth)), tmp_path) for truth in ([], None))
+    assert len(annotated.axes) == 5
+    assert len(free.axes) == 4
+    assert [len(ax.patches) for ax in free.axes] == [len(ax.patches) for ax in annotated.axes[1:]]
+    assert all(ax.get_title(loc="left") != "Ground truth" for ax in free.axes)
+    assert any(text.get_text() == "none annotated" for text in annotated.axes[0].texts)
+    assert free.axes[0].get_legend() is not None

@@ -3,7 +3,8 @@
 A new layout is a module with a reader, and a line in `LAYOUTS`. The readers share `annotations` (JSON and lists of
 names), `folders` (where files are, which videos are for training), `feature_files` and `arrays` (one file a video),
 `joint` and `rows` (all videos in one file), `timing`, `assemble` (videos and features to a data set), `consistency`
-(what can be seen not to fit) and `checks`. `table` reads a data set of one's own.
+(what can be seen not to fit) and `checks`. `table` reads a data set of one's own,
+`unlabelled` features of which nothing else is known.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from casejax.data.layouts.opentad import read_opentad
 from casejax.data.layouts.published import read_dataset, read_features, write_dataset
 from casejax.data.layouts.table import Splitting, read_table
 from casejax.data.layouts.timing import read_timing, timing_of
+from casejax.data.layouts.unlabelled import Found, find_videos, read_durations
 from casejax.data.layouts.wtalc import read_wtalc
 from casejax.records import Dataset
 
@@ -99,6 +101,9 @@ __all__ = [
     "read_timing",
     "read_table",
     "Splitting",
+    "find_videos",
+    "Found",
+    "read_durations",
     "read_dataset",
     "write_dataset",
     "read_a2cl_pt",

@@ -31,7 +31,7 @@ from casejax.data.layouts.assemble import (
     label_names,
     settle_classes,
 )
-from casejax.data.layouts.checks import check_id, check_unique_ids
+from casejax.data.layouts.checks import check_id, check_unique_ids, first_three
 from casejax.data.layouts.feature_files import load_features, survey_features
 from casejax.data.layouts.folders import read_lists, split_by_lists
 from casejax.data.layouts.timing import check_durations, settle_timing
