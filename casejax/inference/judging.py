@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +147,7 @@ def judge_file(
             f"{truth.source}: protocol {protocol.name} keeps {kept.sum()} of {len(kept)} videos, with no instance "
             f"of the {len(truth.classes)} classes; choose annotated videos, or other classes"
         )
+    protocol = replace(protocol, ground_truth=truth.source)
     options: dict[str, Any] = {"videos": truth.videos, "snippet_seconds": snippet_seconds, "ambiguous": truth.ambiguous}
     tables = (parsed.table, truth.instances, truth.classes)
     return Judged(
