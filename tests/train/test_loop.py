@@ -202,8 +202,8 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
         line for line in errors.splitlines() if line and "cpu_aot_loader" not in line and "WARNING:absl" not in line
     ]
     assert said[0] == f"resuming at step {done} of 200000"
-    assert said[1].startswith(f"SIGTERM: saved at step {saved()}")
-    assert "--resume" in said[1]
+    assert said[2].startswith(f"SIGTERM: saved at step {saved()}")
+    assert "--resume" in said[2]
     assert len(said) == 2
     dataset, longer = (
         read_dataset(tmp_path / "world", streams=("rgb",)),
