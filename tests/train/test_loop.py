@@ -204,7 +204,7 @@ def test_a_killed_process_resumes_to_the_same_bits(world, tmp_path):
     assert said[0] == f"resuming at step {done} of 200000"
     assert said[2].startswith(f"SIGTERM: saved at step {saved()}")
     assert "--resume" in said[2]
-    assert len(said) == 2
+    assert len(said) == 3
     dataset, longer = (
         read_dataset(tmp_path / "world", streams=("rgb",)),
         options.changed(epochs=saved() // 2 + 3),
