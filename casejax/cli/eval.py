@@ -7,10 +7,16 @@ from pathlib import Path
 
 from casejax.cli.main import COMMANDS, stage
 from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
-from casejax.cli.sources import add_data_options, check_sources, given_timing, read_data
+from casejax.cli.sources import (
+    add_data_options,
+    add_protocol_options,
+    check_sources,
+    given_protocol,
+    given_timing,
+    read_data,
+)
 from casejax.errors import OptionError
-from casejax.evaluate.protocols import PROTOCOLS
-from casejax.inference.evaluate import evaluate_run
+from casejax.inference.evaluate import evaluate_run, usual_protocol
 from casejax.run.config import Config
 from casejax.run.folder import restore_run
 
@@ -23,7 +29,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a run")
     add_data_options(parser)
     parser.add_argument("--out", type=Path, help="folder of the results (RUN/eval)")
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="how detections are judged (case, on all videos)")
+    add_protocol_options(parser, "as in training: case, or activitynet; on all videos")
     parser.add_helps()
     if asks_for_all(words) or {"-h", "--help"} & set(words):
         add_options(parser, Config.of("case"), only=lambda each: each.of_inference)
@@ -49,7 +55,7 @@ def main(words: Sequence[str]) -> int:
             classes=tuple(data["classes"]),
             only_test=True,
         )
-        protocol = None if parsed.protocol is None else PROTOCOLS[parsed.protocol]
+        protocol = given_protocol(parsed, usual_protocol(config, dataset))
         evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval", protocol=protocol)
 
     return run_command(command)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from casejax.cli.main import COMMANDS
 from casejax.cli.options import Parser, run_command
+from casejax.cli.sources import add_protocol_options, given_protocol
 from casejax.errors import DataError
-from casejax.evaluate.protocols import PROTOCOLS
+from casejax.evaluate.protocols import CASE
 from casejax.inference.evaluate import default_console
 from casejax.inference.judging import judge_file, judged_summary, print_judged, read_truth
 from casejax.records import SNIPPET_SECONDS
@@ -25,7 +26,7 @@ def main(words: list[str]) -> int:
     add = parser.add_argument
     add("predictions", type=Path, help='results file: {"results": {VIDEO: [{"label", "score", "segment"}, ...]}}')
     add("--truth", type=Path, required=True, metavar="GT", help="annotation file (JSON)")
-    add("--protocol", choices=PROTOCOLS, default="case", help="how detections are judged (case)")
+    add_protocol_options(parser, "case")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--subset", metavar="WORD", help="annotated videos to judge on (those to test or validate)")
     which.add_argument("--split", type=Path, metavar="FILE", help="their ids, one a line")
@@ -61,7 +62,7 @@ def main(words: list[str]) -> int:
         judged = judge_file(
             parsed.predictions,
             truth,
-            PROTOCOLS[parsed.protocol],
+            given_protocol(parsed, CASE),
             snippet_seconds=snippet_seconds,
             num_resamples=parsed.resamples,
         )

@@ -260,7 +260,7 @@ def _decides(each: Option) -> bool:
 
 def _parser_of(hint: Any) -> Callable[[str], Any]:
     if get_origin(hint) is tuple:
-        return _numbers
+        return numbers
     if not isinstance(hint, types.UnionType):
         return hint
     parts = typing.get_args(hint)
@@ -275,11 +275,12 @@ def _parser_of(hint: Any) -> Callable[[str], Any]:
     return parse
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas."""
     return tuple(float(part) for part in text.split(","))
 
 
-_numbers.__name__ = "list of numbers"
+numbers.__name__ = "list of numbers"
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

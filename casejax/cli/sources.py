@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from casejax.cli.options import Parser
+from casejax.cli.options import Parser, numbers
 from casejax.data.layouts import LAYOUTS, Arrangement, Splitting, find_layout, read_lines, read_table, timing_of
 from casejax.data.layouts.arrays import ORDERS
 from casejax.errors import OptionError
+from casejax.evaluate.protocols import PROTOCOLS, Protocol
 from casejax.records import Dataset, Timing
 
 
@@ -40,6 +41,24 @@ def add_data_options(parser: Parser, *, layout: str | None = None) -> None:
     rare("--test-list", "ids of the test videos, one a line", type=Path, metavar="FILE")
     rare("--test-share", "share of the videos set aside for testing (0)", type=float, default=0.0, metavar="X")
     rare("--split-seed", "seed of that choice (0)", type=int, default=0, metavar="N")
+
+
+def add_protocol_options(parser: Parser, default: str) -> None:
+    """Add the flags of `given_protocol`; `default` says what holds without them."""
+    parser.add_argument("--protocol", choices=PROTOCOLS, help=f"how detections are judged ({default})")
+    parser.add_argument(
+        "--tious", type=numbers, metavar="A,B", help="tIoU thresholds, comma-separated (those of the protocol)"
+    )
+
+
+def given_protocol(arguments: argparse.Namespace, usual: Protocol) -> Protocol:
+    """The protocol that the flags name; `usual` where they name none.
+
+    Raises:
+      OptionError: thresholds outside (0, 1].
+    """
+    protocol = usual if arguments.protocol is None else PROTOCOLS[arguments.protocol]
+    return protocol if arguments.tious is None else protocol.at(arguments.tious)
 
 
 def add_timing_options(parser: Parser) -> None:

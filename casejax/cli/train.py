@@ -21,11 +21,10 @@ from casejax.cli.options import (
     run_command,
     use_compilation_cache,
 )
-from casejax.cli.sources import add_data_options, check_sources, read_data
+from casejax.cli.sources import add_data_options, add_protocol_options, check_sources, given_protocol, read_data
 from casejax.data.layouts import LAYOUTS, find_layout
 from casejax.data.synthetic import make_world
-from casejax.evaluate.protocols import PROTOCOLS
-from casejax.inference.evaluate import report_on_grid
+from casejax.inference.evaluate import report_on_grid, usual_protocol
 from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
@@ -93,7 +92,7 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     if arguments.features is not None and "batch_size" not in given and videos < config.schedule.batch_size:
         config = fit_batch(config, videos)
         stage(f"batches of {videos} videos, as many as there are")
-    protocol = None if arguments.protocol is None else PROTOCOLS[arguments.protocol]
+    protocol = given_protocol(arguments, usual_protocol(config, dataset))
     options: dict[str, Any] = {"resume": arguments.resume, "devices": arguments.devices, "protocol": protocol}
     if arguments.seeds:
         results = run_seeds(dataset, config, out, arguments.seeds, **options)
@@ -129,7 +128,7 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
         "--variant", choices=VARIANTS, help=f"options to start from, of methods that have variants ({defaults.variant})"
     )
     add("--dataset", choices=DATASETS, default=THUMOS14, help=f"whose published settings to start from ({THUMOS14})")
-    add("--protocol", choices=PROTOCOLS, help="how detections are judged (case, or activitynet; on all videos)")
+    add_protocol_options(parser, "case, or activitynet; on all videos")
     add("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
     add("--devices", type=int, metavar="N", help="shard the batch over this many devices (all)")
     parser.add_helps()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
-from casejax.errors import DataError
+from casejax.errors import DataError, OptionError
 from casejax.evaluate.detection import (
     TIOUS,
     ClassMean,
@@ -78,6 +78,17 @@ class Protocol:
             allowed = get_args(hint)
             if allowed and isinstance(allowed[0], str) and getattr(self, field) not in allowed:
                 raise ValueError(f"{field} of a protocol must be one of {allowed}, got {getattr(self, field)!r}")
+
+    def at(self, tious: tuple[float, ...]) -> Protocol:
+        """The same at other tIoU thresholds, with the mean over all of them as the only average.
+
+        Raises:
+          OptionError: no threshold, or one outside (0, 1].
+        """
+        if not tious or not all(0 < tiou <= 1 for tiou in tious):
+            raise OptionError(f"tIoU thresholds must lie in (0, 1], got {', '.join(map(str, tious)) or 'none'}")
+        chosen = tuple(sorted(set(tious)))
+        return replace(self, tious=chosen, averages=((chosen[0], chosen[-1]),))
 
     def keeps(self, video: str) -> bool:
         """Whether a video, named with or without "v_" and extension, is in the ground-truth set."""

@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from casejax.cli import main as cli
@@ -12,6 +12,9 @@ from casejax.cli import train
 from casejax.cli.main import SYNTHETIC, Defaults
 from casejax.data.layouts import write_dataset
 from casejax.data.synthetic import make_world
+from casejax.evaluate.detection import TIOUS
+from casejax.evaluate.protocols import PROTOCOLS
+from casejax.records import Dataset, Features, Split
 from casejax.run.config import Config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,7 +39,8 @@ def seen(monkeypatch):
     found = {}
     monkeypatch.setattr(train, "run", lambda dataset, config, out, **rest: found.update(config=config, **rest))
     monkeypatch.setattr(train, "run_seeds", lambda dataset, config, out, seeds, **rest: found.update(seeds=seeds) or {})
-    nothing = types.SimpleNamespace(train=types.SimpleNamespace(videos=()))
+    none = Features.end_to_end((np.zeros((0, 1), np.float32),), [])
+    nothing = Dataset("x", ("Run",), ("rgb",), Split("train", (), none), Split("test", (), none))
     monkeypatch.setattr(train, "read_data", lambda *words, **options: nothing)
     monkeypatch.setattr(train, "find_layout", lambda root: "published")
     return found
@@ -94,7 +98,13 @@ def test_options_given_replace_those_of_the_variant(seen):
     words = "--data x --epochs 7 --sinkhorn-tolerance 1e-3 --rank attention --devices 2 --resume"
     assert call(*words.split()) == 0
     options = {"epochs": 7, "sinkhorn_tolerance": 1e-3, "rank": "attention"}
-    assert seen == {"config": Config.of("case", "corrected", **options), "devices": 2, "resume": True, "protocol": None}
+    assert seen == {
+        "config": Config.of("case", "corrected", **options),
+        "devices": 2,
+        "resume": True,
+        "protocol": seen["protocol"],
+    }
+    assert seen["protocol"].name == "case"
     assert call(*words.split(), "--variant", "official") == 0
     assert seen["config"] == Config.of("case", **options)
 
@@ -119,6 +129,19 @@ def test_the_embedded_world_has_sizes_of_its_own(seen, tmp_path):
 def test_seeds_on_the_command_line(seen):
     assert call("--data", "x", "--seeds", "0-2") == 0
     assert seen == {"seeds": (0, 1, 2)}
+
+
+def test_the_protocol_and_its_thresholds(seen):
+    for words, name, tious in (
+        ([], "case", TIOUS),
+        (["--dataset", "activitynet13"], "activitynet", PROTOCOLS["activitynet"].tious),
+        (["--protocol", "opentad"], "opentad", PROTOCOLS["opentad"].tious),
+        (["--tious", "0.75,.5"], "case", (0.5, 0.75)),
+    ):
+        assert call("--data", "x", *words) == 0
+        assert (seen["protocol"].name, seen["protocol"].tious) == (name, tious)
+    assert seen["protocol"].averages == ((0.5, 0.75),)
+    assert call("--data", "x", "--tious", "1.5") == 2
 
 
 def test_the_command_and_the_examples_are_one(seen, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from casejax.data.layouts import feature_files, published
-from casejax.errors import DataError, DurationMismatchWarning
+from casejax.errors import DataError, DataWarning, DurationMismatchWarning
 
 LENGTHS = {"a": 5, "b": 3, "c": 4, "d": 6}
 SPLITS = {"train": ["a", "b"], "test": ["c", "d"]}
@@ -396,3 +396,37 @@ def test_only_large_misses_are_remarked(root, factor, remarked):
         warnings.simplefilter("always")
         published.read_dataset(root, snippet_seconds=2.0 * factor)
     assert bool(caught) == remarked
+
+
+# What published files have
+
+
+def test_labels_without_times_are_enough_to_train_on(root):
+    def weaken(database):
+        for video in ("a", "b"):
+            labels = sorted({each["label"] for each in database[video]["annotations"]})
+            database[video]["annotations"] = [{"label": label} for label in labels]
+
+    edit(root, weaken)
+    data = published.read_dataset(root)
+    assert [video.labels for video in data.train.videos] == [("Jump", "Run"), ("Jump",)]
+    np.testing.assert_array_equal(data.train.multi_hot(data.classes), [[1, 1], [1, 0]])
+    assert data.train.timed.tolist() == [False, False]
+    assert data.test.timed.all()
+
+
+def test_ids_may_have_a_prefix_here_and_none_there(root):
+    (root / "split_test.txt").write_text("v_c\nd\n")
+    (root / "features" / "test" / "rgb" / "d.npy").rename(root / "features" / "test" / "rgb" / "v_d.npy")
+    data = published.read_dataset(root)
+    assert [video.id for video in data.test.videos] == ["v_c", "d"]
+    np.testing.assert_array_equal(data.test.features.streams[0][4:], features("d", "rgb"))
+
+
+def test_videos_that_no_split_lists_are_left_unchecked_but_counted_by_a_check(root):
+    edit(root, lambda db: db.update(z={"subset": "test", "annotations": [{"label": "Run", "segment": [1, 2]}]}))
+    published.read_dataset(root)
+    with pytest.warns(DataWarning, match="1 videos with 1 instances are in no split: z"):
+        published.read_dataset(root, lenient=True)
+    edit(root, lambda db: db["z"].update(annotations="none"))
+    published.read_dataset(root, lenient=True)
