@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 REACH = 24.0
 """|scores / epsilon + log_prior| up to which a plain kernel, its sums and its scalings stay within float32."""
@@ -32,6 +32,7 @@ class Kernel(NamedTuple):
     row_sums: Callable[[Any], Any]  # scaling of columns -> sums over columns
     scaling: Callable[[Any, Any, Any], Any]  # wanted masses, sums, power or None -> (wanted / sums)**power
     times: Callable[[Any, Any], Any]  # scaling times an array
+    count: Callable[[Any], Any]  # scaling -> how many of its numbers are positive and finite
     product: Callable[[Any, Any], Any]  # sums times scaling, as an array
     log: Callable[[Any], Any]  # logarithm of a scaling, -inf where the scaling is 0
     plan: Callable[[Any, Any, Any], Any]  # scalings of rows and columns, last column sums -> the scaled kernel
@@ -101,6 +102,7 @@ def plain_kernel(
         row_sums=lambda v: jnp.dot(values, v, precision="highest"),
         scaling=scaling,
         times=lambda v, x: v * x,
+        count=_count_positive,
         product=lambda sums, v: sums * v,
         log=_log,
         plan=lambda u, v, sums: _scaled(values, u, v, sums),
@@ -171,6 +173,7 @@ def wide_kernel(
         row_sums=partial(sums, axis=1),
         scaling=_wide_scaling,
         times=lambda v, x: Wide(v.factor * x, v.exponent),
+        count=lambda v: _count_positive(v.factor),
         product=lambda sums, v: sums.factor * v.factor * _power_of_two(sums.exponent + v.exponent),
         log=lambda x: _log(x.factor) + x.exponent * math.log(2),
         plan=plan,
@@ -238,6 +241,10 @@ def _ratio(wanted: Float[Array, " m"], sums: Float[Array, " m"]) -> Float[Array,
     """Wanted masses over sums; 0, with a gradient of 0, where either is 0."""
     possible = (wanted > 0) & (sums > 0)
     return jnp.where(possible, wanted / jnp.where(possible, sums, 1), 0)
+
+
+def _count_positive(x: Float[Array, " m"]) -> Int[Array, ""]:
+    return ((x > 0) & (x < jnp.inf)).sum(dtype=jnp.int32)
 
 
 def _raised(x: Float[Array, " m"], power: Float[Array, ""] | None) -> Float[Array, " m"]:

@@ -197,7 +197,7 @@ def _solve(
         iterations=solution.iterations,
         row_error=solution.row_error,
         column_error=solution.column_error,
-        converged=small & (mass > 0),
+        converged=small & (solution.mass > 0),
     )
 
 
