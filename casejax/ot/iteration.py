@@ -11,6 +11,7 @@ import numpy as np
 
 from casejax.ot.acceleration import MEMORY, Memory, divide, remember
 from casejax.ot.kernels import Kernel, is_narrow, plain_kernel, wide_kernel
+from casejax.ot.placement import varying_as
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -177,6 +178,7 @@ def _accelerated(kernel: Kernel, problem: Problem, num_iters: int, tolerance: Fl
     memory = Memory(none, none, none[0], none[0])
     far = jnp.full((), jnp.inf, columns.dtype)
     safe = Safe(carry[0], carry[2], far, jnp.full_like(far, 10), jnp.zeros((), jnp.int32), memory)
+    safe = varying_as(safe, problem.epsilon)
     carry, _ = jax.lax.while_loop(unfinished, advance, (carry, safe))
     return carry
 
@@ -197,27 +199,54 @@ def _(num_iters: int, primals: tuple, tangents: tuple) -> tuple[Solution, Soluti
         df = p (da / a - (P dL + P dg) / r) + dp f / p
         dg = q (db / b - (P^T dL + P^T df) / c) + dq g / q.
 
-    Putting the first into the second leaves K equations for dg; they are scaled by the square roots of c on both
-    sides, which makes them symmetric with eigenvalues from 0 to 1.
+    Putting one into the other leaves K equations for dg, or N for df where those are fewer.
     """
     problem, tolerance = primals
     change, _ = tangents
     solution = solve_to_tolerance(num_iters, problem, tolerance)
     plan = solution.plan
-    matmul = partial(jnp.matmul, precision="highest")
 
     scores, epsilon = problem.scores, problem.epsilon
     of_kernel = change.scores / epsilon - scores * (change.epsilon / epsilon**2)
     if problem.log_prior is not None:
         of_kernel = of_kernel + jnp.where(problem.log_prior == -jnp.inf, 0, change.log_prior)
     moved = plan * of_kernel
-    row_sums, column_sums = plan.sum(axis=1), plan.sum(axis=0)
-    p, of_p = _power(problem.row_power, change.row_power)
-    q, of_q = _power(problem.column_power, change.column_power)
-
     f, g = (jnp.where(x == -jnp.inf, 0, x) for x in (solution.row_potential, solution.column_potential))
-    partial_f = p * (divide(change.rows, problem.rows) - divide(moved.sum(axis=1), row_sums)) + of_p / p * f
-    right = column_sums * (divide(change.columns, problem.columns) + of_q / q**2 * g)
+    rows = _Side(divide(change.rows, problem.rows), f, *_power(problem.row_power, change.row_power))
+    columns = _Side(divide(change.columns, problem.columns), g, *_power(problem.column_power, change.column_power))
+    exact = problem.row_power is None and problem.column_power is None
+    num_rows, num_columns = plan.shape
+    if isinstance(num_rows, int) and isinstance(num_columns, int) and num_rows < num_columns:
+        of_g, of_f = _change_of_potentials(plan.T, moved.T, columns, rows, exact)
+        if exact:  # the constant between the two goes where it would be otherwise
+            reached = plan.sum(axis=0)
+            constant = divide((reached * of_g).sum(), reached.sum())
+            of_f, of_g = of_f + constant, jnp.where(reached > 0, of_g - constant, 0)
+    else:
+        of_f, of_g = _change_of_potentials(plan, moved, rows, columns, exact)
+    of_plan = moved + plan * (of_f[:, None] + of_g[None, :])
+    zero, no_change = jnp.zeros_like(solution.row_error), np.zeros((), jax.dtypes.float0)
+    return solution, Solution(of_plan, of_f, of_g, no_change, zero, zero, zero)  # type: ignore[arg-type]
+
+
+class _Side(NamedTuple):
+    """Rows or columns: relative change of the masses, potential, power and its change."""
+
+    of_mass: jax.Array
+    potential: jax.Array
+    power: Any
+    of_power: Any
+
+
+def _change_of_potentials(
+    plan: Float[Array, "n k"], moved: Float[Array, "n k"], rows: _Side, columns: _Side, exact: bool
+) -> tuple[Float[Array, " n"], Float[Array, " k"]]:
+    """Both changes, by K equations; scaled by the roots of the column sums they have eigenvalues from 0 to 1."""
+    matmul = partial(jnp.matmul, precision="highest")
+    row_sums, column_sums = plan.sum(axis=1), plan.sum(axis=0)
+    p, q = rows.power, columns.power
+    partial_f = p * (rows.of_mass - divide(moved.sum(axis=1), row_sums)) + rows.of_power / p * rows.potential
+    right = column_sums * (columns.of_mass + columns.of_power / q**2 * columns.potential)
     right = right - moved.sum(axis=0) - matmul(partial_f, plan)
     reached, total = column_sums > 0, column_sums.sum()
     root = jnp.where(reached, jnp.sqrt(jnp.where(reached, column_sums, 1)), 0)
@@ -226,14 +255,11 @@ def _(num_iters: int, primals: tuple, tangents: tuple) -> tuple[Solution, Soluti
     gram = matmul((scaled * divide(jnp.ones_like(row_sums), row_sums)[:, None]).T, scaled)
     # Exact marginals leave a constant between f and g open, which is fixed here; a plan that falls into blocks leaves
     # one for each, which the ridge at round-off fixes. The plan depends on neither. Columns without mass stand alone.
-    matrix = jnp.diag(jnp.where(reached, 1 / q, 1) + 4 * jnp.finfo(plan.dtype).eps) - p * gram
-    if problem.row_power is None and problem.column_power is None:
+    matrix = jnp.diag(jnp.where(reached, 1 / q, 1) + 4 * float(jnp.finfo(plan.dtype).eps)) - p * gram
+    if exact:
         matrix = matrix + root[:, None] * root[None, :] / jnp.where(total > 0, total, 1)
     of_g = inverse_root * jnp.linalg.solve(matrix, inverse_root * right)
-    of_f = partial_f - p * divide(matmul(plan, of_g), row_sums)
-    of_plan = moved + plan * (of_f[:, None] + of_g[None, :])
-    zero, no_change = jnp.zeros_like(solution.row_error), np.zeros((), jax.dtypes.float0)
-    return solution, Solution(of_plan, of_f, of_g, no_change, zero, zero, zero)  # type: ignore[arg-type]
+    return partial_f - p * divide(matmul(plan, of_g), row_sums), of_g
 
 
 def _power(power: Float[Array, ""] | None, change: Float[Array, ""] | None) -> tuple:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from casejax.ot.placement import varying_as
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
@@ -79,11 +81,19 @@ def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[
 
 def rows_a_part(num_rows: int) -> int:
     """Rows whose sum is taken in one go; of 1000 equal float32 numbers added in a row, a sum is good to 1e-5 only."""
+    if not isinstance(num_rows, int):  # symbolic, in a program for export
+        return 64
     if num_rows <= 128:
         return num_rows
     divisors = [size for size in range(128, 31, -1) if num_rows % size == 0]
     for_shards = [size for size in divisors if num_rows // size % 8 == 0]  # parts that 8 devices share evenly
     return next(iter(for_shards + divisors), 64)
+
+
+def filled_up(num_rows: int) -> int:
+    """The next multiple of `rows_a_part(num_rows)`."""
+    size = rows_a_part(num_rows)
+    return (num_rows + size - 1) // size * size
 
 
 def plain_kernel(
@@ -121,7 +131,7 @@ def _scaled(
     """
 
     def scale(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return carry[0] * (u[:, None] * v[None, :]), jnp.bool_(False)
+        return carry[0] * (u[:, None] * v[None, :]), varying_as(jnp.bool_(False), carry[1])
 
     pending = jnp.logical_not((sums < 0).any())
     return jax.lax.while_loop(lambda carry: carry[1], scale, (values, pending))[0]
@@ -229,11 +239,15 @@ def _power_of_two(exponent: Float[Array, "*m"]) -> Float[Array, "*m"]:
 
 def _sum_rows(weights: Float[Array, " n"], terms: Float[Array, "n k"], at_once: int = 1024) -> Float[Array, " k"]:
     """The product `weights @ terms`, in parts."""
-    size = rows_a_part(len(terms))
-    weights, terms = weights.reshape(-1, size), terms.reshape(-1, size, terms.shape[1])
+    num_rows, num_columns = terms.shape
+    size = rows_a_part(num_rows)
+    parts = num_rows // size
+    weights, terms = weights.reshape(parts, size), terms.reshape(parts, size, num_columns)
     sums = jnp.einsum("pn,pnk->pk", weights, terms, precision="highest")
-    if len(sums) > at_once:
-        sums = jnp.pad(sums, ((0, -len(sums) % at_once), (0, 0))).reshape(-1, at_once, sums.shape[1]).sum(axis=1)
+    if not isinstance(parts, int) or parts > at_once:
+        groups = (parts + at_once - 1) // at_once
+        sums = jnp.pad(sums, ((0, groups * at_once - parts), (0, 0)))
+        sums = sums.reshape(groups, at_once, num_columns).sum(axis=1)
     return sums.sum(axis=0)
 
 
