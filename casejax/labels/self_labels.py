@@ -19,7 +19,8 @@ from casejax.ot.checks import boolean, numbers, refuse
 from casejax.ot.placement import spec_of, with_automatic_axes
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Bool, Float, Num
 
 
 class Labels(NamedTuple):
@@ -94,7 +95,7 @@ def transport_labels(
     return jax.lax.stop_gradient(Labels(result.plan, result.row_error, result.column_error))
 
 
-def model_labels(logits: Float[Array, "n k"], *, mask: Bool[Array, " n"] | None = None) -> Labels:
+def model_labels(logits: Num[ArrayLike, "n k"], *, mask: Bool[ArrayLike, " n"] | None = None) -> Labels:
     """Labels without transport: the model's own probabilities ("w/o OT" in Table 5 of CASE).
 
     Args:
@@ -122,7 +123,7 @@ def harden(labels: Float[Array, "n k"]) -> Float[Array, "n k"]:
     return jnp.where(labels.sum(axis=1, keepdims=True) > 0, one_hot, 0)
 
 
-def prototypes(weights: Float[Array, "n k"], embeddings: Float[Array, "n d"]) -> Float[Array, "k d"]:
+def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]) -> Float[Array, "k d"]:
     """Weighted means of embeddings, Eq. 4 of CASE (whose denominator has a typographical `K` for `k`).
 
     With Q^S these are the cluster prototypes; with [Q^A, 1 - Q^A] those of foreground and background.

@@ -79,7 +79,7 @@ def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[
     return _everywhere(flag.all(axis=0) if in_batched[0] else flag), False
 
 
-def rows_a_part(num_rows: int) -> int:
+def rows_a_part(num_rows: Any) -> int:
     """Rows whose sum is taken in one go; of 1000 equal float32 numbers added in a row, a sum is good to 1e-5 only."""
     if not isinstance(num_rows, int):  # symbolic, in a program for export
         return 64
@@ -90,7 +90,7 @@ def rows_a_part(num_rows: int) -> int:
     return next(iter(for_shards + divisors), 64)
 
 
-def filled_up(num_rows: int) -> int:
+def filled_up(num_rows: Any) -> Any:
     """The next multiple of `rows_a_part(num_rows)`."""
     size = rows_a_part(num_rows)
     return (num_rows + size - 1) // size * size

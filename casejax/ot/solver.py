@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -208,15 +208,16 @@ def _solve(
     else:
         solution = solve_to_tolerance(num_iters, problem, varying_as(jnp.asarray(tolerance, dtype), problem.epsilon))
     judged_at = JUDGED_AT if tolerance is None else tolerance
-    small = (solution.column_error <= judged_at) & (solution.row_error <= judged_at)
+    row_error, column_error = (jnp.where(fine, x, jnp.nan) for x in (solution.row_error, solution.column_error))
+    small = (column_error <= judged_at) & (row_error <= judged_at)
     row_potential = jnp.where(solution.row_potential == -jnp.inf, 0, solution.row_potential)
     return (
         solution.plan[:num_rows],
         row_potential[:num_rows],
         solution.column_potential,
         solution.iterations,
-        solution.row_error,
-        solution.column_error,
+        row_error,
+        column_error,
         small & (solution.mass > 0),
     )
 
@@ -240,7 +241,7 @@ def _power(relaxation: ArrayLike | None, epsilon: jax.Array) -> jax.Array | None
     return relaxation / (relaxation + epsilon)
 
 
-def _append_zeros(number: int, x: jax.Array) -> jax.Array:
+def _append_zeros(number: Any, x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, number), *((0, 0) for _ in x.shape[1:])))
 
 
