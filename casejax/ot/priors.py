@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 
 from casejax.ot.checks import boolean, count, numbers, positive, refuse
+from casejax.ot.placement import spec_of, with_automatic_axes
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -75,7 +77,7 @@ def ascending_rank(
     attention, shown = _attention(attention, mask)
     keys = attention if shown is None else jnp.where(shown, attention, jnp.inf)
     # Ranks are the places in the order of the order.
-    rank = jnp.argsort(jnp.argsort(keys, stable=True), stable=True) + 1
+    rank = _order(_order(keys)) + 1
     return jnp.where(jnp.isnan(keys), jnp.nan, _share(rank, shown, attention.dtype))
 
 
@@ -89,7 +91,7 @@ def published_rank(
     """
     attention, shown = _attention(attention, mask)
     keys = -attention if shown is None else jnp.where(shown, -attention, jnp.inf)
-    share = 1 - _share(jnp.argsort(keys, stable=True) + 1, shown, attention.dtype)
+    share = 1 - _share(_order(keys) + 1, shown, attention.dtype)
     return jnp.where(jnp.isnan(keys).any(), jnp.nan, share)
 
 
@@ -139,6 +141,10 @@ def _attention(attention: Any, mask: Any) -> tuple[Float[Array, " n"], Bool[Arra
     shown = None if mask is None else boolean("mask", mask, attention.shape)
     refuse("attention", attention, live=shown)
     return attention, shown
+
+
+def _order(keys: Num[Array, " n"]) -> Int[Array, " n"]:
+    return with_automatic_axes(partial(jnp.argsort, stable=True), spec_of(keys, 0), keys)
 
 
 def _share(rank: Int[Array, " n"], mask: Bool[Array, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:
