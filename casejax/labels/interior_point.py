@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from casejax.ot.checks import boolean, count, numbers, positive
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -90,7 +91,7 @@ def least_mass(
     References:
       Mehrotra, "On the Implementation of a Primal-Dual Interior Point Method", SIAM Journal on Optimization 1992.
     """
-    rows, targets = jnp.asarray(rows), jnp.asarray(targets)
+    rows, targets = numbers("rows", rows), numbers("targets", targets)
     if rows.ndim != 2 or 0 in rows.shape or targets.shape != rows.shape[:1]:
         raise ValueError(
             f"least_mass needs rows (M, T) with M, T >= 1 and targets (M,), got {rows.shape} and {targets.shape}"
@@ -98,13 +99,10 @@ def least_mass(
     for name, value, shape in (("mask", mask, targets.shape), ("value_mask", value_mask, rows.shape[1:])):
         if value is not None and jnp.shape(value) != shape:
             raise ValueError(f"{name} must have shape {shape} for rows of {rows.shape}, got {jnp.shape(value)}")
-    for name, option in (("barrier", barrier), ("penalty", penalty)):
-        if not isinstance(option, jax.core.Tracer) and not 0 < float(option) < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {option}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    real = jnp.ones(rows.shape[0], bool) if mask is None else jnp.asarray(mask)
-    shown = jnp.ones(rows.shape[1], bool) if value_mask is None else jnp.asarray(value_mask)
+    barrier, penalty = positive("barrier", barrier), positive("penalty", penalty)
+    num_steps = count("num_steps", num_steps)
+    real = jnp.ones(rows.shape[0], bool) if mask is None else boolean("mask", mask)
+    shown = jnp.ones(rows.shape[1], bool) if value_mask is None else boolean("value_mask", value_mask)
     return _solve(rows, targets, real, shown, barrier, penalty, num_steps)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from casejax.labels.interior_point import least_mass
 from casejax.losses import soft_cross_entropy
+from casejax.ot.checks import boolean, numbers
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -78,17 +79,17 @@ def contrast_rows(
     Returns:
       The rows, and the instances that cover a snippet; all other rows are 0.
     """
-    segments = jnp.asarray(segments)
+    segments = numbers("segments", segments)
     if segments.ndim != 2 or segments.shape[1:] != (2,) or num_snippets < 1:
         raise ValueError(
             f"contrast_rows needs segments (M, 2) and num_snippets >= 1, got {segments.shape} and {num_snippets}"
         )
-    shown = jnp.ones(num_snippets, bool) if snippet_mask is None else jnp.asarray(snippet_mask)
+    shown = jnp.ones(num_snippets, bool) if snippet_mask is None else boolean("snippet_mask", snippet_mask)
     if shown.shape != (num_snippets,):
         raise ValueError(f"snippet_mask must have shape {(num_snippets,)}, got {shown.shape}")
     real = jnp.isfinite(segments).all(axis=1)
     if mask is not None:
-        real = real & jnp.asarray(mask)
+        real = real & boolean("mask", mask)
     count = shown.sum()
     start, end = jnp.trunc(jnp.where(real[:, None], segments, 0)).T[:, :, None]
     width = margin(jnp.maximum(end - start, 1))
@@ -135,14 +136,14 @@ def snippet_labels(
         is not finite or does not end after it starts, or real snippets behind padding. Under `jit` and `vmap` such
         instances take no part.
     """
-    segments, scores = jnp.asarray(segments), jnp.asarray(scores)
+    segments, scores = numbers("segments", segments), numbers("scores", scores)
     num = scores.shape[0] if scores.ndim == 1 else 0
     if num < 1 or segments.shape != (num, 2) or (mask is not None and jnp.shape(mask) != (num,)):
         raise ValueError(
             "snippet_labels needs segments (M, 2), scores (M,) and mask (M,) with M >= 1, got "
             f"{segments.shape}, {scores.shape} and {None if mask is None else jnp.shape(mask)}"
         )
-    real = jnp.ones(num, bool) if mask is None else jnp.asarray(mask)
+    real = jnp.ones(num, bool) if mask is None else boolean("mask", mask)
     _refuse_broken(segments, scores, real, snippet_mask)
     real = real & jnp.isfinite(scores)
     rows, used = contrast_rows(segments, num_snippets=num_snippets, mask=real, snippet_mask=snippet_mask, margin=margin)

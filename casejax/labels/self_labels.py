@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from casejax import ot
 from casejax.losses.vectors import unit
+from casejax.ot.checks import boolean, numbers, refuse
+from casejax.ot.placement import spec_of, with_automatic_axes
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Bool, Float, Num
 
 
 class Labels(NamedTuple):
@@ -75,9 +79,12 @@ def transport_labels(
 
     Returns:
       Labels without a gradient.
+
+    Raises:
+      ValueError: as `ot.sinkhorn`.
     """
     result = ot.sinkhorn(
-        jax.lax.stop_gradient(logits),
+        jax.lax.stop_gradient(numbers("logits", logits)),
         log_prior=log_prior,
         column_marginal=column_marginal,
         mask=mask,
@@ -88,7 +95,7 @@ def transport_labels(
     return jax.lax.stop_gradient(Labels(result.plan, result.row_error, result.column_error))
 
 
-def model_labels(logits: Float[Array, "n k"], *, mask: Bool[Array, " n"] | None = None) -> Labels:
+def model_labels(logits: Num[ArrayLike, "n k"], *, mask: Bool[ArrayLike, " n"] | None = None) -> Labels:
     """Labels without transport: the model's own probabilities ("w/o OT" in Table 5 of CASE).
 
     Args:
@@ -98,9 +105,12 @@ def model_labels(logits: Float[Array, "n k"], *, mask: Bool[Array, " n"] | None 
     Returns:
       Labels without a gradient; the column error is measured against equipartition.
     """
+    logits = numbers("logits", logits)
+    shown = None if mask is None else boolean("mask", mask, logits.shape[:1])
+    refuse("logits", logits, live=None if shown is None else shown[:, None])
     labels = jax.nn.softmax(jax.lax.stop_gradient(logits))
-    if mask is not None:
-        labels = jnp.where(mask[:, None], labels, 0)
+    if shown is not None:
+        labels = jnp.where(shown[:, None], labels, 0)
     mass = labels.sum()
     share = labels.sum(axis=0) / jnp.maximum(mass, 1)
     error = jnp.abs(share - ot.equipartition(labels.shape[1], 1.0)).sum()
@@ -113,21 +123,31 @@ def harden(labels: Float[Array, "n k"]) -> Float[Array, "n k"]:
     return jnp.where(labels.sum(axis=1, keepdims=True) > 0, one_hot, 0)
 
 
-def prototypes(weights: Float[Array, "n k"], embeddings: Float[Array, "n d"]) -> Float[Array, "k d"]:
+def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]) -> Float[Array, "k d"]:
     """Weighted means of embeddings, Eq. 4 of CASE (whose denominator has a typographical `K` for `k`).
 
     With Q^S these are the cluster prototypes; with [Q^A, 1 - Q^A] those of foreground and background.
     Rows of weight 0 (masked snippets) must hold finite embeddings. A column without weight gives zeros.
     """
-    total = weights.sum(axis=0)
-    sums = jnp.einsum("nk,nd->kd", weights, embeddings, precision="highest")
-    return sums / jnp.where(total > 0, total, 1)[:, None]
+    weights, embeddings = numbers("weights", weights), numbers("embeddings", embeddings)
+    refuse("weights", weights, least=0)
+    specs = PartitionSpec(*spec_of(weights, 1), *spec_of(embeddings, 1))
+    return with_automatic_axes(_weighted_means, specs, weights, embeddings)
+
+
+def _weighted_means(weights: jax.Array, embeddings: jax.Array) -> jax.Array:
+    total = jnp.where((weights >= 0).all(axis=0), weights.sum(axis=0), jnp.nan)
+    dtype = jnp.result_type(weights.dtype, embeddings.dtype)
+    sums = jnp.einsum("nk,nd->kd", weights.astype(dtype), embeddings.astype(dtype), precision="highest")
+    return sums / jnp.where(total == 0, 1, total).astype(dtype)[:, None]
 
 
 def foreground_background(labels: Float[Array, " n"], *, mask: Bool[Array, " n"] | None = None) -> Float[Array, "n 2"]:
     """Weights (Q^A, 1 - Q^A) for the prototypes of foreground and background; masked rows weigh 0."""
+    labels = numbers("labels", labels)
+    shown = None if mask is None else boolean("mask", mask, labels.shape)
     weights = jnp.stack([labels, 1 - labels], axis=1)
-    return weights if mask is None else jnp.where(mask[:, None], weights, 0)
+    return weights if shown is None else jnp.where(shown[:, None], weights, 0)
 
 
 def cluster_logits(

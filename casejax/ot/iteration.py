@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.ot.acceleration import MEMORY, Memory, divide, remember
 from casejax.ot.kernels import Kernel, is_narrow, plain_kernel, wide_kernel
+from casejax.ot.placement import varying_as
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
-
-
-MEMORY = 6
-"""Past iterations that Anderson acceleration uses."""
 
 
 class Problem(NamedTuple):
@@ -41,26 +39,28 @@ class Problem(NamedTuple):
     column_power: Float[Array, ""] | None
 
 
-class Memory(NamedTuple):
-    """What Anderson acceleration remembers of the logarithms of the column scaling.
+class Safe(NamedTuple):
+    """The last point that an accelerated iteration kept, and what it asks of the next one.
 
     Attributes:
-      results: (M, K) differences of successive results of an iteration.
-      residuals: (M, K) differences of successive residuals, result less argument.
-      residual: (K,) the last residual.
-      correction: (K,) what was added to the last result.
-      best: the least error so far; infinite before the first.
+      sums: column sums there.
+      v: scaling of the columns there.
+      error: what the error of the next point may be at most; infinite for a plain step, which is always kept.
+      radius: greatest correction of a logarithm of the scaling.
+      refused: points that were not kept.
+      memory: of the acceleration.
     """
 
-    results: Float[Array, "m k"]
-    residuals: Float[Array, "m k"]
-    residual: Float[Array, " k"]
-    correction: Float[Array, " k"]
-    best: Float[Array, ""]
+    sums: Any
+    v: Any
+    error: Float[Array, ""]
+    radius: Float[Array, ""]
+    refused: Int[Array, ""]
+    memory: Memory
 
 
 class Solution(NamedTuple):
-    """Plan, log-scalings (-inf for a scaling of 0), iterations done and both errors, as `SinkhornOutput` has them."""
+    """Plan, log-scalings (-inf for a scaling of 0), iterations, both errors, the mass they are shares of."""
 
     plan: Float[Array, "n k"]
     row_potential: Float[Array, " n"]
@@ -68,6 +68,7 @@ class Solution(NamedTuple):
     iterations: Int[Array, ""]
     row_error: Float[Array, ""]
     column_error: Float[Array, ""]
+    mass: Float[Array, ""]
 
 
 def solve(problem: Problem, num_iters: int, tolerance: Float[Array, ""] | None) -> Solution:
@@ -86,7 +87,6 @@ def solve(problem: Problem, num_iters: int, tolerance: Float[Array, ""] | None) 
 
 def _iterate(kernel: Kernel, problem: Problem, num_iters: int, tolerance: Float[Array, ""] | None) -> Solution:
     rows, columns = problem.rows, problem.columns
-    mass = rows.sum()
 
     def iterate(carry: tuple) -> tuple:
         sums, _, _, done = carry
@@ -94,65 +94,93 @@ def _iterate(kernel: Kernel, problem: Problem, num_iters: int, tolerance: Float[
         u = kernel.scaling(rows, kernel.row_sums(v), problem.row_power)
         return kernel.column_sums(u), u, v, done + 1
 
-    def column_error(carry: tuple) -> jax.Array:
-        sums, _, v, _ = carry
-        wanted = columns
-        if problem.column_power is not None:
-            wanted = kernel.product(sums, kernel.scaling(columns, sums, problem.column_power))
-        return divide(jnp.abs(kernel.product(sums, v) - wanted).sum(), mass)
-
     u, v = kernel.ones(rows > 0), kernel.ones(columns > 0)
-    carry = (kernel.column_sums(u), u, v, jnp.int32(0))
+    carry = (kernel.column_sums(u), u, v, jnp.zeros((), jnp.int32))
     if tolerance is None:
         carry = jax.lax.fori_loop(0, num_iters, lambda _, c: iterate(c), carry, unroll=num_iters <= 4)
-    else:
+    elif problem.column_power is None:
+        carry = _accelerated(kernel, problem, num_iters, tolerance, iterate(carry))
+    else:  # the residuals that acceleration needs would be small differences of large logarithms
 
-        def unfinished(state: tuple) -> jax.Array:
-            return (state[0][3] < num_iters) & (column_error(state[0]) > tolerance)
+        def unfinished(carry: tuple) -> jax.Array:
+            return (carry[3] < num_iters) & (column_error(kernel, problem, *carry[::2]) > tolerance)
 
-        def accelerate(state: tuple) -> tuple:
-            (sums, _, v, done), memory = state
-            reached = kernel.product(sums, v)
-            known = (columns > 0) & (reached > 0)
-            residual = jnp.where(known, jnp.log(jnp.where(known, columns / jnp.where(known, reached, 1), 1)), 0)
-            memory = remember(memory, residual, column_error(state[0]))
-            v = kernel.times(kernel.scaling(columns, sums, None), jnp.exp(memory.correction))
-            u = kernel.scaling(rows, kernel.row_sums(v), problem.row_power)
-            return (kernel.column_sums(u), u, v, done + 1), memory
-
-        none = jnp.zeros((MEMORY, len(columns)), columns.dtype)
-        memory = Memory(none, none, none[0], none[0], jnp.full_like(mass, jnp.inf))
-        # Where the columns are relaxed, residuals would be small differences of large logarithms.
-        step = accelerate if problem.column_power is None else lambda state: (iterate(state[0]), state[1])
-        carry, _ = jax.lax.while_loop(unfinished, step, (iterate(carry), memory))
+        carry = jax.lax.while_loop(unfinished, iterate, iterate(carry))
     sums, u, v, done = carry
     row_potential = kernel.log(u)
+    mass = moving_mass(kernel, problem, sums, v)
     # An exact row misses its mass only where it has no allowed entry, whatever the iteration does.
     missed = jnp.where(row_potential == -jnp.inf, rows, 0).sum() if problem.row_power is None else jnp.zeros_like(mass)
-    plan = kernel.plan(u, v, sums)
-    return Solution(plan, row_potential, kernel.log(v), done, divide(missed, mass), column_error(carry))
+    plan, error = kernel.plan(u, v, sums), column_error(kernel, problem, sums, v)
+    return Solution(plan, row_potential, kernel.log(v), done, divide(missed, mass), error, mass)
 
 
-def remember(memory: Memory, residual: Float[Array, " k"], error: Float[Array, ""]) -> Memory:
-    """Anderson acceleration: the memory with this residual added, and the correction that it gives.
+def moving_mass(kernel: Kernel, problem: Problem, sums: Any, v: Any) -> Float[Array, ""]:
+    """What errors are shares of: the mass of the rows, or where that is only a wish, the mass of the plan."""
+    return problem.rows.sum() if problem.row_power is None else kernel.product(sums, v).sum()
 
-    Only differences are kept, so that large potentials lose no digits. While the error is more than twice its lowest
-    value so far, the memory is emptied: iterations without a correction always converge.
+
+def column_error(kernel: Kernel, problem: Problem, sums: Any, v: Any) -> Float[Array, ""]:
+    """L1 distance of the column sums to their marginal, or if relaxed to those after one more update of the columns."""
+    wanted = problem.columns
+    if problem.column_power is not None:
+        wanted = kernel.product(sums, kernel.scaling(wanted, sums, problem.column_power))
+    return divide(jnp.abs(kernel.product(sums, v) - wanted).sum(), moving_mass(kernel, problem, sums, v))
+
+
+def _accelerated(kernel: Kernel, problem: Problem, num_iters: int, tolerance: Float[Array, ""], carry: tuple) -> tuple:
+    """Iterate to the tolerance; exact columns.
+
+    An accelerated point is kept if it has no greater error than the one before, if no row has lost its mass to
+    rounding, and if the dual objective (a concave function of the column potential, with the rows at their best) still
+    rises along the step where it ends: then it has risen all the way. Its slope is marginal less column sums, so this
+    costs K products, and no digits. Plain steps do all that by themselves.
+
+    After a point that is not kept comes a plain step from the one before, and corrections are bounded more tightly.
+    No more than 3 points, and one of ten thereafter, are lost in this way.
     """
-    change = residual - memory.residual
-    useful = jnp.isfinite(memory.best) & (error <= 2 * memory.best)
+    rows, columns = problem.rows, problem.columns
+    held = kernel.count(carry[1])
 
-    def append(rows: jax.Array, row: jax.Array) -> jax.Array:
-        return jnp.where(useful, jnp.concatenate([rows[1:], row[None]]), 0)
+    def unfinished(state: tuple) -> jax.Array:
+        (sums, u, v, done), _ = state
+        error = column_error(kernel, problem, sums, v)
+        return (done < num_iters) & ((error > tolerance) | (kernel.count(u) < held))
 
-    residuals, results = append(memory.residuals, change), append(memory.results, residual + memory.correction)
-    length = jnp.sqrt((residuals * residuals).sum(axis=1))
-    unit = residuals * divide(jnp.ones_like(length), length)[:, None]
-    gram = jnp.matmul(unit, unit.T, precision="highest")
-    gram = gram + 10 * jnp.finfo(gram.dtype).eps * jnp.eye(MEMORY, dtype=gram.dtype) + jnp.diag(length == 0)
-    weights = divide(jnp.linalg.solve(gram, jnp.matmul(unit, residual, precision="highest")), length)
-    correction = jnp.clip(-jnp.matmul(weights, results, precision="highest"), -10, 10)
-    return Memory(results, residuals, residual, correction, jnp.minimum(memory.best, error))
+    def advance(state: tuple) -> tuple:
+        (sums, u, v, done), safe = state
+        plain, went = safe.error == jnp.inf, safe.memory.correction
+        error = column_error(kernel, problem, sums, v)
+        slope = ((columns - kernel.product(sums, v)) * (safe.memory.residual + went)).sum()
+        good = plain | ((error <= safe.error) & (slope >= 0) & (kernel.count(u) >= held))
+        sums, v = jax.tree.map(partial(jnp.where, good), (sums, v), (safe.sums, safe.v))
+        refused = safe.refused + (~good).astype(jnp.int32)
+
+        reached = kernel.product(sums, v)
+        known = (columns > 0) & (reached > 0)
+        residual = jnp.where(known, jnp.log(jnp.where(known, columns / jnp.where(known, reached, 1), 1)), 0)
+        memory = remember(safe.memory, residual, good & (done > 1))
+        # The last step is plain, since no other is left to judge it.
+        trusted = good & (10 * refused <= done + 20) & (done + 1 < num_iters)
+        correction = jnp.where(trusted, memory.correction, 0)
+        if problem.row_power is None:  # a constant is free
+            correction = correction - divide((correction * columns).sum(), columns.sum())
+        length = jnp.abs(went).max()
+        radius = jnp.where(good, jnp.clip(10 * length, safe.radius, 30), length / 4)
+        correction = correction * jnp.minimum(1, radius / jnp.maximum(jnp.abs(correction).max(), radius))
+        least = jnp.where((correction == 0).all(), jnp.inf, error)
+        safe = Safe(sums, v, least, radius, refused, memory._replace(correction=correction))
+        v = kernel.times(kernel.scaling(columns, sums, None), jnp.exp(correction))
+        u = kernel.scaling(rows, kernel.row_sums(v), problem.row_power)
+        return (kernel.column_sums(u), u, v, done + 1), safe
+
+    none = jnp.zeros((MEMORY, len(columns)), columns.dtype)
+    memory = Memory(none, none, none[0], none[0])
+    far = jnp.full((), jnp.inf, columns.dtype)
+    safe = Safe(carry[0], carry[2], far, jnp.full_like(far, 10), jnp.zeros((), jnp.int32), memory)
+    safe = varying_as(safe, problem.epsilon)
+    carry, _ = jax.lax.while_loop(unfinished, advance, (carry, safe))
+    return carry
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -171,27 +199,54 @@ def _(num_iters: int, primals: tuple, tangents: tuple) -> tuple[Solution, Soluti
         df = p (da / a - (P dL + P dg) / r) + dp f / p
         dg = q (db / b - (P^T dL + P^T df) / c) + dq g / q.
 
-    Putting the first into the second leaves K equations for dg; they are scaled by the square roots of c on both
-    sides, which makes them symmetric with eigenvalues from 0 to 1.
+    Putting one into the other leaves K equations for dg, or N for df where those are fewer.
     """
     problem, tolerance = primals
     change, _ = tangents
     solution = solve_to_tolerance(num_iters, problem, tolerance)
     plan = solution.plan
-    matmul = partial(jnp.matmul, precision="highest")
 
     scores, epsilon = problem.scores, problem.epsilon
     of_kernel = change.scores / epsilon - scores * (change.epsilon / epsilon**2)
     if problem.log_prior is not None:
         of_kernel = of_kernel + jnp.where(problem.log_prior == -jnp.inf, 0, change.log_prior)
     moved = plan * of_kernel
-    row_sums, column_sums = plan.sum(axis=1), plan.sum(axis=0)
-    p, of_p = _power(problem.row_power, change.row_power)
-    q, of_q = _power(problem.column_power, change.column_power)
-
     f, g = (jnp.where(x == -jnp.inf, 0, x) for x in (solution.row_potential, solution.column_potential))
-    partial_f = p * (divide(change.rows, problem.rows) - divide(moved.sum(axis=1), row_sums)) + of_p / p * f
-    right = column_sums * (divide(change.columns, problem.columns) + of_q / q**2 * g)
+    rows = _Side(divide(change.rows, problem.rows), f, *_power(problem.row_power, change.row_power))
+    columns = _Side(divide(change.columns, problem.columns), g, *_power(problem.column_power, change.column_power))
+    exact = problem.row_power is None and problem.column_power is None
+    num_rows, num_columns = plan.shape
+    if isinstance(num_rows, int) and isinstance(num_columns, int) and num_rows < num_columns:
+        of_g, of_f = _change_of_potentials(plan.T, moved.T, columns, rows, exact)
+        if exact:  # the constant between the two goes where it would be otherwise
+            reached = plan.sum(axis=0)
+            constant = divide((reached * of_g).sum(), reached.sum())
+            of_f, of_g = of_f + constant, jnp.where(reached > 0, of_g - constant, 0)
+    else:
+        of_f, of_g = _change_of_potentials(plan, moved, rows, columns, exact)
+    of_plan = moved + plan * (of_f[:, None] + of_g[None, :])
+    zero, no_change = jnp.zeros_like(solution.row_error), np.zeros((), jax.dtypes.float0)
+    return solution, Solution(of_plan, of_f, of_g, no_change, zero, zero, zero)  # type: ignore[arg-type]
+
+
+class _Side(NamedTuple):
+    """Rows or columns: relative change of the masses, potential, power and its change."""
+
+    of_mass: jax.Array
+    potential: jax.Array
+    power: Any
+    of_power: Any
+
+
+def _change_of_potentials(
+    plan: Float[Array, "n k"], moved: Float[Array, "n k"], rows: _Side, columns: _Side, exact: bool
+) -> tuple[Float[Array, " n"], Float[Array, " k"]]:
+    """Both changes, by K equations; scaled by the roots of the column sums they have eigenvalues from 0 to 1."""
+    matmul = partial(jnp.matmul, precision="highest")
+    row_sums, column_sums = plan.sum(axis=1), plan.sum(axis=0)
+    p, q = rows.power, columns.power
+    partial_f = p * (rows.of_mass - divide(moved.sum(axis=1), row_sums)) + rows.of_power / p * rows.potential
+    right = column_sums * (columns.of_mass + columns.of_power / q**2 * columns.potential)
     right = right - moved.sum(axis=0) - matmul(partial_f, plan)
     reached, total = column_sums > 0, column_sums.sum()
     root = jnp.where(reached, jnp.sqrt(jnp.where(reached, column_sums, 1)), 0)
@@ -200,20 +255,12 @@ def _(num_iters: int, primals: tuple, tangents: tuple) -> tuple[Solution, Soluti
     gram = matmul((scaled * divide(jnp.ones_like(row_sums), row_sums)[:, None]).T, scaled)
     # Exact marginals leave a constant between f and g open, which is fixed here; a plan that falls into blocks leaves
     # one for each, which the ridge at round-off fixes. The plan depends on neither. Columns without mass stand alone.
-    matrix = jnp.diag(jnp.where(reached, 1 / q, 1) + 4 * jnp.finfo(plan.dtype).eps) - p * gram
-    if problem.row_power is None and problem.column_power is None:
+    matrix = jnp.diag(jnp.where(reached, 1 / q, 1) + 4 * float(jnp.finfo(plan.dtype).eps)) - p * gram
+    if exact:
         matrix = matrix + root[:, None] * root[None, :] / jnp.where(total > 0, total, 1)
     of_g = inverse_root * jnp.linalg.solve(matrix, inverse_root * right)
-    of_f = partial_f - p * divide(matmul(plan, of_g), row_sums)
-    of_plan = moved + plan * (of_f[:, None] + of_g[None, :])
-    zero, no_change = jnp.zeros_like(solution.row_error), np.zeros((), jax.dtypes.float0)
-    return solution, Solution(of_plan, of_f, of_g, no_change, zero, zero)  # type: ignore[arg-type]
+    return partial_f - p * divide(matmul(plan, of_g), row_sums), of_g
 
 
 def _power(power: Float[Array, ""] | None, change: Float[Array, ""] | None) -> tuple:
     return (1, 0) if power is None else (power, change)
-
-
-def divide(x: Float[Array, "*m"], y: Float[Array, "*m"]) -> Float[Array, "*m"]:
-    """Ratio that is 0 where the denominator is."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from casejax.ot.placement import varying_as
+
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, Int
 
 REACH = 24.0
 """|scores / epsilon + log_prior| up to which a plain kernel, its sums and its scalings stay within float32."""
@@ -32,6 +34,7 @@ class Kernel(NamedTuple):
     row_sums: Callable[[Any], Any]  # scaling of columns -> sums over columns
     scaling: Callable[[Any, Any, Any], Any]  # wanted masses, sums, power or None -> (wanted / sums)**power
     times: Callable[[Any, Any], Any]  # scaling times an array
+    count: Callable[[Any], Any]  # scaling -> how many of its numbers are positive and finite
     product: Callable[[Any, Any], Any]  # sums times scaling, as an array
     log: Callable[[Any], Any]  # logarithm of a scaling, -inf where the scaling is 0
     plan: Callable[[Any, Any, Any], Any]  # scalings of rows and columns, last column sums -> the scaled kernel
@@ -76,13 +79,21 @@ def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[
     return _everywhere(flag.all(axis=0) if in_batched[0] else flag), False
 
 
-def rows_a_part(num_rows: int) -> int:
+def rows_a_part(num_rows: Any) -> int:
     """Rows whose sum is taken in one go; of 1000 equal float32 numbers added in a row, a sum is good to 1e-5 only."""
+    if not isinstance(num_rows, int):  # symbolic, in a program for export
+        return 64
     if num_rows <= 128:
         return num_rows
     divisors = [size for size in range(128, 31, -1) if num_rows % size == 0]
     for_shards = [size for size in divisors if num_rows // size % 8 == 0]  # parts that 8 devices share evenly
     return next(iter(for_shards + divisors), 64)
+
+
+def filled_up(num_rows: Any) -> Any:
+    """The next multiple of `rows_a_part(num_rows)`."""
+    size = rows_a_part(num_rows)
+    return (num_rows + size - 1) // size * size
 
 
 def plain_kernel(
@@ -101,6 +112,7 @@ def plain_kernel(
         row_sums=lambda v: jnp.dot(values, v, precision="highest"),
         scaling=scaling,
         times=lambda v, x: v * x,
+        count=_count_positive,
         product=lambda sums, v: sums * v,
         log=_log,
         plan=lambda u, v, sums: _scaled(values, u, v, sums),
@@ -119,7 +131,7 @@ def _scaled(
     """
 
     def scale(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return carry[0] * (u[:, None] * v[None, :]), jnp.bool_(False)
+        return carry[0] * (u[:, None] * v[None, :]), varying_as(jnp.bool_(False), carry[1])
 
     pending = jnp.logical_not((sums < 0).any())
     return jax.lax.while_loop(lambda carry: carry[1], scale, (values, pending))[0]
@@ -171,6 +183,7 @@ def wide_kernel(
         row_sums=partial(sums, axis=1),
         scaling=_wide_scaling,
         times=lambda v, x: Wide(v.factor * x, v.exponent),
+        count=lambda v: _count_positive(v.factor),
         product=lambda sums, v: sums.factor * v.factor * _power_of_two(sums.exponent + v.exponent),
         log=lambda x: _log(x.factor) + x.exponent * math.log(2),
         plan=plan,
@@ -226,11 +239,15 @@ def _power_of_two(exponent: Float[Array, "*m"]) -> Float[Array, "*m"]:
 
 def _sum_rows(weights: Float[Array, " n"], terms: Float[Array, "n k"], at_once: int = 1024) -> Float[Array, " k"]:
     """The product `weights @ terms`, in parts."""
-    size = rows_a_part(len(terms))
-    weights, terms = weights.reshape(-1, size), terms.reshape(-1, size, terms.shape[1])
+    num_rows, num_columns = terms.shape
+    size = rows_a_part(num_rows)
+    parts = num_rows // size
+    weights, terms = weights.reshape(parts, size), terms.reshape(parts, size, num_columns)
     sums = jnp.einsum("pn,pnk->pk", weights, terms, precision="highest")
-    if len(sums) > at_once:
-        sums = jnp.pad(sums, ((0, -len(sums) % at_once), (0, 0))).reshape(-1, at_once, sums.shape[1]).sum(axis=1)
+    if not isinstance(parts, int) or parts > at_once:
+        groups = (parts + at_once - 1) // at_once
+        sums = jnp.pad(sums, ((0, groups * at_once - parts), (0, 0)))
+        sums = sums.reshape(groups, at_once, num_columns).sum(axis=1)
     return sums.sum(axis=0)
 
 
@@ -238,6 +255,10 @@ def _ratio(wanted: Float[Array, " m"], sums: Float[Array, " m"]) -> Float[Array,
     """Wanted masses over sums; 0, with a gradient of 0, where either is 0."""
     possible = (wanted > 0) & (sums > 0)
     return jnp.where(possible, wanted / jnp.where(possible, sums, 1), 0)
+
+
+def _count_positive(x: Float[Array, " m"]) -> Int[Array, ""]:
+    return ((x > 0) & (x < jnp.inf)).sum(dtype=jnp.int32)
 
 
 def _raised(x: Float[Array, " m"], power: Float[Array, ""] | None) -> Float[Array, " m"]:

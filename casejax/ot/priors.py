@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 
+from casejax.ot.checks import boolean, count, numbers, positive, refuse
+from casejax.ot.placement import spec_of, with_automatic_axes
+
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+
+    from casejax.ot.checks import Scalar
 
 
-def equipartition(num_columns: int, mass: float | Float[Array, ""] = 1.0) -> Float[Array, " k"]:
+def equipartition(num_columns: SupportsIndex, mass: Scalar = 1.0) -> Float[Array, " k"]:
     """The column marginal that gives every column the same share (Eq. 9 of CASE): mass / K each."""
-    return jnp.full(num_columns, jnp.asarray(mass) / num_columns)
+    from jax.export import is_symbolic_dim  # here, since few need it and it takes long to load
+
+    number: Any = num_columns
+    if not is_symbolic_dim(number):
+        number = count("num_columns", num_columns)
+    mass = numbers("mass", mass, ())
+    refuse("mass", mass, least=0)
+    return equal_shares(number, mass)
+
+
+def equal_shares(num_columns: int, mass: Float[Array, ""]) -> Float[Array, " k"]:
+    """`equipartition` of what needs no check."""
+    return jnp.full(num_columns, mass / num_columns)
 
 
 def foreground_marginal(
-    labels: Float[ArrayLike, "*n"], *, mask: Bool[ArrayLike, "*n"] | None = None, floor: float = 0.0
+    labels: Shaped[ArrayLike, "*n"] | Sequence,
+    *,
+    mask: Shaped[ArrayLike, "*n"] | Sequence | None = None,
+    floor: float = 0.0,
 ) -> Float[Array, "2"]:
     """The shares of foreground and background among snippet labels (Eq. 13 of CASE).
 
@@ -32,52 +53,55 @@ def foreground_marginal(
     Returns:
       (2,) shares of foreground and background; they sum to 1.
     """
-    labels = jnp.asarray(labels)
-    if mask is None:
-        foreground = labels.mean()
+    labels = numbers("labels", labels)
+    shown = None if mask is None else boolean("mask", mask, labels.shape)
+    refuse("labels", labels, least=0, live=shown)
+    if shown is None:
+        foreground = labels.mean() if labels.size else jnp.full((), 0.5, labels.dtype)
     else:
-        count = jnp.asarray(mask).sum()
-        total = jnp.where(mask, labels, 0).sum()
-        foreground = jnp.where(count > 0, total / jnp.maximum(count, 1), 0.5)
+        real = shown.sum().astype(labels.dtype)
+        total = jnp.where(shown, labels, 0).sum()
+        foreground = jnp.where(real > 0, total / jnp.maximum(real, 1), 0.5)
     foreground = jnp.clip(foreground, floor, 1 - floor)
     return jnp.stack([foreground, 1 - foreground])
 
 
 def ascending_rank(
-    attention: Float[ArrayLike, " n"], *, mask: Bool[ArrayLike, " n"] | None = None
+    attention: Num[ArrayLike, " n"] | Sequence, *, mask: Shaped[ArrayLike, " n"] | Sequence | None = None
 ) -> Float[Array, " n"]:
     """Rank of each snippet by foreground probability, as a share: the least gets 1/N, the greatest 1.
 
     Of equal values the earlier has the lower rank. Masked snippets are not counted; the numbers at their places have
     no meaning.
     """
-    attention = jnp.asarray(attention)
-    keys = attention if mask is None else jnp.where(mask, attention, jnp.inf)
-    order = jnp.argsort(keys, stable=True)
-    rank = jnp.zeros(order.shape, order.dtype).at[order].set(jnp.arange(1, len(order) + 1, dtype=order.dtype))
-    return _share(rank, mask, attention.dtype)
+    attention, shown = _attention(attention, mask)
+    keys = attention if shown is None else jnp.where(shown, attention, jnp.inf)
+    # Ranks are the places in the order of the order.
+    rank = _order(_order(keys)) + 1
+    return jnp.where(jnp.isnan(keys), jnp.nan, _share(rank, shown, attention.dtype))
 
 
 def published_rank(
-    attention: Float[ArrayLike, " n"], *, mask: Bool[ArrayLike, " n"] | None = None
+    attention: Num[ArrayLike, " n"] | Sequence, *, mask: Shaped[ArrayLike, " n"] | Sequence | None = None
 ) -> Float[Array, " n"]:
     """What the published program uses instead of a rank: the sorting permutation itself.
 
     Entry n is one less the index of the n-th most attended snippet, as a share of N. It says nothing
     about snippet n, and is here to reproduce published runs.
     """
-    attention = jnp.asarray(attention)
-    keys = -attention if mask is None else jnp.where(mask, -attention, jnp.inf)
-    return 1 - _share(jnp.argsort(keys, stable=True) + 1, mask, attention.dtype)
+    attention, shown = _attention(attention, mask)
+    keys = -attention if shown is None else jnp.where(shown, -attention, jnp.inf)
+    share = 1 - _share(_order(keys) + 1, shown, attention.dtype)
+    return jnp.where(jnp.isnan(keys).any(), jnp.nan, share)
 
 
 def gaussian_rank_prior(
-    attention: Float[ArrayLike, " n"],
-    cluster_foreground: Float[ArrayLike, " k"],
+    attention: Num[ArrayLike, " n"] | Sequence,
+    cluster_foreground: Num[ArrayLike, " k"] | Sequence,
     *,
-    std: float | Float[Array, ""] = 10.0,
+    std: Scalar = 10.0,
     rank: Callable[..., jax.Array] = ascending_rank,
-    mask: Bool[ArrayLike, " n"] | None = None,
+    mask: Shaped[ArrayLike, " n"] | Sequence | None = None,
 ) -> Float[Array, "n k"]:
     """Log density that ties snippets of high rank to clusters of high foreground probability.
 
@@ -98,14 +122,32 @@ def gaussian_rank_prior(
     Raises:
       ValueError: `std` is a number and not positive.
     """
-    if isinstance(std, int | float) and not std > 0:
-        raise ValueError(f"std must be positive, got {std}")
-    attention = jnp.asarray(attention)
+    std = positive("std", std)
+    attention, shown = _attention(attention, mask)
+    foreground = numbers("cluster_foreground", cluster_foreground).astype(attention.dtype)
+    if foreground.ndim != 1:
+        raise ValueError(f"cluster_foreground must have shape (K,), got {foreground.shape}")
+    refuse("cluster_foreground", foreground)
     std = jnp.asarray(std, attention.dtype)
-    distance = rank(attention, mask=mask)[:, None] - jnp.asarray(cluster_foreground, attention.dtype)[None, :]
+    std = jnp.where(std > 0, std, jnp.nan)
+    distance = rank(attention, mask=shown)[:, None] - foreground[None, :]
     return -0.5 * (distance / std) ** 2 - jnp.log(std * math.sqrt(2 * math.pi))
 
 
-def _share(rank: Int[Array, " n"], mask: Bool[ArrayLike, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:
-    count = jnp.asarray(len(rank)) if mask is None else jnp.maximum(jnp.asarray(mask).sum(), 1)
-    return rank.astype(dtype) / count.astype(dtype)
+def _attention(attention: Any, mask: Any) -> tuple[Float[Array, " n"], Bool[Array, " n"] | None]:
+    attention = numbers("attention", attention)
+    if attention.ndim != 1:
+        raise ValueError(f"attention must have shape (N,), got {attention.shape}")
+    shown = None if mask is None else boolean("mask", mask, attention.shape)
+    refuse("attention", attention, live=shown)
+    return attention, shown
+
+
+def _order(keys: Num[Array, " n"]) -> Int[Array, " n"]:
+    return with_automatic_axes(partial(jnp.argsort, stable=True), spec_of(keys, 0), keys)
+
+
+def _share(rank: Int[Array, " n"], mask: Bool[Array, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:
+    if mask is None:
+        return rank.astype(dtype) / rank.shape[0]
+    return rank.astype(dtype) / jnp.maximum(mask.sum(), 1).astype(dtype)

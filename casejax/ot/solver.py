@@ -7,20 +7,26 @@ that needs jax and numpy alone, so the folder can be copied into other code.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from casejax.ot.iteration import Problem, divide, solve, solve_to_tolerance
-from casejax.ot.kernels import rows_a_part
-from casejax.ot.priors import equipartition
+from casejax.ot.acceleration import divide
+from casejax.ot.checks import boolean, count, numbers, on_host, positive, refuse
+from casejax.ot.iteration import Problem, solve, solve_to_tolerance
+from casejax.ot.kernels import filled_up
+from casejax.ot.placement import spec_of, varying_as, varying_together, with_automatic_axes
+from casejax.ot.priors import equal_shares
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num
+    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+
+    from casejax.ot.checks import Scalar
 
 JUDGED_AT = 1e-4
 """Error up to which `converged` is true where no tolerance was asked for."""
@@ -54,17 +60,17 @@ class SinkhornOutput(NamedTuple):
 
 
 def sinkhorn(
-    scores: Num[ArrayLike, "n k"],
+    scores: Num[ArrayLike, "n k"] | Sequence,
     *,
-    log_prior: Float[ArrayLike, "n k"] | None = None,
-    row_marginal: Num[ArrayLike, " n"] | None = None,
-    column_marginal: Num[ArrayLike, " k"] | None = None,
-    mask: Bool[ArrayLike, " n"] | None = None,
-    epsilon: float | Float[Array, ""] = 0.05,
-    num_iters: int = 3,
-    tolerance: float | Float[Array, ""] | None = None,
-    row_relaxation: float | Float[Array, ""] | None = None,
-    column_relaxation: float | Float[Array, ""] | None = None,
+    log_prior: Num[ArrayLike, "n k"] | Sequence | None = None,
+    row_marginal: Num[ArrayLike, " n"] | Sequence | None = None,
+    column_marginal: Num[ArrayLike, " k"] | Sequence | None = None,
+    mask: Shaped[ArrayLike, " n"] | Sequence | None = None,
+    epsilon: Scalar = 0.05,
+    num_iters: SupportsIndex = 3,
+    tolerance: Scalar | None = None,
+    row_relaxation: Scalar | None = None,
+    column_relaxation: Scalar | None = None,
 ) -> SinkhornOutput:
     """Sinkhorn iteration towards the plan of maximal score with given marginals.
 
@@ -94,14 +100,14 @@ def sinkhorn(
     where a plan serves as a label. Batches: `jax.vmap`, ragged ones with a mask.
 
     Args:
-      scores: (N, K) similarity of rows to columns, higher is better. float32 or float64 is kept; other
-        types are computed in float32.
+      scores: (N, K) similarity of rows to columns, higher is better. float32 or float64 is kept; from other
+        types, such as bfloat16 and whole numbers, plan and all else come in float32.
       log_prior: (N, K) logarithm of the prior plan, up to a constant unless a marginal is relaxed; -inf
         forbids an entry.
       row_marginal: (N,) non-negative mass of the rows; default 1 each.
       column_marginal: (K,) non-negative proportions of the columns, scaled here to the mass of the rows;
         default equipartition, N/K each (Eq. 9). Where a marginal is relaxed, masses that are not scaled.
-      mask: (N,) True for rows that take part; default all.
+      mask: (N,) True for rows that take part; default all. Known zeros and ones will do.
       epsilon: entropic strength in units of `scores`, as in OTT and POT. The printed epsilon of 20 of the
         CASE paper is `1 / 20` here.
       num_iters: iterations, or with a tolerance the greatest number of them; static, at least 1.
@@ -116,7 +122,9 @@ def sinkhorn(
 
     Raises:
       ValueError: `scores` is not a matrix with N, K >= 1, another array does not fit it, or `epsilon`,
-        `num_iters`, `tolerance` or a relaxation is out of range.
+        `num_iters`, `tolerance` or a relaxation is out of range; a marginal is negative or not finite, or a live
+        score or log prior is NaN or +inf. Where such numbers are not known, under a transformation or in the memory
+        of an accelerator, the plan is NaN and `converged` False.
 
     References:
       Cuturi, "Sinkhorn Distances", NeurIPS 2013. Chizat et al., "Scaling Algorithms for Unbalanced Optimal
@@ -124,81 +132,105 @@ def sinkhorn(
       Approximation", NeurIPS 2018. Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations", SIAM
       Journal on Numerical Analysis 2011.
     """
-    scores = jnp.asarray(scores)
-    _check_problem(scores, log_prior, row_marginal, column_marginal, mask, num_iters)
-    positive = {"epsilon": epsilon, "row_relaxation": row_relaxation, "column_relaxation": column_relaxation}
-    for name, value in positive.items():
-        if isinstance(value, int | float) and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-    if isinstance(tolerance, int | float) and not tolerance > 0:
-        raise ValueError(f"tolerance must be positive or None, got {tolerance}")
-    return _solve(
-        scores,
-        log_prior,
-        row_marginal,
-        column_marginal,
-        mask,
-        epsilon,
-        num_iters,
-        tolerance,
-        row_relaxation,
-        column_relaxation,
-    )
+    scores = numbers("scores", scores)
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"scores must be (N, K) with N, K >= 1, got shape {scores.shape}; vmap over batches")
+    num_rows, num_columns = scores.shape
+    dtype = scores.dtype
+    prior = None if log_prior is None else numbers("log_prior", log_prior, scores.shape).astype(dtype)
+    rows = None if row_marginal is None else numbers("row_marginal", row_marginal, (num_rows,)).astype(dtype)
+    columns = None
+    if column_marginal is not None:
+        columns = numbers("column_marginal", column_marginal, (num_columns,)).astype(dtype)
+    shown = None if mask is None else boolean("mask", mask, (num_rows,))
+    num_iters = count("num_iters", num_iters)
+    options = {
+        "epsilon": epsilon,
+        "tolerance": tolerance,
+        "row_relaxation": row_relaxation,
+        "column_relaxation": column_relaxation,
+    }
+    checked = [None if value is None else positive(name, value) for name, value in options.items()]
+    _refuse_broken(scores, prior, rows, columns, shown)
+    specs = spec_of(scores, 0, 1), spec_of(scores, 0), spec_of(scores, 1), *[spec_of(scores)] * 4
+    solved = with_automatic_axes(partial(_solve, num_iters), specs, scores, prior, rows, columns, shown, *checked)
+    return SinkhornOutput(*solved)
 
 
-@partial(jax.jit, static_argnames="num_iters")
+@partial(jax.jit, static_argnums=0)
 def _solve(
-    scores: jax.Array,
-    log_prior: ArrayLike | None,
-    row_marginal: ArrayLike | None,
-    column_marginal: ArrayLike | None,
-    mask: ArrayLike | None,
-    epsilon: ArrayLike,
     num_iters: int,
+    scores: jax.Array,
+    log_prior: jax.Array | None,
+    row_marginal: jax.Array | None,
+    column_marginal: jax.Array | None,
+    mask: jax.Array | None,
+    epsilon: ArrayLike,
     tolerance: ArrayLike | None,
     row_relaxation: ArrayLike | None,
     column_relaxation: ArrayLike | None,
-) -> SinkhornOutput:
-    dtype = scores.dtype if scores.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
+) -> tuple[jax.Array, ...]:
+    """The fields of a `SinkhornOutput`."""
+    dtype = scores.dtype
     num_rows, num_columns = scores.shape
     exact = row_relaxation is None and column_relaxation is None
-    rows = jnp.ones(num_rows, dtype) if row_marginal is None else jnp.asarray(row_marginal, dtype)
+    rows = jnp.ones(num_rows, dtype) if row_marginal is None else row_marginal
     if mask is not None:
         rows = jnp.where(mask, rows, 0)
     mass = rows.sum()
     if column_marginal is None:
-        columns = equipartition(num_columns, mass)
+        columns = equal_shares(num_columns, mass)
     else:
-        columns = jnp.asarray(column_marginal, dtype)
+        columns = column_marginal
         columns = columns * divide(mass, columns.sum()) if exact else columns
-
-    scores, epsilon = scores.astype(dtype), jnp.asarray(epsilon, dtype)
-    prior = None if log_prior is None else jnp.asarray(log_prior, dtype)
+    # What is broken must not look like a plan: an epsilon that is NaN makes everything NaN.
+    epsilon, prior = jnp.asarray(epsilon, dtype), log_prior
+    options = [
+        epsilon,
+        *(jnp.asarray(x, dtype) for x in (tolerance, row_relaxation, column_relaxation) if x is not None),
+    ]
+    fine = _usable(rows) & _usable(columns if column_marginal is None else column_marginal)
+    fine = fine & jnp.stack([(x > 0) & (x < jnp.inf) for x in options]).all()
     if not (mask is None and row_marginal is None and column_marginal is None):
         active = (rows > 0)[:, None] & (columns > 0)[None, :]
         scores = jnp.where(active, scores, 0)
         prior = None if prior is None else jnp.where(active, prior, 0)
-    missing = -num_rows % rows_a_part(num_rows)
-    if missing:
+    for x in (scores,) if prior is None else (scores, prior):
+        fine = fine & _below_infinity(x)
+    epsilon = jnp.where(fine, epsilon, jnp.nan)
+    missing = filled_up(num_rows) - num_rows
+    if not isinstance(missing, int) or missing:
         scores, prior, rows = jax.tree.map(partial(_append_zeros, missing), (scores, prior, rows))
     row_power, column_power = _power(row_relaxation, epsilon), _power(column_relaxation, epsilon)
-    problem = Problem(scores, prior, rows, columns, epsilon, row_power, column_power)
+    problem = varying_together(Problem(scores, prior, rows, columns, epsilon, row_power, column_power))
     if tolerance is None:
         solution = solve(problem, num_iters, None)
     else:
-        solution = solve_to_tolerance(num_iters, problem, jnp.asarray(tolerance, dtype))
+        solution = solve_to_tolerance(num_iters, problem, varying_as(jnp.asarray(tolerance, dtype), problem.epsilon))
     judged_at = JUDGED_AT if tolerance is None else tolerance
-    small = (solution.column_error <= judged_at) & (solution.row_error <= judged_at)
+    row_error, column_error = (jnp.where(fine, x, jnp.nan) for x in (solution.row_error, solution.column_error))
+    small = (column_error <= judged_at) & (row_error <= judged_at)
     row_potential = jnp.where(solution.row_potential == -jnp.inf, 0, solution.row_potential)
-    return SinkhornOutput(
-        plan=solution.plan[:num_rows],
-        row_potential=row_potential[:num_rows],
-        column_potential=solution.column_potential,
-        iterations=solution.iterations,
-        row_error=solution.row_error,
-        column_error=solution.column_error,
-        converged=small & (mass > 0),
+    return (
+        solution.plan[:num_rows],
+        row_potential[:num_rows],
+        solution.column_potential,
+        solution.iterations,
+        row_error,
+        column_error,
+        small & (solution.mass > 0),
     )
+
+
+def _usable(masses: jax.Array) -> jax.Array:
+    return ((masses >= 0) & (masses < jnp.inf)).all()
+
+
+def _below_infinity(x: jax.Array) -> jax.Array:
+    """Whether no entry is NaN or +inf; one pass, which the choice of the kernel shares, where all are finite."""
+    x = jax.lax.stop_gradient(x)
+    finite = jnp.abs(x).max() < jnp.inf
+    return jax.lax.cond(finite, lambda: finite, lambda: x.max() < jnp.inf)
 
 
 def _power(relaxation: ArrayLike | None, epsilon: jax.Array) -> jax.Array | None:
@@ -209,29 +241,26 @@ def _power(relaxation: ArrayLike | None, epsilon: jax.Array) -> jax.Array | None
     return relaxation / (relaxation + epsilon)
 
 
-def _append_zeros(count: int, x: jax.Array) -> jax.Array:
-    return jnp.pad(x, ((0, count), *((0, 0) for _ in x.shape[1:])))
+def _append_zeros(number: Any, x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, number), *((0, 0) for _ in x.shape[1:])))
 
 
-def _check_problem(
-    scores: Array,
-    log_prior: ArrayLike | None,
-    row_marginal: ArrayLike | None,
-    column_marginal: ArrayLike | None,
-    mask: ArrayLike | None,
-    num_iters: int,
+def _refuse_broken(
+    scores: Array, prior: Array | None, rows: Array | None, columns: Array | None, mask: Array | None
 ) -> None:
-    if scores.ndim != 2 or 0 in scores.shape:
-        raise ValueError(f"scores must be (N, K) with N, K >= 1, got shape {scores.shape}; vmap over batches")
-    num_rows, num_columns = scores.shape
-    wanted = {
-        "log_prior": (log_prior, (num_rows, num_columns)),
-        "row_marginal": (row_marginal, (num_rows,)),
-        "column_marginal": (column_marginal, (num_columns,)),
-        "mask": (mask, (num_rows,)),
-    }
-    for name, (value, shape) in wanted.items():
-        if value is not None and jnp.shape(value) != shape:
-            raise ValueError(f"{name} must have shape {shape} for scores of {scores.shape}, got {jnp.shape(value)}")
-    if not isinstance(num_iters, int) or num_iters < 1:
-        raise ValueError(f"num_iters must be an integer of at least 1, got {num_iters!r}")
+    """Refuse known numbers of live entries that no plan can have."""
+    if rows is not None:
+        refuse("row_marginal", rows, least=0, live=mask)
+    if columns is not None:
+        refuse("column_marginal", columns, least=0)
+    known = [x for x in (rows, columns, mask) if x is not None]
+    live = None
+    if known and all(on_host(x) for x in known):
+        live = np.ones((scores.shape[0], 1), bool) if mask is None else np.asarray(mask)[:, None]
+        live = live if rows is None else live & (np.asarray(rows) > 0)[:, None]
+        live = live if columns is None else live & (np.asarray(columns) > 0)[None, :]
+    elif known:
+        return
+    refuse("scores", scores, live=live)
+    if prior is not None:
+        refuse("log_prior", prior, live=live)

@@ -350,7 +350,7 @@ def test_what_cannot_be_solved_is_refused():
     for options, message in (
         ({"barrier": 0.0}, r"barrier must be positive and finite, got 0\.0"),
         ({"penalty": np.inf}, "penalty must be positive and finite, got inf"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be an integer of at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             least_mass(np.ones((1, 2), np.float32), np.ones(1, np.float32), **options)

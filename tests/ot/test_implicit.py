@@ -152,3 +152,31 @@ def test_a_plan_in_two_blocks(rng):
     alone = gradient(scores, np.zeros((8, 4)), np.arange(8) < 4, np.float64([0, 0, 1, 1]))
     np.testing.assert_allclose(got[:4, 2:], alone[:4, 2:], rtol=1e-9, atol=1e-11)
     assert not got[:4, :2].any()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("relaxation", [{}, {"row_relaxation": 0.7, "column_relaxation": 0.4}, {"row_relaxation": 0.7}])
+def test_fewer_rows_than_columns(rng, relaxation):
+    """The equations of the rows are solved; potentials move as they do by those of the columns."""
+    scores, rows, columns = rng.normal(size=(3, 7)), rng.uniform(0.5, 1, 3), rng.uniform(0.5, 1, 7)
+    weights = rng.normal(size=(3, 7))
+
+    def value(scores, rows, columns, tolerance):
+        options = {"row_marginal": rows, "column_marginal": columns, "epsilon": 0.5, "num_iters": 2000}
+        got = ot.sinkhorn(scores, **options, tolerance=tolerance, **relaxation)
+        potentials = got.row_potential[:, None] + got.column_potential[None, :]
+        return (weights * (got.plan + potentials)).sum()
+
+    slope = jax.jit(jax.grad(value, argnums=(0, 1, 2)), static_argnums=3)
+    for a, b in zip(slope(scores, rows, columns, 1e-14), slope(scores, rows, columns, None), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_mean_of_the_column_potential_stays(rng):
+    for shape in ((3, 7), (7, 3)):
+        scores, along = rng.normal(size=(2, *shape))
+        options = {"epsilon": 0.5, "num_iters": 500, "tolerance": 1e-12}
+        of_g = jax.jvp(lambda s, o=options: ot.sinkhorn(s, **o).column_potential, (scores,), (along,))[1]
+        assert np.abs(of_g).max() > 1e-2
+        assert abs(of_g.mean()) < 1e-9

@@ -289,7 +289,7 @@ def test_other_types_are_computed_in_float32(rng, dtype):
         ({"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
         ({"epsilon": float("nan")}, "epsilon must be positive"),
         ({"num_iters": 0}, "num_iters must be an integer of at least 1, got 0"),
-        ({"tolerance": -1.0}, "tolerance must be positive or None, got -1.0"),
+        ({"tolerance": -1.0}, "tolerance must be positive and finite, got -1.0"),
     ],
 )
 def test_unusable_options_are_refused(keywords, message):
@@ -380,7 +380,7 @@ def test_the_prior_pulls_attended_snippets_to_foreground_clusters(rng):
 
 
 def test_prior_refuses_a_std_of_zero():
-    with pytest.raises(ValueError, match="std must be positive, got 0"):
+    with pytest.raises(ValueError, match="std must be positive and finite, got 0"):
         ot.gaussian_rank_prior(jnp.ones(3), jnp.ones(2), std=0)
 
 

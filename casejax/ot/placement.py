@@ -1,0 +1,52 @@
+"""What lets one program run inside somebody's `jax.shard_map` and on meshes with explicit axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+
+def varying_together(tree: Any) -> Any:
+    """The arrays, all varying over every mesh axis that one of them varies over; the same ones outside `shard_map`."""
+    axes = frozenset().union(*(_axes(x) for x in jax.tree.leaves(tree)))
+    return jax.tree.map(lambda x: _vary(x, axes), tree)
+
+
+def varying_as(tree: Any, example: Array) -> Any:
+    """The arrays, varying over the mesh axes that the example varies over, as what starts a loop must."""
+    return jax.tree.map(lambda x: _vary(x, _axes(example)), tree)
+
+
+def _axes(x: Array) -> frozenset[Any]:
+    kind = jax.typeof(x)
+    return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # the name differs between versions of JAX
+
+
+def _vary(x: Array, axes: frozenset[Any]) -> Array:
+    missing = tuple(sorted(axes - _axes(x)))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def with_automatic_axes(function: Callable[..., Any], out_specs: Any, *args: Any) -> Any:
+    """`function(*args)`, with explicit axes of the mesh in scope left to the compiler; results lie as `out_specs` say.
+
+    Args:
+      function: of arrays and None.
+      out_specs: tree like the result of `PartitionSpec`s, of use on such a mesh alone.
+      args: what the function is called with.
+    """
+    if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+        return function(*args)
+    return jax.sharding.auto_axes(function, out_sharding=out_specs)(*args)
+
+
+def spec_of(x: Array, *dimensions: int) -> PartitionSpec:
+    """How these dimensions of an array are laid over the explicit axes."""
+    spec = tuple(jax.typeof(x).sharding.spec)
+    return PartitionSpec(*(spec[d] if d < len(spec) else None for d in dimensions))
