@@ -1,4 +1,4 @@
-"""What every public function here does with its arrays first: numbers as floats, masks as booleans, or a sentence why not.
+"""What every public function here does with its arguments first: floats, boolean masks, or a sentence why not.
 
 It also lets the function run on meshes with explicit axes, see `placement`.
 """
@@ -79,7 +79,7 @@ def check_number(value: Any, name: str, allowed: str, good: Callable[[float], bo
     if isinstance(value, jax.core.Tracer):
         return
     if np.ndim(value) or not good(float(value)):
-        raise ValueError(f"{name} must be {allowed}, got {value}")
+        raise ValueError(f"{name} must {allowed}, got {value}")
 
 
 def _as_array(x: Any, name: str) -> jax.Array:

@@ -107,7 +107,7 @@ def smooth_min_by_shares(
 
 def check_gamma(gamma: float | Float[Array, ""]) -> None:
     """Refuse a gamma that is known already and not in [0, inf)."""
-    check_number(gamma, "gamma", "0 or more and finite", lambda g: 0 <= g < math.inf)
+    check_number(gamma, "gamma", "be 0 or more and finite", lambda g: 0 <= g < math.inf)
 
 
 def endless(dtype: jnp.dtype) -> float:

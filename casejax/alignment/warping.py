@@ -106,6 +106,20 @@ def dtw_table(
     return _refuse_nan(_dtw_table(cost, x_mask, y_mask, gamma, minimum))
 
 
+def dtw_of_batch(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    minimum: Minimum = min_gamma,
+    gamma: float | Float[Array, ""] = 0.1,
+    table: bool = False,
+) -> Float[Array, "*b *_"]:
+    """`dtw`, or `dtw_table`, of a batch in which some sequences may be empty; the costs of their pairs are 0."""
+    _check(cost, x_mask, y_mask, gamma, empty=True)
+    return _refuse_nan((_dtw_table if table else _dtw)(cost, x_mask, y_mask, gamma, minimum))
+
+
 @takes("cost", nan=True)
 def alignment_matrix(
     cost: Float[Array, "*b n m"],
@@ -269,7 +283,14 @@ def _framed(
     return cost, gamma, height
 
 
-def _check(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array) -> None:
+def _check(
+    cost: jax.Array,
+    x_mask: jax.Array | None,
+    y_mask: jax.Array | None,
+    gamma: float | jax.Array,
+    *,
+    empty: bool = False,
+) -> None:
     check_gamma(gamma)
     if cost.ndim < 2 or 0 in cost.shape[-2:]:
         raise ValueError(f"cost must be (..., N, M) with N, M >= 1, got shape {cost.shape}")
@@ -282,7 +303,7 @@ def _check(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, 
         if isinstance(mask, jax.core.Tracer):
             continue
         frames = np.asarray(mask)
-        if not frames.any(-1).all():
+        if not empty and not frames.any(-1).all():
             raise ValueError(f"{name} has sequences without a real frame: {np.argwhere(~frames.any(-1)).tolist()}")
         if (frames[..., 1:] & ~frames[..., :-1]).any():
             raise ValueError(f"{name} has a True after a False; move the real frames to the front")
