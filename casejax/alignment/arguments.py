@@ -23,7 +23,7 @@ R = TypeVar("R")
 def takes(*names: str, nan: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator of a function of arrays of floats; its masks are found by their names, `x_mask` or else `mask` for x.
 
-    Lists, integers and half precision become float32. Masks may be anything that is True and False, or known to be 0
+    Lists, integers and half precision become float32, scalars of NumPy those of Python. Masks may be anything that is True and False, or known to be 0
     and 1. A NaN that is known at the call, where the mask is True, is refused unless `nan`.
     """
 
@@ -35,7 +35,7 @@ def takes(*names: str, nan: bool = False) -> Callable[[Callable[P, R]], Callable
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             bound = signature.bind(*args, **kwargs)
-            given = {name: value for name, value in bound.arguments.items() if value is not None}
+            given = {name: _plain(value) for name, value in bound.arguments.items() if value is not None}
             given |= {name: as_mask(given[name], name) for name in masks if name in given}
             for name in names:
                 if name in given:
@@ -80,6 +80,10 @@ def check_number(value: Any, name: str, allowed: str, good: Callable[[float], bo
         return
     if np.ndim(value) or not good(float(value)):
         raise ValueError(f"{name} must {allowed}, got {value}")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _as_array(x: Any, name: str) -> jax.Array:

@@ -69,11 +69,12 @@ def contrastive_cost(
       ValueError: a temperature that is not above 0.
     """
     check_number(temperature, "temperature", "be above 0", lambda t: t > 0)
-    real = _rows(x_mask) & _columns(y_mask)
+    rows, columns = _rows(x_mask, x.ndim), _columns(y_mask, x.ndim)
     similarity = inner_product(without_padding(x, x_mask), without_padding(y, y_mask))
     similarity = similarity / jnp.asarray(temperature, similarity.dtype)
-    similarity = jnp.where(_some(_rows(x_mask), -2), similarity, -jnp.inf)
+    similarity = jnp.where(_some(rows, -2), similarity, -jnp.inf)
     total = jax.nn.logsumexp(similarity, axis=-2, keepdims=True)
+    real = rows & columns
     return jnp.where(real, total - jnp.where(real, similarity, 0), 0)
 
 
@@ -95,7 +96,7 @@ def alignment_log_probabilities(
     Returns:
       (..., N, M) log-probabilities; the exponentials of a real column sum to 1. -inf wherever a frame is padded.
     """
-    rows, columns = _rows(x_mask), _columns(y_mask)
+    rows, columns = _rows(x_mask, table.ndim), _columns(y_mask, table.ndim)
     logits = jnp.where(columns, -table / jnp.asarray(temperature, table.dtype), 0)
     log_probabilities = jax.nn.log_softmax(jnp.where(_some(rows, -2), logits, -jnp.inf), -2)
     return jnp.where(rows & columns, log_probabilities, -jnp.inf)
@@ -305,14 +306,14 @@ def _some(shown: Array, axis: int) -> Array:
     return shown | ~shown.any(axis=axis, keepdims=True)
 
 
-def _rows(mask: Array | None) -> Array:
+def _rows(mask: Array | None, ndim: int) -> Array:
     """Mask (..., N, 1) of the rows of a table."""
-    return jnp.ones((1, 1), bool) if mask is None else mask[..., :, None]
+    return jnp.ones((1,) * ndim, bool) if mask is None else mask[..., :, None]
 
 
-def _columns(mask: Array | None) -> Array:
+def _columns(mask: Array | None, ndim: int) -> Array:
     """Mask (..., 1, M) of the columns of a table."""
-    return jnp.ones((1, 1), bool) if mask is None else mask[..., None, :]
+    return jnp.ones((1,) * ndim, bool) if mask is None else mask[..., None, :]
 
 
 def _last(table: Array, x_mask: Array | None, y_mask: Array | None) -> Array:

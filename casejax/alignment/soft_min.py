@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.arguments import as_floats, as_mask, check_number
-from casejax.alignment.placement import on_any_mesh
+from casejax.alignment.arguments import as_mask, check_number, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -25,7 +24,7 @@ Minimum = Callable[..., jax.Array]
 """A function (values, gamma, *, axis=-1, where=None) that takes an axis away, as the three below."""
 
 
-@on_any_mesh
+@takes("values", nan=True)
 def smooth_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -57,7 +56,7 @@ def smooth_min(
     return _minimise(_smooth_min, values, gamma, axis, where)
 
 
-@on_any_mesh
+@takes("values", nan=True)
 def min_gamma(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -75,7 +74,7 @@ def min_gamma(
     return _minimise(_min_gamma, values, gamma, axis, where)
 
 
-@on_any_mesh
+@takes("values", nan=True)
 def hard_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""] = 0.0,
@@ -90,7 +89,7 @@ def hard_min(
     return _minimise(_hard_min, values, gamma, axis, where)
 
 
-@on_any_mesh
+@takes("values", nan=True)
 def smooth_min_by_shares(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -119,7 +118,6 @@ def _minimise(
     minimum: Callable, values: jax.Array, gamma: float | jax.Array, axis: int, where: jax.Array | None
 ) -> jax.Array:
     check_gamma(gamma)
-    values = as_floats(values, "values")
     if not -values.ndim <= axis < values.ndim or not values.shape[axis]:
         raise ValueError(f"nothing to take the minimum of: axis {axis} of shape {values.shape}")
     gamma, far = jnp.asarray(gamma, values.dtype), endless(values.dtype)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -244,7 +244,7 @@ def _lengths(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None
     return jnp.where(some, rows, 0)[..., None, None], jnp.where(some, columns, 0)[..., None, None]
 
 
-def _num_bands(*shape: int) -> int:
+def _num_bands(*shape: Any) -> int:
     """Bands of a table, for speed alone: one, but that CPUs lose less to each step than to entries beside the table."""
     *batch, n, m = shape
     if not all(isinstance(size, int) for size in shape):  # symbolic, in an exported function
