@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def last_cell(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any
 ) -> Float[Array, "*b"]:
     """Accumulated cost of the last cell; `height` must divide N. Keeps one band and a row, unless differentiated."""
     return _forward(cost, gamma, minimum, height, keep=False)[0]
@@ -34,7 +34,7 @@ def last_cell(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def all_cells(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any
 ) -> Float[Array, "*b n m"]:
     """Accumulated costs of all cells; `height` must divide N."""
     return _unfolded(_forward(cost, gamma, minimum, height, keep=True)[1])
@@ -42,26 +42,26 @@ def all_cells(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _skewed_cells(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any
 ) -> Float[Array, "k t *b h"]:
     """`all_cells` as the sweeps want them, in skewed bands."""
     return _forward(cost, gamma, minimum, height, keep=True)[1]
 
 
 @partial(last_cell.defjvp, symbolic_zeros=True)
-def _last_cell_jvp(minimum: Minimum, height: int, primals: tuple, tangents: tuple) -> tuple:
+def _last_cell_jvp(minimum: Minimum, height: Any, primals: tuple, tangents: tuple) -> tuple:
     table = _skewed_cells(*primals, minimum, height)
     return table[-1, -1, ..., -1], _last_moved(table, primals[1], minimum, *tangents)
 
 
 @partial(all_cells.defjvp, symbolic_zeros=True)
-def _all_cells_jvp(minimum: Minimum, height: int, primals: tuple, tangents: tuple) -> tuple:
+def _all_cells_jvp(minimum: Minimum, height: Any, primals: tuple, tangents: tuple) -> tuple:
     table = _skewed_cells(*primals, minimum, height)
     return _unfolded(table), _moved(table, primals[1], minimum, *tangents)
 
 
 @partial(_skewed_cells.defjvp, symbolic_zeros=True)
-def _skewed_cells_jvp(minimum: Minimum, height: int, primals: tuple, tangents: tuple) -> tuple:
+def _skewed_cells_jvp(minimum: Minimum, height: Any, primals: tuple, tangents: tuple) -> tuple:
     table = _skewed_cells(*primals, minimum, height)
     moved = _moved(table, primals[1], minimum, *tangents)
     bands = jnp.moveaxis(moved.reshape(*moved.shape[:-2], -1, height, moved.shape[-1]), -3, 0)
@@ -136,7 +136,7 @@ def _predecessors(cells: Float[Array, "*b n m"]) -> list[Float[Array, "*b n m"]]
 
 
 def _forward(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int, *, keep: bool
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any, *, keep: bool
 ) -> tuple[Float[Array, "*b"], Any]:
     """Accumulated costs of the last cell and, to keep, of all cells in skewed bands, (K, T, ..., H)."""
     *batch, n, m = cost.shape
@@ -250,7 +250,7 @@ def _rows_above(table: Float[Array, "k t *b h"]) -> Float[Array, "k t *b"]:
     return jnp.concatenate([_filled(table[:1, ..., -1], far), above])
 
 
-def _rows(cost: Float[Array, "*b n m"], index: jax.Array, height: int) -> Float[Array, "*b h m"]:
+def _rows(cost: Float[Array, "*b n m"], index: jax.Array, height: Any) -> Float[Array, "*b h m"]:
     return jax.lax.dynamic_slice_in_dim(cost, index * height, height, axis=-2)
 
 

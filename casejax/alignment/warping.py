@@ -257,7 +257,7 @@ def _num_bands(*shape: Any) -> int:
 
 def _framed(
     cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array
-) -> tuple[jax.Array, jax.Array, int]:
+) -> tuple[jax.Array, jax.Array, Any]:
     """Cost without padding whose last cell is that of every pair, gamma in its type, and the height of its bands.
 
     Where the real frames of a pair end before the rows and columns do, what lies beyond is forbidden but for one path,

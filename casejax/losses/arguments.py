@@ -21,10 +21,11 @@ R = TypeVar("R")
 
 
 def takes(*names: str, nan: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator of a function of arrays of floats; its masks are found by their names, `x_mask` or else `mask` for x.
+    """Decorator of a function of arrays of floats; the mask of x is found by its name, `x_mask` or else `mask`.
 
-    Lists, integers and half precision become float32, scalars of NumPy those of Python. Masks may be anything that is True and False, or known to be 0
-    and 1. A NaN that is known at the call, where the mask is True, is refused unless `nan`.
+    Lists, integers and half precision become float32, scalars of NumPy those of Python. Masks may be anything that is
+    True and False, or known to be 0 and 1. A NaN that is known at the call, where the mask is True, is refused unless
+    `nan`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

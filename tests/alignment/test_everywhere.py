@@ -171,7 +171,7 @@ def test_empty_items_of_a_batch_are_inert():
     jobs = {
         "gta_loss": lambda x: alignment.gta_loss(x, mask=mask, pairs=alignment.all_pairs, both_ways=True),
         "tcn_npairs_loss": lambda x: alignment.tcn_npairs_loss(x, 2 * x, mask=mask),
-        "d3tw_loss": lambda x: alignment.d3tw_loss(x, x[::-1], -x, x_mask=mask),
+        "d3tw_loss": lambda x: alignment.d3tw_loss(x, x + 1, -x, x_mask=mask, positive_mask=mask, negative_mask=mask),
         "clip_features": lambda x: alignment.clip_features(x, mask=mask),
     }
     for name, function in jobs.items():
