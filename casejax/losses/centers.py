@@ -138,7 +138,8 @@ def center_loss(
     features, background = (jnp.where(real[:, None], x, 0) for x in (features, background))
     nearest = nearest_negative(features, labels, centers, candidates=candidates)
     possible = real & _negatives(labels, len(centers), candidates).any(axis=1)
-    count = jnp.maximum(real.sum(), 1) if num_samples is None else num_samples
+    count = jnp.maximum(real.sum(), 1) if num_samples is None else jnp.asarray(num_samples)
+    count = count.astype(features.dtype)
 
     def violations(*vectors: Array) -> tuple[Array, Array]:
         """Both triplets of the real pairs, 0 where they are not violated."""

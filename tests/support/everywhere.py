@@ -56,7 +56,7 @@ def under_vmap(function, arrays):
 
 
 def exported(function, arrays):
-    return export.deserialize(export.export(jax.jit(function))(*arrays).serialize()).call(*arrays)
+    return export.export(jax.jit(function))(*arrays).call(*arrays)
 
 
 def under_scan(function, arrays):
