@@ -16,7 +16,7 @@ COST = jnp.float32(draw.random((2, 4, 3)))
 MASK = jnp.array([[True] * 4, [True, True, False, False]])
 COLUMNS = jnp.array([[True] * 3, [True, True, False]])
 LOG = jax.nn.log_softmax(COST)
-START, TIMES = jnp.array([[True, False, False]]), jnp.float32([[0.0, 0.5, 1.0]])
+START, TIMES = jnp.array([[[True, False, False]]]), jnp.float32([[[0.0, 0.5, 1.0]]])
 INDEX = jnp.array([[0, 1, 0], [1, 0, 1]], jnp.int32)
 LABELS = jnp.array([0, 1], jnp.int32)
 LENGTH = jnp.int32(9)
@@ -57,7 +57,7 @@ JOBS = {
     "negative_squared_distance": (lambda x: alignment.negative_squared_distance(x, x + 1), (E,)),
     **{
         name: (
-            lambda p, s, t, name=name: getattr(tcc, name)(p[0], s, t, mask=jnp.ones((1, 3), bool)),
+            lambda p, s, t, name=name: getattr(tcc, name)(p, s, t, mask=jnp.ones((1, 1, 3), bool)),
             (LOG, START, TIMES),
         )
         for name in ("classification", "regression_mse", "regression_mse_var", "regression_huber")

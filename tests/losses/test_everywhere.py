@@ -23,7 +23,7 @@ JOBS = {
     "mil_loss": (lambda x, y, m: losses.mil_loss(x, y, mask=m, divisor=2), (X, Y, MASK)),
     "shared_out": (losses.shared_out, (Y,)),
     "with_background": (lambda y: losses.with_background(y, 1), (Y,)),
-    "center_loss": (lambda x, y, k: losses.center_loss(x[0, :2], x[1, :2], k, y), (X, Y, jnp.array([0, 1]))),
+    "center_loss": (lambda x, y, k: losses.center_loss(x[:, 0], x[:, 1], k, y), (X, Y, jnp.array([0, 1]))),
     "select_top_k": (lambda x, m: losses.select_top_k(x, divisor=2, mask=m), (X, MASK)),
     "top_k_mean": (lambda x, m: losses.top_k_mean(x, divisor=2, mask=m), (X, MASK)),
     "time_mean": (lambda x, m: losses.time_mean(x, mask=m), (X, MASK)),
