@@ -129,7 +129,8 @@ def test_half_precision_is_computed_in_float32(dtype):
         lambda x: alignment.contrastive_cost(x, x, temperature=1000.0),
     ):
         got, want = function(big), function(big.astype(jnp.float32))
-        assert got.dtype == jnp.float32 and jnp.isfinite(got).all()
+        assert got.dtype == jnp.float32
+        assert jnp.isfinite(got).all()
         everywhere.assert_same(got, want)
 
 
