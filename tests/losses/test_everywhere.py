@@ -63,7 +63,7 @@ def test_lists_half_precision_and_masks_of_numbers():
     want = losses.top_k_mean(X, divisor=2, mask=MASK)
     for mask in (np.array(MASK, int), np.array(MASK, np.float32), MASK.tolist()):
         np.testing.assert_array_equal(losses.top_k_mean(X.tolist(), divisor=np.int64(2), mask=mask), want)
-    with pytest.raises(ValueError, match="mask must be boolean.*got 2"):
+    with pytest.raises(ValueError, match=r"mask must be boolean.*got 2"):
         losses.top_k_mean(X, mask=2 * np.ones((2, 6)))
     big = (X * 1000).astype(jnp.float16)  # its squares leave the range
     everywhere.assert_same(losses.norm(big), losses.norm(big.astype(jnp.float32)))
