@@ -4,6 +4,9 @@ A table of N x M cells is cut into bands of H rows, and a band is skewed: its en
 that the cells of a step t don't depend on each other and each step is a few operations on vectors. Entries left and
 right of the table get an endless cost. One band means the fewest steps and the longest vectors, more bands fewer such
 entries and less memory.
+
+The derivative of all cells is the solution of a linear system, (1 - W) dR = dC, where W holds the weights that each
+cell's minimum gives to its predecessors. A sweep forth solves it, one back its transpose; JAX derives the rest.
 """
 
 from __future__ import annotations
@@ -14,59 +17,131 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from casejax.alignment.placement import varying_as
 from casejax.alignment.soft_min import Minimum, endless
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def last_cell(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any
 ) -> Float[Array, "*b"]:
     """Accumulated cost of the last cell; `height` must divide N. Keeps one band and a row, unless differentiated."""
     return _forward(cost, gamma, minimum, height, keep=False)[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def all_cells(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any
 ) -> Float[Array, "*b n m"]:
     """Accumulated costs of all cells; `height` must divide N."""
-    return _joined(jax.vmap(_straight)(_forward(cost, gamma, minimum, height, keep=True)[1]))
+    return _unfolded(_forward(cost, gamma, minimum, height, keep=True)[1])
 
 
-def _last_cell_forward(cost: jax.Array, gamma: jax.Array, minimum: Minimum, height: int) -> tuple:
-    last, table = _forward(cost, gamma, minimum, height, keep=True)
-    return last, (table, gamma)
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _skewed_cells(
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any
+) -> Float[Array, "k t *b h"]:
+    """`all_cells` as the sweeps want them, in skewed bands."""
+    return _forward(cost, gamma, minimum, height, keep=True)[1]
 
 
-def _last_cell_backward(minimum: Minimum, height: int, residuals: tuple, of_last: jax.Array) -> tuple:
-    table, gamma = residuals
-    return _backward(table, gamma, minimum, of_last, None)
+@partial(last_cell.defjvp, symbolic_zeros=True)
+def _last_cell_jvp(minimum: Minimum, height: Any, primals: tuple, tangents: tuple) -> tuple:
+    table = _skewed_cells(*primals, minimum, height)
+    return table[-1, -1, ..., -1], _last_moved(table, primals[1], minimum, *tangents)
 
 
-def _all_cells_forward(cost: jax.Array, gamma: jax.Array, minimum: Minimum, height: int) -> tuple:
-    _, table = _forward(cost, gamma, minimum, height, keep=True)
-    return _joined(jax.vmap(_straight)(table)), (table, gamma)
+@partial(all_cells.defjvp, symbolic_zeros=True)
+def _all_cells_jvp(minimum: Minimum, height: Any, primals: tuple, tangents: tuple) -> tuple:
+    table = _skewed_cells(*primals, minimum, height)
+    return _unfolded(table), _moved(table, primals[1], minimum, *tangents)
 
 
-def _all_cells_backward(minimum: Minimum, height: int, residuals: tuple, of_table: jax.Array) -> tuple:
-    table, gamma = residuals
-    return _backward(table, gamma, minimum, jnp.zeros_like(of_table[..., 0, 0]), of_table)
+@partial(_skewed_cells.defjvp, symbolic_zeros=True)
+def _skewed_cells_jvp(minimum: Minimum, height: Any, primals: tuple, tangents: tuple) -> tuple:
+    table = _skewed_cells(*primals, minimum, height)
+    moved = _moved(table, primals[1], minimum, *tangents)
+    bands = jnp.moveaxis(moved.reshape(*moved.shape[:-2], -1, height, moved.shape[-1]), -3, 0)
+    return table, jax.vmap(partial(_skewed, fill=0))(bands)
 
 
-last_cell.defvjp(_last_cell_forward, _last_cell_backward)
-all_cells.defvjp(_all_cells_forward, _all_cells_backward)
+def _moved(
+    table: Float[Array, "k t *b h"], gamma: Float[Array, ""], minimum: Minimum, of_cost: Any, of_gamma: Any
+) -> Float[Array, "*b n m"]:
+    """Tangents of all cells from those of the cost and of gamma."""
+    far = endless(table.dtype)
+
+    def least(cells: jax.Array, gamma: jax.Array) -> jax.Array:
+        return jnp.where(cells < far, minimum(jnp.stack(_predecessors(cells)), gamma, axis=0), 0)
+
+    given = _filled(_unfolded(table), 0) if _is_zero(of_cost) else of_cost
+    if not _is_zero(of_gamma):
+        given = given + jax.jvp(partial(least, _unfolded(table)), (gamma,), (of_gamma,))[1]
+
+    def residual(moved: jax.Array) -> jax.Array:
+        return moved - jax.jvp(lambda cells: least(cells, gamma), (_unfolded(table),), (moved,))[1]
+
+    return jax.lax.custom_linear_solve(
+        residual,
+        given,
+        lambda _, given: _sweep_forth(table, gamma, minimum, given),
+        lambda _, asked: _sweep_back(table, gamma, minimum, None, asked),
+    )
+
+
+def _last_moved(
+    table: Float[Array, "k t *b h"], gamma: Float[Array, ""], minimum: Minimum, of_cost: Any, of_gamma: Any
+) -> Float[Array, "*b"]:
+    """Tangent of the last cell from those of the cost and of gamma."""
+    if not _is_zero(of_gamma):
+        return _moved(table, gamma, minimum, of_cost, of_gamma)[..., -1, -1]
+
+    def last(of_cost: jax.Array) -> jax.Array:
+        return _moved(table, gamma, minimum, of_cost, of_gamma)[..., -1, -1]
+
+    def residual(moved: jax.Array) -> jax.Array:
+        rest = moved.at[..., -1, -1].set(0)
+        return rest.at[..., -1, -1].set(moved[..., -1, -1] - last(rest))
+
+    # The same again as a system whose solution is dC but for the last cell's tangent in its place: its transpose need
+    # not ask something of every cell.
+    return jax.lax.custom_linear_solve(
+        residual,
+        of_cost,
+        lambda _, given: given.at[..., -1, -1].set(_sweep_forth(table, gamma, minimum, given)[..., -1, -1]),
+        lambda _, asked: asked.at[..., -1, -1].set(0) + _sweep_back(table, gamma, minimum, asked[..., -1, -1], None),
+    )[..., -1, -1]
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _filled(x: jax.Array, value: float) -> jax.Array:
+    return varying_as(jnp.full(x.shape, value, x.dtype), x)
+
+
+def _predecessors(cells: Float[Array, "*b n m"]) -> list[Float[Array, "*b n m"]]:
+    """What is left of every cell, diagonally before it and above it."""
+    batch = [(0, 0)] * (cells.ndim - 2)
+    far = endless(cells.dtype)
+    left, diagonal, up = (
+        jnp.pad(cells[..., : -row or None, : -column or None], [*batch, (row, 0), (column, 0)], constant_values=far)
+        for row, column in ((0, 1), (1, 1), (1, 0))
+    )
+    return [left, diagonal.at[..., 0, 0].set(0), up]
 
 
 def _forward(
-    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: int, *, keep: bool
+    cost: Float[Array, "*b n m"], gamma: Float[Array, ""], minimum: Minimum, height: Any, *, keep: bool
 ) -> tuple[Float[Array, "*b"], Any]:
     """Accumulated costs of the last cell and, to keep, of all cells in skewed bands, (K, T, ..., H)."""
     *batch, n, m = cost.shape
     far, steps = endless(cost.dtype), m + height - 1
-    nothing = jnp.full((*batch, height), far, cost.dtype)
+    nothing = varying_as(jnp.full((*batch, height), far, cost.dtype), cost)
 
     def step(carry: tuple, inputs: tuple) -> tuple:
         left, diagonal = carry
@@ -82,62 +157,105 @@ def _forward(
         last_row = cells[..., -1] if keep else cells
         return _padded(last_row[height - 1 :], (0, height - 1), far), cells if keep else None
 
-    border = jnp.full((steps, *batch), far, cost.dtype)
+    border = varying_as(jnp.full((steps, *batch), far, cost.dtype), cost)
     table: jax.Array | None
     last_row, table = jax.lax.scan(band, border, jnp.arange(n // height))
     return last_row[m - 1], table
 
 
-def _backward(
+def _sweep_forth(
+    table: Float[Array, "k t *b h"], gamma: Float[Array, ""], minimum: Minimum, given: Float[Array, "*b n m"]
+) -> Float[Array, "*b n m"]:
+    """Tangents of all cells, from what is given to each besides that of its predecessors."""
+    count, _, *_, height = table.shape
+    far, nothing = endless(table.dtype), _filled(table[0, 0], 0)
+
+    def step(carry: tuple, inputs: tuple) -> tuple:
+        left, diagonal = carry
+        (of_left, of_diagonal, of_up), above, given, cell = inputs
+        up = jnp.concatenate([above[..., None], left[..., :-1]], axis=-1)
+        here = given + of_left * left + of_diagonal * diagonal + of_up * up
+        here = jnp.where(cell < far, here, 0)  # beside the table tangents would grow
+        return (here, up), here
+
+    def band(moved_above: jax.Array, inputs: tuple) -> tuple:
+        index, cells, above = inputs
+        weights = _weights(cells, above, index, gamma, minimum)
+        moved: jax.Array
+        inputs = (weights, moved_above, _skewed(_rows(given, index, height), 0), cells)
+        _, moved = jax.lax.scan(step, (nothing, nothing), inputs)
+        return _padded(moved[height - 1 :, ..., -1], (0, height - 1), 0), _straight(moved)
+
+    moved: jax.Array
+    inputs = (jnp.arange(count), table, _rows_above(table))
+    _, moved = jax.lax.scan(band, _filled(table[0, ..., -1], 0), inputs)
+    return _joined(moved)
+
+
+def _sweep_back(
     table: Float[Array, "k t *b h"],
     gamma: Float[Array, ""],
     minimum: Minimum,
-    of_last: Float[Array, "*b"],
-    of_table: Float[Array, "*b n m"] | None,
-) -> tuple[Float[Array, "*b n m"], Float[Array, ""]]:
-    """Gradients in the cost and in gamma from those in the last cell and in all cells."""
-    count, steps, *batch, height = table.shape
-    m, far = steps - height + 1, endless(table.dtype)
+    of_last: Float[Array, "*b"] | None,
+    of_cells: Float[Array, "*b n m"] | None,
+) -> Float[Array, "*b n m"]:
+    """Gradients in what `_sweep_forth` is given, from those in the tangents of the last cell or of all."""
+    count, steps, *_, height = table.shape
+    m = steps - height + 1
+    nothing = _filled(table[0, 0], 0)
 
     def step(carry: tuple, inputs: tuple) -> tuple:
         of_left, of_up, of_diagonal = carry  # what later steps ask of this one, and of its `up` as their `diagonal`
-        (left, diagonal, up), below, given = inputs
+        (left, diagonal, up), below, asked = inputs
         here = of_left + jnp.concatenate([of_up, below[..., None]], axis=-1)
-        here = here if given is None else here + given
+        here = here if asked is None else here + asked
         of_up = here * up + of_diagonal
         return (here * left, of_up[..., 1:], here * diagonal), (here, of_up[..., 0])
 
-    def band(carry: tuple, inputs: tuple) -> tuple:
-        below, of_gamma = carry
+    def band(below: jax.Array, inputs: tuple) -> tuple:
         index, cells, above = inputs
-        left = jnp.concatenate([jnp.full_like(cells[:1], far), cells[:-1]])
-        up = jnp.concatenate([above[..., None], left[..., :-1]], axis=-1)
-        start = jnp.full_like(up[:1], far).at[..., 0].set(_corner(index, far))
-        diagonal = jnp.concatenate([start, up[:-1]])
-        neighbours = jnp.stack([left, diagonal, up])
-        least, pullback = jax.vjp(lambda values, gamma: minimum(values, gamma, axis=0), neighbours, gamma)
-        weights = pullback(jnp.ones_like(least))[0]
-        given = None if of_table is None else _skewed(_rows(of_table, index, height), 0)
-        nothing = jnp.zeros((*batch, height), table.dtype)
-        of_cells: jax.Array
+        weights = _weights(cells, above, index, gamma, minimum)
+        asked = None if of_cells is None else _skewed(_rows(of_cells, index, height), 0)
+        of_band: jax.Array
         of_above: jax.Array
-        _, (of_cells, of_above) = jax.lax.scan(
-            step, (nothing, nothing[..., 1:], nothing), (tuple(weights), below, given), reverse=True
+        _, (of_band, of_above) = jax.lax.scan(
+            step, (nothing, nothing[..., 1:], nothing), (weights, below, asked), reverse=True
         )
-        of_gamma = of_gamma + pullback(of_cells)[1]
-        return (_padded(of_above[:m], (height - 1, 0), 0), of_gamma), _straight(of_cells)
+        return _padded(of_above[:m], (height - 1, 0), 0), _straight(of_band)
 
+    below = _filled(table[0, ..., -1], 0) if of_last is None else _padded(of_last[None], (steps - 1, 0), 0)
+    of_given: jax.Array
+    _, of_given = jax.lax.scan(band, below, (jnp.arange(count), table, _rows_above(table)), reverse=True)
+    return _joined(of_given)
+
+
+def _weights(
+    cells: Float[Array, "t *b h"], above: Float[Array, "t *b"], index: jax.Array, gamma: jax.Array, minimum: Minimum
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What every cell of a band takes of its left, diagonal and upper predecessor."""
+    far = endless(cells.dtype)
+    left = jnp.concatenate([_filled(cells[:1], far), cells[:-1]])
+    up = jnp.concatenate([above[..., None], left[..., :-1]], axis=-1)
+    start = _filled(up[:1], far).at[..., 0].set(_corner(index, far))
+    neighbours = jnp.stack([left, jnp.concatenate([start, up[:-1]]), up])
+    least, pullback = jax.vjp(lambda values: minimum(values, gamma, axis=0), neighbours)
+    of_left, of_diagonal, of_up = pullback(_filled(least, 1))[0]
+    return of_left, of_diagonal, of_up
+
+
+def _rows_above(table: Float[Array, "k t *b h"]) -> Float[Array, "k t *b"]:
+    """For every band the last row of the one above, by column."""
+    far, height = endless(table.dtype), table.shape[-1]
     above = _padded(table[:-1, height - 1 :, ..., -1].swapaxes(0, 1), (0, height - 1), far).swapaxes(0, 1)
-    above = jnp.concatenate([jnp.full((1, steps, *batch), far, table.dtype), above])
-    below = _padded(of_last[None], (steps - 1, 0), 0)
-    inputs = (jnp.arange(count), table, above)
-    of_cost: jax.Array
-    (_, of_gamma), of_cost = jax.lax.scan(band, (below, jnp.zeros_like(gamma)), inputs, reverse=True)
-    return _joined(of_cost), of_gamma
+    return jnp.concatenate([_filled(table[:1, ..., -1], far), above])
 
 
-def _rows(cost: Float[Array, "*b n m"], index: jax.Array, height: int) -> Float[Array, "*b h m"]:
+def _rows(cost: Float[Array, "*b n m"], index: jax.Array, height: Any) -> Float[Array, "*b h m"]:
     return jax.lax.dynamic_slice_in_dim(cost, index * height, height, axis=-2)
+
+
+def _unfolded(table: Float[Array, "k t *b h"]) -> Float[Array, "*b n m"]:
+    return _joined(jax.vmap(_straight)(table))
 
 
 def _joined(bands: Float[Array, "k *b h m"]) -> Float[Array, "*b n m"]:

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 
+from casejax.alignment.arguments import takes
 from casejax.alignment.gta import contrastive_cost
+from casejax.alignment.pairwise import real_pairs
 from casejax.alignment.soft_min import Minimum, min_gamma
-from casejax.alignment.warping import dtw
+from casejax.alignment.warping import dtw_of_batch
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -25,6 +28,7 @@ Cost = Callable[..., jax.Array]
 """A function (x, y, *, x_mask=None, y_mask=None) of (..., N, D) and (..., M, D) that gives (..., N, M) costs."""
 
 
+@takes("x", "positive", "negative")
 def d3tw_loss(
     x: Float[Array, "*b n d"],
     positive: Float[Array, "*b m d"],
@@ -54,11 +58,13 @@ def d3tw_loss(
       cost: `gta.contrastive_cost`, with another temperature by `functools.partial`, or `pairwise.squared_distance`.
 
     Returns:
-      (...) losses, 0 with zero gradient where the margin is kept.
+      (...) losses, 0 with zero gradient where the margin is kept or one of the three has no real frame.
     """
 
     def accumulated(y: Array, y_mask: Array | None) -> Array:
         costs = cost(x, y, x_mask=x_mask, y_mask=y_mask)
-        return dtw(costs, x_mask=x_mask, y_mask=y_mask, minimum=minimum, gamma=gamma)
+        return dtw_of_batch(costs, x_mask=x_mask, y_mask=y_mask, minimum=minimum, gamma=gamma)
 
-    return jax.nn.relu(accumulated(positive, positive_mask) - accumulated(negative, negative_mask) + margin)
+    loss = accumulated(positive, positive_mask) - accumulated(negative, negative_mask)
+    loss = jax.nn.relu(loss + jnp.asarray(margin, loss.dtype))
+    return jnp.where(real_pairs(x_mask, positive_mask) & real_pairs(x_mask, negative_mask), loss, 0)

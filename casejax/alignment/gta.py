@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.pairwise import inner_product, mean_of_real, without_padding
+from casejax.alignment.arguments import check_number, takes
+from casejax.alignment.pairwise import inner_product, mean_of_real, real_pairs, without_padding
 from casejax.alignment.soft_min import Minimum, smooth_min
-from casejax.alignment.warping import dtw_table
+from casejax.alignment.warping import dtw_of_batch
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -40,6 +41,7 @@ class PairLosses(NamedTuple):
     consistency: Float[Array, "*b"]
 
 
+@takes("x", "y")
 def contrastive_cost(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],
@@ -66,12 +68,13 @@ def contrastive_cost(
     Raises:
       ValueError: a temperature that is not above 0.
     """
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:  # a traced one can't be looked at
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    real = _rows(x_mask) & _columns(y_mask)
-    similarity = inner_product(without_padding(x, x_mask), without_padding(y, y_mask)) / temperature
-    similarity = jnp.where(_rows(x_mask), similarity, -jnp.inf)
+    check_number(temperature, "temperature", "be above 0", lambda t: t > 0)
+    rows, columns = _rows(x_mask, x.ndim), _columns(y_mask, x.ndim)
+    similarity = inner_product(without_padding(x, x_mask), without_padding(y, y_mask))
+    similarity = similarity / jnp.asarray(temperature, similarity.dtype)
+    similarity = jnp.where(_some(rows, -2), similarity, -jnp.inf)
     total = jax.nn.logsumexp(similarity, axis=-2, keepdims=True)
+    real = rows & columns
     return jnp.where(real, total - jnp.where(real, similarity, 0), 0)
 
 
@@ -93,9 +96,10 @@ def alignment_log_probabilities(
     Returns:
       (..., N, M) log-probabilities; the exponentials of a real column sum to 1. -inf wherever a frame is padded.
     """
-    rows, columns = _rows(x_mask), _columns(y_mask)
-    log_probabilities = jax.nn.log_softmax(jnp.where(rows, jnp.where(columns, -table / temperature, 0), -jnp.inf), -2)
-    return jnp.where(columns, log_probabilities, -jnp.inf)
+    rows, columns = _rows(x_mask, table.ndim), _columns(y_mask, table.ndim)
+    logits = jnp.where(columns, -table / jnp.asarray(temperature, table.dtype), 0)
+    log_probabilities = jax.nn.log_softmax(jnp.where(_some(rows, -2), logits, -jnp.inf), -2)
+    return jnp.where(rows & columns, log_probabilities, -jnp.inf)
 
 
 def cycle_log_probabilities(forth: Float[Array, "*b n m"], back: Float[Array, "*b m n"]) -> Float[Array, "*b n n"]:
@@ -124,6 +128,7 @@ def cycle_log_probabilities(forth: Float[Array, "*b n m"], back: Float[Array, "*
     return log_product + jnp.swapaxes(scale_in, -1, -2) + jnp.swapaxes(scale_out, -1, -2)
 
 
+@takes("log_cycle", "targets", nan=True)
 def cycle_cross_entropy(
     log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], *, mask: Bool[Array, "*b n"] | None = None
 ) -> Float[Array, "*b"]:
@@ -140,6 +145,7 @@ def cycle_cross_entropy(
     return mean_of_real(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
 
 
+@takes("log_cycle", "targets", nan=True)
 def cycle_cross_entropy_published(
     log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], *, mask: Bool[Array, "*b n"] | None = None
 ) -> Float[Array, "*b"]:
@@ -150,7 +156,7 @@ def cycle_cross_entropy_published(
     """
     logits = jnp.exp(log_cycle)
     if mask is not None:
-        logits = jnp.where(mask[..., None, :], logits, -jnp.inf)
+        logits = jnp.where(_some(mask[..., None, :], -1), logits, -jnp.inf)
     return cycle_cross_entropy(jax.nn.log_softmax(logits, axis=-1), targets, mask=mask)
 
 
@@ -158,10 +164,12 @@ def _smoothed_identity(mask: Array, smoothing: Number, dtype: jnp.dtype) -> Arra
     """Targets of the cycles: 1 - smoothing on the frame itself, the rest shared out over all real frames."""
     real = mask[..., None, :] & mask[..., :, None]
     count = mask.sum(axis=-1)[..., None, None].astype(dtype)
+    smoothing = jnp.asarray(smoothing, dtype)
     identity = jnp.broadcast_to(jnp.eye(mask.shape[-1], dtype=dtype), real.shape)
     return jnp.where(real, (1 - smoothing) * identity + smoothing / jnp.maximum(count, 1), 0)
 
 
+@takes("x", "y")
 def pair_losses(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],
@@ -192,17 +200,17 @@ def pair_losses(
       both_ways: also take y through x and back, and average the two; the published program starts at x alone.
 
     Returns:
-      The parts of the loss, of shape (...).
+      The parts of the loss, of shape (...); 0 with zero gradient for a pair of which one has no real frame.
 
     Raises:
       ValueError: `label_smoothing` outside [0, 1].
     """
-    if not isinstance(label_smoothing, jax.core.Tracer) and not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+    check_number(label_smoothing, "label_smoothing", "lie in [0, 1]", lambda s: 0 <= s <= 1)
+    check_number(cycle_temperature, "cycle_temperature", "be above 0", lambda t: t > 0)
     cost_xy = contrastive_cost(x, y, temperature=temperature, x_mask=x_mask, y_mask=y_mask)
     cost_yx = contrastive_cost(y, x, temperature=temperature, x_mask=y_mask, y_mask=x_mask)
-    table_xy = dtw_table(cost_xy, x_mask=x_mask, y_mask=y_mask, minimum=minimum, gamma=gamma)
-    table_yx = dtw_table(cost_yx, x_mask=y_mask, y_mask=x_mask, minimum=minimum, gamma=gamma)
+    table_xy = dtw_of_batch(cost_xy, x_mask=x_mask, y_mask=y_mask, minimum=minimum, gamma=gamma, table=True)
+    table_yx = dtw_of_batch(cost_yx, x_mask=y_mask, y_mask=x_mask, minimum=minimum, gamma=gamma, table=True)
     forth = alignment_log_probabilities(table_xy, temperature=cycle_temperature, x_mask=x_mask, y_mask=y_mask)
     back = alignment_log_probabilities(table_yx, temperature=cycle_temperature, x_mask=y_mask, y_mask=x_mask)
 
@@ -214,7 +222,9 @@ def pair_losses(
     closing = cycle(forth, back, x_mask)
     if both_ways:
         closing = (closing + cycle(back, forth, y_mask)) / 2
-    return PairLosses(_last(table_xy, x_mask, y_mask), _last(table_yx, y_mask, x_mask), closing)
+    some = real_pairs(x_mask, y_mask)
+    parts = _last(table_xy, x_mask, y_mask), _last(table_yx, y_mask, x_mask), closing
+    return PairLosses(*(jnp.where(some, part, 0) for part in parts))
 
 
 def anchor_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
@@ -227,6 +237,7 @@ def all_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
     return np.stack(np.triu_indices(num_sequences, 1), axis=-1).astype(np.int32)
 
 
+@takes("embeddings")
 def gta_loss(
     embeddings: Float[Array, "b t d"],
     *,
@@ -263,15 +274,14 @@ def gta_loss(
       both_ways: let cycles start at both videos of a pair.
 
     Returns:
-      (P,) losses of the pairs, to be averaged.
+      (P,) losses of the pairs, to be averaged; 0 with zero gradient for a pair with an empty video.
 
     Raises:
       ValueError: fewer than two videos, a skip below 1, or an option out of its range.
     """
     if len(embeddings) < 2:
         raise ValueError(f"aligning takes two videos or more, got a batch of {len(embeddings)}")
-    if skip < 1:
-        raise ValueError(f"skip must be 1 or more, got {skip}")
+    check_number(skip, "skip", "be 1 or more", lambda s: s >= 1)
     first, second = pairs(len(embeddings)).T
     parts = pair_losses(
         embeddings[first, ::skip],
@@ -286,17 +296,24 @@ def gta_loss(
         consistency=consistency,
         both_ways=both_ways,
     )
-    return alignment_weight * parts.alignment + reverse_weight * parts.reverse + consistency_weight * parts.consistency
+    weights = alignment_weight, reverse_weight, consistency_weight
+    terms = [jnp.asarray(weight, part.dtype) * part for weight, part in zip(weights, parts, strict=True)]
+    return terms[0] + terms[1] + terms[2]
 
 
-def _rows(mask: Array | None) -> Array:
+def _some(shown: Array, axis: int) -> Array:
+    """The mask, but all True where it shows nothing: a softmax over nothing has no gradient."""
+    return shown | ~shown.any(axis=axis, keepdims=True)
+
+
+def _rows(mask: Array | None, ndim: int) -> Array:
     """Mask (..., N, 1) of the rows of a table."""
-    return jnp.ones((1, 1), bool) if mask is None else mask[..., :, None]
+    return jnp.ones((1,) * ndim, bool) if mask is None else mask[..., :, None]
 
 
-def _columns(mask: Array | None) -> Array:
+def _columns(mask: Array | None, ndim: int) -> Array:
     """Mask (..., 1, M) of the columns of a table."""
-    return jnp.ones((1, 1), bool) if mask is None else mask[..., None, :]
+    return jnp.ones((1,) * ndim, bool) if mask is None else mask[..., None, :]
 
 
 def _last(table: Array, x_mask: Array | None, y_mask: Array | None) -> Array:

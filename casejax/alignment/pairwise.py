@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from casejax.alignment.arguments import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
+@takes("x", "y")
 def inner_product(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
     """Inner product of every frame of x with every frame of y; the cosine for embeddings of unit norm."""
     return jnp.einsum("...nd,...md->...nm", x, y, precision="highest")
 
 
+@takes("x", "y")
 def squared_distance(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],
@@ -43,8 +47,14 @@ def without_padding(embeddings: Float[Array, "*b t d"], mask: Bool[Array, "*b t"
     return embeddings if mask is None else jnp.where(mask[..., None], embeddings, 0)
 
 
+def real_pairs(x_mask: Bool[Array, "*b n"] | None, y_mask: Bool[Array, "*b m"] | None) -> Bool[Array, "*#b"]:
+    """Whether both sequences of a pair have a real frame."""
+    found = [jnp.ones((), bool) if mask is None else mask.any(axis=-1) for mask in (x_mask, y_mask)]
+    return found[0] & found[1] if x_mask is not None and y_mask is not None else found[x_mask is None]
+
+
 def mean_of_real(values: Float[Array, "*b t"], mask: Bool[Array, "*b t"] | None) -> Float[Array, "*b"]:
     """Mean over the last axis of what the mask shows; 0 where it shows nothing."""
     if mask is None:
         return values.mean(axis=-1)
-    return jnp.where(mask, values, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)
+    return jnp.where(mask, values, 0).sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1).astype(values.dtype)

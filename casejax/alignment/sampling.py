@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.alignment.placement import varying_as
+
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Array, Bool, Int, Key
@@ -316,8 +318,8 @@ def frames_without_portions(
         raise ValueError(f"cutting portions takes {offset + 2} frames or more, got a video of {length}; leave it out")
     share_key, two_key, part_key, place_key, frame_key = jax.random.split(key, 5)
     available = jnp.asarray(length, jnp.int32) - offset
-    cut = jnp.round(available * jax.random.uniform(share_key, (), jnp.float32, *share)).astype(jnp.int32)
-    cut = jnp.clip(cut, 1, available - 1)
+    cut = jnp.round(available.astype(jnp.float32) * jax.random.uniform(share_key, (), jnp.float32, *share))
+    cut = jnp.clip(cut.astype(jnp.int32), 1, available - 1)
     left = available - cut
     # The remainder's frames are numbered 0 to left - 1; a portion stood before one of them or after the last. Of two
     # random places a lone portion takes either, so that all places are as likely.
@@ -327,7 +329,12 @@ def frames_without_portions(
     places = _distinct(left + 1, 2, place_key)
     short = jnp.minimum(jnp.arange(num_frames, dtype=jnp.int32), left - 1)
     frames = jnp.where(left >= num_frames, _distinct(left, num_frames, frame_key), short)
-    return offset + frames + first_cut * (frames >= places[0]) + (cut - first_cut) * (frames >= places[1])
+    return (
+        offset
+        + frames
+        + jnp.where(frames >= places[0], first_cut, 0)
+        + jnp.where(frames >= places[1], cut - first_cut, 0)
+    )
 
 
 def _distinct(count: Array, num: int, key: Array) -> Array:
@@ -343,7 +350,7 @@ def _distinct(count: Array, num: int, key: Array) -> Array:
         i, drawn, newest = step
         return chosen.at[i].set(jnp.where((chosen == drawn).any(), newest, drawn)), None
 
-    chosen, _ = jax.lax.scan(choose, jnp.full(num, -1, jnp.int32), (jnp.arange(num), drawn, newest))
+    chosen, _ = jax.lax.scan(choose, varying_as(jnp.full(num, -1, jnp.int32), drawn), (jnp.arange(num), drawn, newest))
     return jnp.sort(chosen)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from casejax.alignment.arguments import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
@@ -21,6 +23,7 @@ def in_order(frames: Int[Array, "*r 3"]) -> Bool[Array, "*r"]:
     return ((first < middle) & (middle < last)) | ((first > middle) & (middle > last))
 
 
+@takes("embeddings")
 def triplet_features(
     embeddings: Float[Array, "b t d"], videos: Int[Array, " r"], frames: Int[Array, "r 3"]
 ) -> Float[Array, "r e"]:
@@ -37,6 +40,7 @@ def triplet_features(
     return embeddings[videos[:, None], frames].reshape(len(videos), -1)
 
 
+@takes("logits")
 def shuffle_and_learn_loss(logits: Float[Array, "*r 2"], labels: Int[Array, "*r"]) -> Float[Array, "*r"]:
     """Cross-entropy of the two classes.
 

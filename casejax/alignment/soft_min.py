@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from casejax.alignment.arguments import as_mask, check_number, takes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
@@ -22,6 +24,7 @@ Minimum = Callable[..., jax.Array]
 """A function (values, gamma, *, axis=-1, where=None) that takes an axis away, as the three below."""
 
 
+@takes("values", nan=True)
 def smooth_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -53,6 +56,7 @@ def smooth_min(
     return _minimise(_smooth_min, values, gamma, axis, where)
 
 
+@takes("values", nan=True)
 def min_gamma(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -70,6 +74,7 @@ def min_gamma(
     return _minimise(_min_gamma, values, gamma, axis, where)
 
 
+@takes("values", nan=True)
 def hard_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""] = 0.0,
@@ -84,6 +89,7 @@ def hard_min(
     return _minimise(_hard_min, values, gamma, axis, where)
 
 
+@takes("values", nan=True)
 def smooth_min_by_shares(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -100,8 +106,7 @@ def smooth_min_by_shares(
 
 def check_gamma(gamma: float | Float[Array, ""]) -> None:
     """Refuse a gamma that is known already and not in [0, inf)."""
-    if not isinstance(gamma, jax.core.Tracer) and not 0 <= float(gamma) < math.inf:
-        raise ValueError(f"gamma must be 0 or more and finite, got {gamma}")
+    check_number(gamma, "gamma", "be 0 or more and finite", lambda g: 0 <= g < math.inf)
 
 
 def endless(dtype: jnp.dtype) -> float:
@@ -115,10 +120,9 @@ def _minimise(
     check_gamma(gamma)
     if not -values.ndim <= axis < values.ndim or not values.shape[axis]:
         raise ValueError(f"nothing to take the minimum of: axis {axis} of shape {values.shape}")
-    values = jnp.asarray(values)
-    dtype = values.dtype if values.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
-    values, gamma, far = values.astype(dtype), jnp.asarray(gamma, dtype), endless(dtype)
+    gamma, far = jnp.asarray(gamma, values.dtype), endless(values.dtype)
     if where is not None:
+        where = as_mask(where, "where")
         values = jnp.where(jnp.broadcast_to(where, values.shape), values, far)
     count = values.shape[axis]
     # A short axis, such as the three predecessors of a cell, is taken apart: XLA fuses that into one loop over cells.

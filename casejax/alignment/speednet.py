@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from casejax.alignment.arguments import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 
+@takes("embeddings")
 def clip_features(
     embeddings: Float[Array, "*b t d"], *, mask: Bool[Array, "*b t"] | None = None
 ) -> Float[Array, "*b e"]:
@@ -34,10 +37,12 @@ def clip_features(
     embeddings = jnp.where(shown, embeddings, 0)
     both = shown[..., 1:, :] & shown[..., :-1, :]
     change = jnp.where(both, jnp.abs(embeddings[..., 1:, :] - embeddings[..., :-1, :]), 0)
-    mean = embeddings.sum(axis=-2) / jnp.maximum(shown.sum(axis=-2), 1)
-    return jnp.concatenate([mean, change.sum(axis=-2) / jnp.maximum(both.sum(axis=-2), 1)], axis=-1)
+    count, changes = (jnp.maximum(x.sum(axis=-2), 1).astype(embeddings.dtype) for x in (shown, both))
+    mean = embeddings.sum(axis=-2) / count
+    return jnp.concatenate([mean, change.sum(axis=-2) / changes], axis=-1)
 
 
+@takes("logits")
 def speednet_loss(logits: Float[Array, "*b"], labels: Int[Array, "*b"]) -> Float[Array, "*b"]:
     """Binary cross-entropy.
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.alignment.arguments import check_number, takes
 from casejax.alignment.pairwise import mean_of_real, squared_distance, without_padding
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ PADDED = -1e30
 """Logit of padded frames: finite, so that a video without a real frame has no NaN, and zero behind any softmax."""
 
 
+@takes("x", "y")
 def negative_squared_distance(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
     """The similarity of TCC's experiments, which call it l2; what they call cosine is `inner_product`."""
     return -squared_distance(x, y)
 
 
+@takes("log_probabilities", "times", nan=True)
 def classification(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -49,10 +52,12 @@ def classification(
     """
     log_probabilities = jnp.where(mask, log_probabilities, 0)
     hit = jnp.where(start, log_probabilities, 0).sum(axis=-1)
-    mean = log_probabilities.sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1)
+    mean = log_probabilities.sum(axis=-1) / jnp.maximum(mask.sum(axis=-1), 1).astype(log_probabilities.dtype)
+    label_smoothing = jnp.asarray(label_smoothing, mean.dtype)
     return -(1 - label_smoothing) * hit - label_smoothing * mean
 
 
+@takes("log_probabilities", "times", nan=True)
 def regression_mse(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -72,6 +77,7 @@ def regression_mse(
     return error**2
 
 
+@takes("log_probabilities", "times", nan=True)
 def regression_mse_var(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -93,10 +99,11 @@ def regression_mse_var(
         such bound and divides by zero where a cycle ends for certain.
     """
     error, variance = _error_and_variance(log_probabilities, start, times, mask)
-    variance = jnp.maximum(variance, smallest_variance)
-    return error**2 / variance + variance_weight * jnp.log(variance)
+    variance = jnp.maximum(variance, jnp.asarray(smallest_variance, variance.dtype))
+    return error**2 / variance + jnp.asarray(variance_weight, error.dtype) * jnp.log(variance)
 
 
+@takes("log_probabilities", "times", nan=True)
 def regression_huber(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -115,7 +122,7 @@ def regression_huber(
       delta: in units of `times`.
     """
     error, _ = _error_and_variance(log_probabilities, start, times, mask)
-    error = jnp.abs(error)
+    error, delta = jnp.abs(error), jnp.asarray(delta, error.dtype)
     return jnp.where(error <= delta, error**2 / 2, delta * error - delta**2 / 2)
 
 
@@ -143,7 +150,9 @@ def cycle_back_logits(
     """
 
     def logits(queries: Array, videos: Array | np.ndarray) -> Array:
-        scaled = similarity(queries, embeddings[videos]) / (embeddings.shape[-1] * temperature)
+        scaled = similarity(queries, embeddings[videos]) / jnp.asarray(
+            embeddings.shape[-1] * temperature, embeddings.dtype
+        )
         return scaled if mask is None else jnp.where(mask[videos][:, None, :], scaled, PADDED)
 
     *stops, end = cycles[:, 1:].T
@@ -153,6 +162,7 @@ def cycle_back_logits(
     return logits(queries, end)
 
 
+@takes("embeddings", "times")
 def tcc_loss(
     embeddings: Float[Array, "b t d"],
     *,
@@ -193,6 +203,7 @@ def tcc_loss(
     return mean_of_real(losses, None if mask is None else mask[first])
 
 
+@takes("embeddings", "times")
 def stochastic_tcc_loss(
     embeddings: Float[Array, "b t d"],
     cycles: Int[Array | np.ndarray, "c l"],
@@ -242,8 +253,7 @@ def _cycle_losses(
     temperature: float | Array,
 ) -> Array:
     """(C, Q) losses of the cycles from (C, Q, D) queries that stand at `starts`, (C or 1, Q, T)."""
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    check_number(temperature, "temperature", "be above 0", lambda t: t > 0)
     logits = cycle_back_logits(queries, embeddings, cycles, mask=mask, similarity=similarity, temperature=temperature)
     shown = jnp.ones(embeddings.shape[:2], bool) if mask is None else mask
     if times is None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from casejax.alignment.arguments import takes
 from casejax.alignment.pairwise import inner_product, mean_of_real, without_padding
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
+@takes("anchors", "positives")
 def tcn_npairs_loss(
     anchors: Float[Array, "*b t d"],
     positives: Float[Array, "*b t d"],
@@ -48,9 +50,10 @@ def tcn_npairs_loss(
         logits = jnp.where(mask[..., None, :], logits, jnp.finfo(logits.dtype).min)
     hits = jnp.diagonal(jax.nn.log_softmax(logits), axis1=-2, axis2=-1)
     norms = (anchors**2).sum(axis=-1) + (positives**2).sum(axis=-1)
-    return mean_of_real(0.25 * regularisation * norms - hits, mask)
+    return mean_of_real(jnp.asarray(0.25 * regularisation, norms.dtype) * norms - hits, mask)
 
 
+@takes("anchors", "positives", "negatives")
 def tcn_triplet_loss(
     anchors: Float[Array, "*b d"],
     positives: Float[Array, "*b d"],
@@ -74,4 +77,4 @@ def tcn_triplet_loss(
     """
     near = ((anchors - positives) ** 2).sum(axis=-1)
     far = ((anchors - negatives) ** 2).sum(axis=-1)
-    return jax.nn.relu(near - far + margin)
+    return jax.nn.relu(near - far + jnp.asarray(margin, near.dtype))

@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.alignment.arguments import takes
 from casejax.alignment.bands import all_cells, last_cell
+from casejax.alignment.placement import varying_as
 from casejax.alignment.soft_min import Minimum, check_gamma, endless, hard_min, min_gamma, smooth_min_by_shares
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Path(NamedTuple):
     mask: Bool[Array, "*b p"]
 
 
+@takes("cost", nan=True)
 def dtw(
     cost: Float[Array, "*b n m"],
     *,
@@ -57,13 +60,14 @@ def dtw(
 ) -> Float[Array, "*b"]:
     """Cost of aligning sequences of N and M frames as wholes, in order and without gaps.
 
-    Differentiable in the cost and in gamma, in reverse mode and forward over reverse, as often as the minimum is;
-    plain forward mode is refused by JAX. Gradients are finite for finite costs, whatever their size.
+    Differentiable in the cost and in gamma, forward and in reverse, as often as the minimum is. Gradients are finite
+    for finite costs, whatever their size.
 
     Args:
       cost: (..., N, M) cost of matching frames, N, M >= 1; +inf forbids a match. float32 or float64 is kept, other
-        types are computed in float32.
-      x_mask: True for the real frames of the first sequence, which must come first; default all.
+        types, and lists, are computed in float32.
+      x_mask: True for the real frames of the first sequence, which must come first; default all. Numbers will do where
+        they are known at the call, and 0 or 1.
       y_mask: the same of the second sequence.
       minimum: of an entry's three predecessors, `soft_min.smooth_min`, `min_gamma`, `hard_min` or a function with
         their signature that takes static axis=0 and never gives weight to values as good as infinite, 1.7e38.
@@ -82,6 +86,7 @@ def dtw(
     return _refuse_nan(_dtw(cost, x_mask, y_mask, gamma, minimum))
 
 
+@takes("cost", nan=True)
 def dtw_table(
     cost: Float[Array, "*b n m"],
     *,
@@ -101,6 +106,21 @@ def dtw_table(
     return _refuse_nan(_dtw_table(cost, x_mask, y_mask, gamma, minimum))
 
 
+def dtw_of_batch(
+    cost: Float[Array, "*b n m"],
+    *,
+    x_mask: Bool[Array, "*b n"] | None = None,
+    y_mask: Bool[Array, "*b m"] | None = None,
+    minimum: Minimum = min_gamma,
+    gamma: float | Float[Array, ""] = 0.1,
+    table: bool = False,
+) -> Float[Array, "*b *_"]:
+    """`dtw`, or `dtw_table`, of a batch in which some sequences may be empty; the costs of their pairs are 0."""
+    _check(cost, x_mask, y_mask, gamma, empty=True)
+    return _refuse_nan((_dtw_table if table else _dtw)(cost, x_mask, y_mask, gamma, minimum))
+
+
+@takes("cost", nan=True)
 def alignment_matrix(
     cost: Float[Array, "*b n m"],
     *,
@@ -124,6 +144,7 @@ def alignment_matrix(
     return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, minimum))
 
 
+@takes("cost", nan=True)
 def visitation_matrix(
     cost: Float[Array, "*b n m"],
     *,
@@ -144,6 +165,7 @@ def visitation_matrix(
     return alignment_matrix(cost, x_mask=x_mask, y_mask=y_mask, minimum=smooth_min_by_shares, gamma=gamma)
 
 
+@takes("cost", nan=True)
 def dtw_path(
     cost: Float[Array, "*b n m"],
     *,
@@ -193,7 +215,7 @@ def _dtw_path(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | Non
     *batch, n, m = cost.shape
     table = _dtw_table(cost, x_mask, y_mask, 0.0, hard_min)
     last = jnp.stack(jnp.broadcast_arrays(*_lengths(cost, x_mask, y_mask)), -1).reshape(-1, 2) - 1
-    moves = jnp.array([(1, 1), (0, 1), (1, 0)])
+    moves = jnp.array([(1, 1), (0, 1), (1, 0)], jnp.int32)
 
     def path(table: jax.Array, last: jax.Array) -> Path:
         def back(cell: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
@@ -201,10 +223,13 @@ def _dtw_path(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | Non
             costs = jnp.where((before >= 0).all(-1), table[before[:, 0], before[:, 1]], jnp.inf)
             return jnp.where((cell == 0).all(), cell, before[costs.argmin()]), cell
 
-        cells = jax.lax.scan(back, last, length=n + m - 1)[1]
-        size = n + m - 1 - (cells[1:] == cells[:-1]).all(-1).sum()  # the first cell may have been repeated
-        mask = jnp.arange(n + m - 1) < size
-        return Path(cells[jnp.where(mask, size - 1 - jnp.arange(n + m - 1), 0)], mask)
+        cells = jax.lax.scan(back, varying_as(last, table), length=n + m - 1)[1]
+        size = (
+            n + m - 1 - (cells[1:] == cells[:-1]).all(-1).sum(dtype=jnp.int32)
+        )  # the first cell may have been repeated
+        place = jnp.arange(n + m - 1, dtype=jnp.int32)
+        mask = place < size
+        return Path(cells[jnp.where(mask, size - 1 - place, 0)], mask)
 
     cells, mask = jax.vmap(path)(table.reshape(-1, n, m), jnp.maximum(last, 0))
     return Path(cells.reshape(*batch, n + m - 1, 2), mask.reshape(*batch, n + m - 1))
@@ -213,15 +238,17 @@ def _dtw_path(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | Non
 def _lengths(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Numbers of real frames, of shape (..., 1, 1); both 0 if one is."""
     *batch, n, m = cost.shape
-    rows = jnp.full(batch, n) if x_mask is None else x_mask.sum(-1)
-    columns = jnp.full(batch, m) if y_mask is None else y_mask.sum(-1)
+    rows = jnp.full(batch, n, jnp.int32) if x_mask is None else x_mask.sum(-1, dtype=jnp.int32)
+    columns = jnp.full(batch, m, jnp.int32) if y_mask is None else y_mask.sum(-1, dtype=jnp.int32)
     some = (rows > 0) & (columns > 0)
     return jnp.where(some, rows, 0)[..., None, None], jnp.where(some, columns, 0)[..., None, None]
 
 
-def _num_bands(*shape: int) -> int:
+def _num_bands(*shape: Any) -> int:
     """Bands of a table, for speed alone: one, but that CPUs lose less to each step than to entries beside the table."""
     *batch, n, m = shape
+    if not all(isinstance(size, int) for size in shape):  # symbolic, in an exported function
+        return 1
     if n <= ONE_BAND or jax.default_backend() != "cpu":
         return 1
     # least of 2 N (M + H) (c + B H) / H, the time of steps that start at the cost of c = 128 entries
@@ -230,19 +257,18 @@ def _num_bands(*shape: int) -> int:
 
 def _framed(
     cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array
-) -> tuple[jax.Array, jax.Array, int]:
+) -> tuple[jax.Array, jax.Array, Any]:
     """Cost without padding whose last cell is that of every pair, gamma in its type, and the height of its bands.
 
     Where the real frames of a pair end before the rows and columns do, what lies beyond is forbidden but for one path,
     free of cost and without a tie: diagonally up to the border, then along it.
     """
-    dtype = cost.dtype if cost.dtype in (jnp.float32, jnp.float64) else jnp.dtype(jnp.float32)
-    cost, gamma = cost.astype(dtype), jnp.asarray(gamma, dtype)
+    gamma = jnp.asarray(gamma, cost.dtype)
     *batch, n, m = cost.shape
     bands = _num_bands(*cost.shape)
-    if x_mask is None and y_mask is None and n % bands == 0:
-        return cost, gamma, n // bands
-    height = -(-(n + 1) // bands)
+    if x_mask is None and y_mask is None and (bands == 1 or n % bands == 0):
+        return cost, gamma, n if bands == 1 else n // bands
+    height = n + 1 if bands == 1 else -(-(n + 1) // bands)
     last_row, last_column = height * bands - 1, m
     cost = jnp.pad(cost, [(0, 0)] * len(batch) + [(0, last_row + 1 - n), (0, 1)])
     row, column = (jax.lax.broadcasted_iota(jnp.int32, cost.shape, len(batch) + k) for k in (0, 1))
@@ -257,7 +283,14 @@ def _framed(
     return cost, gamma, height
 
 
-def _check(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: float | jax.Array) -> None:
+def _check(
+    cost: jax.Array,
+    x_mask: jax.Array | None,
+    y_mask: jax.Array | None,
+    gamma: float | jax.Array,
+    *,
+    empty: bool = False,
+) -> None:
     check_gamma(gamma)
     if cost.ndim < 2 or 0 in cost.shape[-2:]:
         raise ValueError(f"cost must be (..., N, M) with N, M >= 1, got shape {cost.shape}")
@@ -270,7 +303,7 @@ def _check(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, 
         if isinstance(mask, jax.core.Tracer):
             continue
         frames = np.asarray(mask)
-        if not frames.any(-1).all():
+        if not empty and not frames.any(-1).all():
             raise ValueError(f"{name} has sequences without a real frame: {np.argwhere(~frames.any(-1)).tolist()}")
         if (frames[..., 1:] & ~frames[..., :-1]).any():
             raise ValueError(f"{name} has a True after a False; move the real frames to the front")

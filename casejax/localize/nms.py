@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,14 @@ from casejax.localize.overlap import temporal_iou
 from casejax.records import Localization
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jax.typing import ArrayLike
+    from jaxtyping import Array, Num
+
+    Number = float | np.integer | np.floating | Array
+
+
+_LISTED_PAIRS = 2**18  # pairs, or 16 a row, up to which all that may overlap are compared
+_BLOCK_PAIRS = 2**13  # pairs compared at a time, which stay in cache
 
 
 class Survivors(NamedTuple):
@@ -23,11 +30,11 @@ class Survivors(NamedTuple):
 
 
 def hard_nms(
-    segment: Float[np.ndarray, "n 2"],
-    score: Float[np.ndarray, "n"],
-    group: Int[np.ndarray, "n"],
+    segment: Num[ArrayLike, "n 2"] | Sequence[Any],
+    score: Num[ArrayLike, "n"] | Sequence[Any],
+    group: Num[ArrayLike, "n"] | Sequence[Any] | None = None,
     *,
-    threshold: float = 0.4,
+    threshold: Number = 0.4,
     plus_one: bool = False,
 ) -> Survivors:
     """Greedy suppression within each group: the best segment removes those it overlaps, and so on.
@@ -35,25 +42,30 @@ def hard_nms(
     Args:
       segment: proposals in seconds.
       score: their scores; equal scores rank the later row first.
-      group: proposals compete within a group only, one group a video and class.
+      group: proposals compete within a group only, one group a video and class; default one group.
       threshold: tIoU from which a segment is suppressed.
       plus_one: tIoU with one second added, see `temporal_iou`.
 
     Returns:
       The kept rows, group after group, by descending score.
+
+    Raises:
+      ValueError: a threshold that is not above 0, arrays that do not fit, a NaN score, or a segment that is not finite
+        or ends before it starts; the message names the row.
     """
+    segment, score, group = _table(segment, score, group)
     order, suppressor = _suppress(segment, score, group, threshold, plus_one)
     index = order[suppressor == np.arange(len(order))]
-    return Survivors(index, score[index].astype(np.float64))
+    return Survivors(index, score[index])
 
 
 def decay_once_nms(
-    segment: Float[np.ndarray, "n 2"],
-    score: Float[np.ndarray, "n"],
-    group: Int[np.ndarray, "n"],
+    segment: Num[ArrayLike, "n 2"] | Sequence[Any],
+    score: Num[ArrayLike, "n"] | Sequence[Any],
+    group: Num[ArrayLike, "n"] | Sequence[Any] | None = None,
     *,
-    threshold: float = 0.4,
-    sigma: float = 0.35,
+    threshold: Number = 0.4,
+    sigma: Number = 0.35,
     plus_one: bool = False,
 ) -> Survivors:
     """Greedy suppression that keeps what it suppresses, decayed once: the published CASE variant.
@@ -64,15 +76,20 @@ def decay_once_nms(
     Args:
       segment: proposals in seconds.
       score: their scores; equal scores rank the later row first.
-      group: proposals compete within a group only, one group a video and class.
+      group: proposals compete within a group only, one group a video and class; default one group.
       threshold: tIoU from which a segment is suppressed.
-      sigma: width of the decay.
+      sigma: width of the decay, above 0.
       plus_one: tIoU with one second added, see `temporal_iou`.
 
     Returns:
       Group after group: first the kept rows by descending score, then the suppressed ones in the order
       of their suppressors and, under one suppressor, by descending undecayed score.
+
+    Raises:
+      ValueError: as `hard_nms`, or a sigma that is not above 0.
     """
+    _check_sigma(sigma)
+    segment, score, group = _table(segment, score, group)
     order, suppressor = _suppress(segment, score, group, threshold, plus_one)
     gone = suppressor != np.arange(len(order))
     iou = temporal_iou(segment[order], segment[order[suppressor]], extra=float(plus_one))
@@ -82,11 +99,11 @@ def decay_once_nms(
 
 
 def soft_nms(
-    segment: Float[np.ndarray, "n 2"],
-    score: Float[np.ndarray, "n"],
-    group: Int[np.ndarray, "n"],
+    segment: Num[ArrayLike, "n 2"] | Sequence[Any],
+    score: Num[ArrayLike, "n"] | Sequence[Any],
+    group: Num[ArrayLike, "n"] | Sequence[Any] | None = None,
     *,
-    sigma: float = 0.5,
+    sigma: Number = 0.5,
     plus_one: bool = False,
 ) -> Survivors:
     """Gaussian Soft-NMS: every pick multiplies all that remains by exp(-tIoU^2 / sigma).
@@ -94,23 +111,30 @@ def soft_nms(
     Args:
       segment: proposals in seconds.
       score: their scores, best not negative; of equal scores the one that was higher at first, then the later row.
-      group: proposals compete within a group only, one group a video and class.
-      sigma: width of the decay.
+      group: proposals compete within a group only, one group a video and class; default one group.
+      sigma: width of the decay, above 0.
       plus_one: tIoU with one second added, see `temporal_iou`.
 
     Returns:
       All rows, group after group, in the order of their picks.
 
+    Raises:
+      ValueError: as `hard_nms`, or a sigma that is not above 0.
+
     References:
       Bodla et al., "Soft-NMS", ICCV 2017, Eq. 3.
     """
+    _check_sigma(sigma)
+    segment, score, group = _table(segment, score, group)
     order = _ranked(score, group)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     # A pick changes only segments that it overlaps, so all clusters of overlapping segments are treated at once.
-    cluster = _clusters(segment, group, plus_one)
+    cluster = np.empty(len(order), np.int64)
+    by_start, stop = _reach(segment, group, float(plus_one))
+    cluster[by_start] = _clusters(stop)
     rest = order[np.argsort(cluster[order], kind="stable")]
-    current = score.astype(np.float64)
+    current = score.copy()
     # Picking the best of all clusters merges their picks. One that is better than its cluster's worst so far was
     # decayed upwards, from below zero, and follows that one at once.
     worst = np.full(len(order), np.inf), np.zeros(len(order), np.int64)  # value and rank, by cluster
@@ -134,69 +158,142 @@ def soft_nms(
     return Survivors(index, current[index])
 
 
+def _table(segment: object, score: object, group: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segments (n, 2), scores (n,) float64 and the ordinal of each row's group, whatever they came as."""
+    segment, score = np.asarray(segment), np.asarray(score, np.float64)
+    if segment.dtype != np.float32:
+        segment = segment.astype(np.float64)
+    if segment.size == 0 and score.size == 0:
+        segment, score = segment.reshape(0, 2), score.reshape(0)
+    count = len(score) if score.ndim == 1 else -1
+    names = np.zeros(max(count, 0), np.int64) if group is None else np.asarray(group)
+    if segment.shape != (count, 2) or (names.shape != (count,) and (names.size or count)):
+        raise ValueError(
+            f"NMS needs segments (n, 2), scores (n,) and groups (n,), got {segment.shape}, {score.shape} and "
+            f"{names.shape}"
+        )
+    whole = names.astype(np.int64).reshape(count)
+    if (whole != names.reshape(count)).any():
+        row = int(np.argmax(whole != names))
+        raise ValueError(f"group[{row}] is {names[row]}, expected a whole number")
+    in_order = (whole[1:] >= whole[:-1]).all()
+    ordinal = _groups(whole)[1] if in_order else np.unique(whole, return_inverse=True)[1]
+    ordinal = ordinal.astype(np.uint16 if count <= 2**16 else np.int64)  # short integers are sorted in linear time
+    broken = np.isnan(score)
+    if broken.any():
+        raise ValueError(f"score[{np.argmax(broken)}] is NaN, which has no rank; drop the proposal")
+    broken = ~(np.isfinite(segment).all(axis=1) & (segment[:, 1] >= segment[:, 0]))
+    if broken.any():
+        row = int(np.argmax(broken))
+        raise ValueError(
+            f"segment[{row}] is {segment[row].tolist()}, expected finite times, the end not before the start; drop it"
+        )
+    return segment, score, ordinal
+
+
+def _check_sigma(sigma: Number) -> None:
+    if not sigma > 0:
+        raise ValueError(f"sigma, the width of the decay, must be above 0, got {sigma}")
+
+
 def _suppress(
-    segment: np.ndarray, score: np.ndarray, group: np.ndarray, threshold: float, plus_one: bool
+    segment: np.ndarray, score: np.ndarray, group: np.ndarray, threshold: Number, plus_one: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows by (group, rank), and the position in that order of what suppresses each; its own if kept.
+    """Rows by (group, rank), and the position in that order of what suppresses each; its own if kept."""
+    if not threshold > 0:
+        raise ValueError(f"the tIoU threshold of NMS must be above 0, got {threshold}")
+    order = _ranked(score, group)
+    column, part = segment.T[:, order], group[order]  # starts and ends; what competes, group or cluster
+    suppressor, rest, extra = np.arange(len(order)), np.arange(len(order)), float(plus_one)
+    # While proposals are dense, picking the best row of every part decides most of them, and their pairs are too many
+    # to list; where they are not, listing the pairs decides them at once.
+    rounds, next_count = 0, 1
+    while before := len(rest):
+        head, member = _groups(part)
+        best = column[:, head] if len(head) == 1 else column[:, head][:, member]
+        hit = temporal_iou(best.T, column.T, extra=extra) >= threshold
+        hit[head] = True
+        suppressor[rest[hit]] = rest[head[member[hit]]]
+        left = np.flatnonzero(~hit)
+        rest, column, part = rest[left], column[:, left], part[left]
+        rounds += 1
+        if rounds < next_count or before - len(rest) > before // 8:
+            continue
+        by_start, stop = _reach(column.T, part, extra)
+        count = stop - np.arange(1, len(rest) + 1)
+        if count.sum() <= max(16 * len(rest), _LISTED_PAIRS):
+            _suppress_by_pairs(column[:, by_start], rest[by_start], count, suppressor, threshold, extra)
+            break
+        part[by_start] = _clusters(stop)
+        by_part = np.lexsort((rest, part))
+        rest, column, part = rest[by_part], column[:, by_part], part[by_part]
+        next_count = rounds + min(rounds, 32)
+    return order, suppressor
+
+
+def _suppress_by_pairs(
+    column: np.ndarray, rank: np.ndarray, count: np.ndarray, suppressor: np.ndarray, threshold: Number, extra: float
+) -> None:
+    """Write into `suppressor` what becomes of some ranks; each may overlap the next `count` columns of (start, end).
 
     A row is kept once every better row that overlaps it is gone, and gone once one of them is kept. Neither changes
     again, so deciding all pairs in rounds gives the same as picking one row after the other.
     """
-    order = _ranked(score, group)
-    better, worse = _overlapping(segment[order], group[order], threshold, plus_one)
-    gone = np.zeros(len(order), bool)
+    total = np.cumsum(count)
+    cuts = np.unique(np.searchsorted(total, np.arange(_BLOCK_PAIRS, total[-1], _BLOCK_PAIRS), side="right"))
+    found, found_pairs = [], 0
+    for rows in np.split(np.arange(len(rank)), cuts):
+        first = np.repeat(rows, count[rows])
+        before = total[rows] - count[rows] - found_pairs
+        second = first + 1 + np.arange(len(first)) - np.repeat(before, count[rows])
+        found_pairs += len(first)
+        close = temporal_iou(column[:, first].T, column[:, second].T, extra=extra) >= threshold
+        found.append((first[close], second[close]))
+    first, second = (rank[np.concatenate(places)] for places in zip(*found, strict=True))
+    better, worse = np.minimum(first, second), np.maximum(first, second)
+    gone = np.zeros(len(suppressor), bool)
     i, j = better, worse
     while len(i):
-        contested = np.zeros(len(order), bool)
+        contested = np.zeros(len(suppressor), bool)
         contested[j] = True
         gone[j[~contested[i]]] = True
         still_open = ~(gone[i] | gone[j])
         i, j = i[still_open], j[still_open]
-    suppressor = np.where(gone, len(order), np.arange(len(order)))
     acted = ~gone[better] & gone[worse]
+    suppressor[gone] = len(suppressor)
     np.minimum.at(suppressor, worse[acted], better[acted])
-    return order, suppressor
 
 
-def _overlapping(
-    segment: np.ndarray, group: np.ndarray, threshold: float, plus_one: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of rows (i, j), i < j, of one group whose tIoU reaches `threshold`."""
-    if not threshold > 0:
-        raise ValueError(f"the tIoU threshold of NMS must be above 0, got {threshold}")
-    order = np.lexsort((segment[:, 0], group))
-    start, group, reach = segment[order, 0], group[order], segment[order, 1] + (1 if plus_one else 0)
-    pairs = [np.empty((2, 0), np.int64)]
-    # Compare every row with the one `lag` places behind it by start, for as long as it begins in time.
-    row, lag = np.arange(len(order) - 1), 1
-    while len(row):
-        row = row[(group[row + lag] == group[row]) & (start[row + lag] < reach[row])]
-        pair = order[np.stack([row, row + lag])]
-        iou = temporal_iou(segment[pair[0]], segment[pair[1]], extra=float(plus_one))
-        pairs.append(pair[:, iou >= threshold])
-        lag += 1
-        row = row[row + lag < len(order)]
-    first, second = np.concatenate(pairs, axis=1)
-    return np.minimum(first, second), np.maximum(first, second)
+def _reach(segment: np.ndarray, group: np.ndarray, extra: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by (group, start), and for each place in that order the one behind the last row that may overlap it.
+
+    Groups are ordinals.
+    """
+    start, end = segment.astype(np.float64).T
+    low, high = start.min(initial=np.inf), end.max(initial=-np.inf)
+    # The groups are laid one behind the other in time, so that one search will do. What that rounds makes `stop` later.
+    begin = start - low + group * (2 * (high - low + extra) + 1)
+    reach = begin + (end - start + extra)
+    order = np.argsort(begin)
+    reach += 8 * np.spacing(reach.max(initial=0))
+    stop = np.searchsorted(begin[order], reach[order])
+    return order, np.maximum(stop, np.arange(1, len(order) + 1))
 
 
-def _clusters(segment: np.ndarray, group: np.ndarray, plus_one: bool) -> np.ndarray:
-    """Ordinal of the cluster of every row: within a group, segments of different clusters do not overlap."""
-    start, reach = segment[:, 0], segment[:, 1] + (1 if plus_one else 0)
-    order = np.lexsort((start, group))
-    # Times as integers, those of each group above all of the groups before, so that one running maximum will do.
-    code = np.unique(np.concatenate([start, reach]), return_inverse=True)[1].reshape(2, -1)[:, order]
-    code += _groups(group[order])[1] * (2 * len(order))
-    head = np.ones(len(order), bool)
-    head[1:] = code[0, 1:] >= np.maximum.accumulate(code[1])[:-1]
-    out = np.empty(len(order), np.int64)
-    out[order] = np.cumsum(head) - 1
-    return out
+def _clusters(stop: np.ndarray) -> np.ndarray:
+    """Ordinal of the cluster of every row in the order of `_reach`: rows of different clusters do not overlap."""
+    head = np.ones(len(stop), bool)
+    head[1:] = np.maximum.accumulate(stop)[:-1] <= np.arange(1, len(stop))
+    return np.cumsum(head) - 1
 
 
 def _ranked(score: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Rows by group, and by descending score within it; of equal scores the later row is first."""
-    return np.lexsort((score, -group))[::-1]
+    order = np.argsort(score)
+    if (score[order[1:]] == score[order[:-1]]).any():
+        order = np.argsort(score, kind="stable")  # takes five times as long
+    order = order[::-1]
+    return order[np.argsort(group[order], kind="stable")] if group.any() else order
 
 
 def _groups(sorted_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

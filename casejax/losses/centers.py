@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.losses.arguments import takes
 from casejax.losses.vectors import _angle, _check_dimensions, _cosines, unit
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Triplets(NamedTuple):
     nearest: Int[Array, " n"]
 
 
+@takes("features", "centers")
 def nearest_negative(
     features: Float[Array, "n d"],
     labels: Int[Array | np.ndarray, " n"],
@@ -57,6 +59,7 @@ def nearest_negative(
     return jnp.argmax(jnp.where(allowed, cosines, -jnp.inf), axis=1).astype(jnp.int32)
 
 
+@takes("features", "background", "centers")
 def triplets(
     features: Float[Array, "n d"],
     background: Float[Array, "n d"],
@@ -81,6 +84,7 @@ def triplets(
     return Triplets(jnp.where(possible, atcl, -jnp.inf), nt, nearest)
 
 
+@takes("features", "background", "centers")
 def center_loss(
     features: Float[Array, "n d"],
     background: Float[Array, "n d"],
@@ -134,7 +138,8 @@ def center_loss(
     features, background = (jnp.where(real[:, None], x, 0) for x in (features, background))
     nearest = nearest_negative(features, labels, centers, candidates=candidates)
     possible = real & _negatives(labels, len(centers), candidates).any(axis=1)
-    count = jnp.maximum(real.sum(), 1) if num_samples is None else num_samples
+    count = jnp.maximum(real.sum(), 1) if num_samples is None else jnp.asarray(num_samples)
+    count = count.astype(features.dtype)
 
     def violations(*vectors: Array) -> tuple[Array, Array]:
         """Both triplets of the real pairs, 0 where they are not violated."""

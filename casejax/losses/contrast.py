@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from casejax.losses.arguments import takes
 from casejax.losses.pooling import ABSENT, select_top_k, time_mean
 from casejax.losses.vectors import unit
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
+@takes("by", nan=True)
 def best_of_kinds(
     kinds: Bool[Array, "b t #n"],
     by: Float[Array, "b t #n"],
@@ -41,6 +43,7 @@ def best_of_kinds(
     return jnp.moveaxis(taken if fill else taken & kinds, 2, 0)
 
 
+@takes("embedding", nan=True)
 def mined_contrast(
     embedding: Float[Array, "b t d"],
     query: Bool[Array, "b t"],

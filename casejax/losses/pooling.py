@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 
+from casejax.losses.arguments import takes
+from casejax.losses.placement import varying_as
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
@@ -18,6 +21,7 @@ ABSENT = -1e30
 # Selected snippets
 
 
+@takes("scores")
 def select_top_k(
     scores: Float[Array, "b t c"],
     *,
@@ -45,9 +49,9 @@ def select_top_k(
     batch, length, _ = scores.shape
     scores = jax.lax.stop_gradient(scores)
     if mask is None:
-        counts = jnp.full(batch, length)
+        counts = jnp.full(batch, length, jnp.int32)
     else:
-        counts = mask.sum(axis=1)
+        counts = mask.sum(axis=1, dtype=jnp.int32)
         scores = jnp.where(mask[:, :, None], scores, -jnp.inf)
     k = counts // divisor if rounding == "down" else -(-counts // divisor)
     k = jnp.minimum(jnp.maximum(k, 1), counts)[:, None, None]
@@ -76,11 +80,12 @@ def _greatest(x: Float[Array, "b c t"], k: Int[Array, "b 1 1"]) -> Bool[Array, "
         return undecided, taken | (ones & ~enough), jnp.where(enough, missing, missing - count)
 
     missing = jnp.broadcast_to(k.astype(jnp.int32), (*x.shape[:2], 1))
-    start = (jnp.ones(x.shape, bool), jnp.zeros(x.shape, bool), missing)
+    start = varying_as((jnp.ones(x.shape, bool), jnp.zeros(x.shape, bool), missing), x)
     undecided, taken, missing = jax.lax.fori_loop(0, bits, body, start)
-    return taken | (undecided & (jnp.cumsum(undecided, axis=2) <= missing))
+    return taken | (undecided & (jnp.cumsum(undecided, axis=2, dtype=jnp.int32) <= missing))
 
 
+@takes("values", nan=True)
 def selected_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"]) -> Float[Array, "b c"]:
     """Mean of the values at the selected snippets of every video and class (Eq. 16 of CASE, inner mean).
 
@@ -95,6 +100,7 @@ def selected_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"])
     return jnp.where(selected, values, 0).sum(axis=1) / jnp.maximum(count, 1).astype(values.dtype)
 
 
+@takes("values")
 def top_k_mean(
     values: Float[Array, "b t c"],
     *,
@@ -119,6 +125,7 @@ def top_k_mean(
     return selected_mean(values, select_top_k(values, divisor=divisor, rounding=rounding, mask=mask))
 
 
+@takes("cas", nan=True)
 def pooled(
     cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], *, probabilities: bool = False
 ) -> Float[Array, "b c"]:
@@ -145,6 +152,7 @@ def class_probabilities(cas: Sequence[Float[Array, "b t c"]]) -> Float[Array, "b
     return stream_mean([jax.nn.softmax(logits) for logits in cas])
 
 
+@takes("foreground", nan=True)
 def calibrate(
     cas: Sequence[Float[Array, "b t c"]], foreground: Float[Array, "b t"], *, cas_weight: float | Float[Array, ""]
 ) -> Float[Array, "b t c"]:
@@ -158,7 +166,8 @@ def calibrate(
     Returns:
       (B, T, C), in [0, 1].
     """
-    return cas_weight * class_probabilities(cas) + (1 - cas_weight) * foreground[:, :, None]
+    weight = jnp.asarray(cas_weight, foreground.dtype)
+    return weight * class_probabilities(cas) + (1 - weight) * foreground[:, :, None]
 
 
 # Time under a mask
@@ -178,6 +187,7 @@ def lengths(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Fl
     return jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)
 
 
+@takes("values")
 def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
     """Mean over all entries that are True in `mask`; 0 where there is none."""
     if mask is None:
@@ -185,12 +195,14 @@ def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = 
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
+@takes("x")
 def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b *d"]:
     """Mean over the real snippets of each video; 0 for a video without one."""
     count = lengths(x, mask=mask)
     return without_padding(x, mask=mask).sum(axis=1) / count.reshape(-1, *(1,) * (x.ndim - 2))
 
 
+@takes("logits")
 def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
     """Weights of a video's real snippets that sum to 1 over time, for each class apart.
 
@@ -201,6 +213,7 @@ def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | No
     return jax.nn.softmax(logits, axis=1)
 
 
+@takes("x")
 def moving_average(x: Float[Array, "b t d"], window: int, *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t d"]:
     """Mean over `window` snippets around each one; those beyond either end and in padding count as zeros."""
     if window == 1:

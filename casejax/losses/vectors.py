@@ -7,21 +7,26 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from casejax.losses.arguments import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
+@takes("x")
 def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     """Vectors of length 1 along the last axis; zero vectors stay zero, with a gradient of zero."""
     return x * inverse_norm(x)
 
 
+@takes("x")
 def norm(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Euclidean norm along the last axis; 0, with a gradient of zero, for vectors shorter than 1e-12."""
     squared, long_enough = _squared_norm(x)
     return jnp.where(long_enough, jnp.sqrt(squared), 0)[..., 0]
 
 
+@takes("x")
 def inverse_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
     """One over the Euclidean norm along the last axis; 0 for vectors shorter than 1e-12."""
     squared, long_enough = _squared_norm(x)
@@ -51,6 +56,7 @@ def _guarded_arccos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[
     return guarded_arccos(x), -dx * jax.lax.rsqrt(squared_sine)
 
 
+@takes("features", "centers")
 def angular_distance(features: Float[Array, "*n d"], centers: Float[Array, "c _"]) -> Float[Array, "*n c"]:
     """Angle between every feature and every center, in radians, in [0, pi].
 

@@ -233,8 +233,31 @@ def test_second_derivatives(rng, minimum):
     np.testing.assert_allclose(forward, reverse, rtol=1e-9, atol=1e-12)
     (above, *_), (below, *_) = derivatives(cost + step * along), derivatives(cost - step * along)
     np.testing.assert_allclose(forward, (above - below) / (2 * step), atol=1e-8)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda c: dtw(c, minimum=minimum), (jnp.asarray(cost),), (jnp.asarray(along),))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("minimum", "height"), [(smooth_min, 2), (min_gamma, 6), (hard_min, 3)])
+def test_forward_mode_agrees_with_reverse_mode(rng, minimum, height):
+    cost, weights = rng.random((2, 6, 5)), rng.normal(size=(2, 6, 5))
+    cost[0, 2, 3] = np.inf
+
+    @jax.jit
+    def products(cost, gamma, along):
+        forth, back = [], []
+        for cells in (dtw_kernels.last_cell, dtw_kernels.all_cells):
+            run = partial(cells, minimum=minimum, height=height)
+            value, moved = jax.jvp(run, (cost, gamma), along)
+            asked = jnp.where(value < 1e300, weights[:, 0, 0] if value.ndim == 1 else weights, 0)
+            gradient = jax.vjp(run, cost, gamma)[1](asked)
+            forth.append((asked * moved).sum())
+            back.append((gradient[0] * along[0]).sum() + gradient[1] * along[1])
+            # in the cost alone
+            forth.append((asked * jax.jvp(lambda c, run=run: run(c, gamma), (cost,), along[:1])[1]).sum())
+            back.append((gradient[0] * along[0]).sum())
+        return jnp.stack(forth), jnp.stack(back)
+
+    forth, back = products(cost, 0.4, (rng.normal(size=cost.shape), rng.normal()))
+    np.testing.assert_allclose(forth, back, rtol=1e-9)
 
 
 def delannoy(n: int, m: int) -> np.ndarray:

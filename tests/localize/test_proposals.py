@@ -1,13 +1,13 @@
 """Localisation against the published program's numbers and against plain loops."""
 
 import inspect
-import math
 import re
 
 import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from oracles import loop_greedy, loop_iou
 
 from casejax import localize
 from casejax.localize import segments
@@ -50,57 +50,11 @@ def loop_contrast(curve, first, last, ratio):
     return np.mean(curve[first : last + 1]) - (np.mean(outer) if outer else 0)
 
 
-def loop_iou(a, b, extra=0.0):
-    overlap = max(0.0, min(a[1], b[1]) - max(a[0], b[0]) + extra)
-    union = (a[1] - a[0] + extra) + (b[1] - b[0] + extra) - overlap
-    return overlap / union if union > 0 else 0.0
-
-
-def loop_greedy(segment, score, group, threshold, extra, sigma=None):
-    """(row, score) in output order; with `sigma` the suppressed follow, decayed."""
-    out = []
-    for g in sorted(set(group.tolist())):
-        rest = sorted(np.flatnonzero(group == g), key=lambda i: (-score[i], -i))
-        kept, decayed = [], []
-        while rest:
-            best, rest = rest[0], rest[1:]
-            kept.append((best, score[best]))
-            left = []
-            for i in rest:
-                iou = loop_iou(segment[best], segment[i], extra)
-                if iou < threshold:
-                    left.append(i)
-                elif sigma is not None:
-                    decayed.append((i, score[i] * math.exp(-(iou**2) / sigma)))
-            rest = left
-        out += kept + decayed
-    return out
-
-
-def loop_soft(segment, score, group, sigma, extra):
-    out = []
-    for g in sorted(set(group.tolist())):
-        rest = sorted(np.flatnonzero(group == g), key=lambda i: (-score[i], -i))
-        value = {i: score[i] for i in rest}
-        while rest:
-            best = max(rest, key=lambda i: value[i])  # the first of equals
-            out.append((best, value[best]))
-            rest.remove(best)
-            for i in rest:
-                value[i] *= math.exp(-(loop_iou(segment[best], segment[i], extra) ** 2) / sigma)
-    return out
-
-
 def proposals(rng, count, num_groups):
     """Rounded times and scores: many ties, touching and identical segments."""
     start = np.round(rng.uniform(0, 12, count))
     segment = np.stack([start, start + np.round(rng.uniform(1, 8, count))], axis=1)
     return segment, np.round(rng.uniform(-0.2, 1, count), 1), rng.integers(0, num_groups, count)
-
-
-def assert_same_survivors(got, want):
-    assert_array_equal(got.row, [row for row, _ in want])
-    assert_allclose(got.score, [score for _, score in want], rtol=1e-12, atol=1e-15)
 
 
 def test_select_classes_by_threshold_else_the_best():
@@ -181,48 +135,6 @@ def test_temporal_iou_of_an_empty_union_is_zero():
     a, b = np.array([[3.0, 3.0], [0.0, 1.0]]), np.array([[3.0, 3.0], [1.0, 2.0]])
     assert_array_equal(localize.temporal_iou(a, b), [0, 0])
     assert_allclose(localize.temporal_iou(a, b, extra=1.0), [1, 1 / 3])
-
-
-@pytest.mark.parametrize("plus_one", [False, True])
-@pytest.mark.parametrize("threshold", [0.1, 0.4, 0.5, 1.0])
-@pytest.mark.parametrize(("count", "num_groups"), [(0, 1), (1, 1), (60, 1), (150, 5), (40, 40)])
-def test_greedy_suppression_equals_a_loop(rng, count, num_groups, threshold, plus_one):
-    table = proposals(rng, count, num_groups)
-    options = {"threshold": threshold, "plus_one": plus_one}
-    assert_same_survivors(localize.hard_nms(*table, **options), loop_greedy(*table, threshold, extra=float(plus_one)))
-    assert_same_survivors(
-        localize.decay_once_nms(*table, **options, sigma=0.3),
-        loop_greedy(*table, threshold, extra=float(plus_one), sigma=0.3),
-    )
-
-
-@pytest.mark.parametrize("least", [0, -1, -4])
-@pytest.mark.parametrize("plus_one", [False, True])
-@pytest.mark.parametrize(("count", "num_groups"), [(0, 1), (1, 1), (60, 1), (150, 5), (40, 40), (150, 20)])
-def test_soft_nms_equals_a_loop(rng, count, num_groups, plus_one, least):
-    segment, _, group = proposals(rng, count, num_groups)
-    segment[:, 0] *= 4  # some overlap nothing, some only what others overlap
-    segment[:, 1] += segment[:, 0] * 3 / 4
-    score = rng.uniform(least, 1, size=count)  # a pick raises those below zero, perhaps above picks elsewhere
-    score[count // 2 :] = rng.choice([-0.5, 0.5] if least else [0.5], count - count // 2)  # ties, whose decays differ
-    got = localize.soft_nms(segment, score, group, sigma=0.5, plus_one=plus_one)
-    assert_same_survivors(got, loop_soft(segment, score, group, 0.5, float(plus_one)))
-
-
-def test_identical_proposals():
-    segment, score, group = np.tile([2.0, 5.0], (4, 1)), np.full(4, 0.5), np.zeros(4, int)
-    assert_array_equal(localize.hard_nms(segment, score, group).row, [3])  # of equals the later listed
-    decayed = 0.5 * math.exp(-1 / 0.35)
-    assert_same_survivors(
-        localize.decay_once_nms(segment, score, group), [(3, 0.5), (2, decayed), (1, decayed), (0, decayed)]
-    )
-    soft = localize.soft_nms(segment, score, group, sigma=0.5)
-    assert_allclose(soft.score, 0.5 * np.exp(-2.0 * np.arange(4)))
-
-
-def test_nms_refuses_a_threshold_that_everything_reaches():
-    with pytest.raises(ValueError, match="above 0, got 0"):
-        localize.hard_nms(np.zeros((1, 2)), np.zeros(1), np.zeros(1, int), threshold=0.0)
 
 
 def fused_scores(rng, num_videos, num_snippets, num_classes):
@@ -340,21 +252,6 @@ def test_golden_lone_first_sample(golden):
     curves[:, 0] = 0.7
     runs = localize.propose(curves, thresholds=(0.5,))
     assert [np.count_nonzero(runs.curve == g) for g in range(len(lists))] == [len(rows) for rows in lists]
-
-
-def test_golden_nms(golden):
-    arrays = golden.arrays("localize")
-    table = arrays["unit/nms_in"]
-    names = [name for name in arrays if re.fullmatch(r"unit/nms_(soft|hard)_.*", name)]
-    assert names
-    for name in names:
-        _, _, kind, *numbers = re.split("[/_]", name)
-        options = dict(zip(("threshold", "sigma"), map(float, numbers), strict=False))
-        suppress = {"soft": localize.decay_once_nms, "hard": localize.hard_nms}[kind]
-        group = table[:, 0].astype(np.int64)
-        got = suppress(table[:, 2:], table[:, 1], group, plus_one=True, **options)
-        assert_array_equal(table[got.row][:, [0, 2, 3]], arrays[name][:, [0, 2, 3]])
-        assert_allclose(got.score, arrays[name][:, 1], rtol=0, atol=1e-14)
 
 
 def test_golden_videos(golden):

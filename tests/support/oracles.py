@@ -1,5 +1,7 @@
 """Slow, obvious float64 NumPy versions of the library's functions."""
 
+import math
+
 import numpy as np
 
 
@@ -58,4 +60,31 @@ def prototypes(weights, embeddings):
     for k in range(weights.shape[1]):
         if weights[:, k].sum() > 0:
             out[k] = sum(w * e for w, e in zip(weights[:, k], embeddings, strict=True)) / weights[:, k].sum()
+    return out
+
+
+def loop_iou(a, b, extra=0.0):
+    overlap = max(0.0, min(a[1], b[1]) - max(a[0], b[0]) + extra)
+    union = (a[1] - a[0] + extra) + (b[1] - b[0] + extra) - overlap
+    return overlap / union if union > 0 else 0.0
+
+
+def loop_greedy(segment, score, group, threshold, extra=0.0, sigma=None):
+    """(row, score) in output order; with `sigma` the suppressed follow, decayed."""
+    out = []
+    for g in sorted(set(group.tolist())):
+        rest = sorted(np.flatnonzero(group == g), key=lambda i: (-score[i], -i))
+        kept, decayed = [], []
+        while rest:
+            best, rest = rest[0], rest[1:]
+            kept.append((best, score[best]))
+            left = []
+            for i in rest:
+                iou = loop_iou(segment[best], segment[i], extra)
+                if iou < threshold:
+                    left.append(i)
+                elif sigma is not None:
+                    decayed.append((i, score[i] * math.exp(-(iou**2) / sigma)))
+            rest = left
+        out += kept + decayed
     return out
