@@ -36,6 +36,7 @@ from casejax.data.layouts import (
 from casejax.data.pickles import read_object_array, read_torch, write_torch
 from casejax.data.store import packed, release
 from casejax.data.synthetic import make_activitynet_world, make_world, write_world
+from casejax.errors import DataWarning, DurationMismatchWarning
 
 __all__ = [
     "LAYOUTS",
@@ -67,4 +68,6 @@ __all__ = [
     "read_torch",
     "write_torch",
     "read_object_array",
+    "DataWarning",
+    "DurationMismatchWarning",
 ]
