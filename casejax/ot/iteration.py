@@ -212,6 +212,11 @@ def _accelerated(
 
     After a point that is not kept comes a plain step from the one before, and corrections are bounded more tightly.
     No more than 3 points, and one of ten thereafter, are lost in this way.
+
+    This is no bound on the iterations, since a point with a smaller error can be farther away: on random problems of
+    16 x 5 and 8 x 8 with epsilon down to 1/2000 and masses down to 1e-4, 44% of the plain iterations are needed in
+    sum, but one problem in 6,000 takes more than 1.2 times as many and 5, at worst 1.7 times. To carry the plain
+    iteration along would bound them, and make each of them 1.5 to 2 times as slow.
     """
     rows, columns = problem.rows, problem.columns
     held = kernel.count(carry[1])
@@ -240,7 +245,7 @@ def _accelerated(
         if problem.row_power is None:  # a constant is free
             correction = correction - divide((correction * columns).sum(), columns.sum())
         length = jnp.abs(went).max()
-        radius = jnp.where(good, jnp.clip(10 * length, safe.radius, 30), length / 4)
+        radius = jnp.where(good, jnp.clip(10 * length, safe.radius, 8), length / 4)
         correction = correction * jnp.minimum(1, radius / jnp.maximum(jnp.abs(correction).max(), radius))
         least = jnp.where((correction == 0).all(), jnp.inf, error)
         safe = Safe(sums, v, least, radius, refused, memory._replace(correction=correction))
@@ -251,7 +256,7 @@ def _accelerated(
     none = jnp.zeros((MEMORY, len(columns)), columns.dtype)
     memory = Memory(none, none, none[0], none[0])
     far = jnp.full((), jnp.inf, columns.dtype)
-    safe = Safe(carry[0], carry[2], far, jnp.full_like(far, 10), jnp.zeros((), jnp.int32), memory)
+    safe = Safe(carry[0], carry[2], far, jnp.full_like(far, 3), jnp.zeros((), jnp.int32), memory)
     safe = varying_as(safe, problem.epsilon)
     carry, _ = jax.lax.while_loop(unfinished, advance, (carry, safe))
     return carry

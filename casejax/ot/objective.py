@@ -62,7 +62,8 @@ def sinkhorn_objective(
     `primal` and `dual` have the derivative of the exact value by the envelope theorem (the plan is that by the scores,
     minus epsilon times the row potential that by the row marginal): no iteration is differentiated, and the error is
     of the order of the result's own. So `sinkhorn(jax.lax.stop_gradient(scores), ...)` saves work and changes no
-    first derivative; a second derivative needs the result's. The other fields are differentiated through the plan.
+    first derivative; a second derivative needs the result's. A marginal of 0 has no
+    derivative, and what stands there no meaning. The other fields are differentiated through the plan.
 
     The value is that of a score, which is maximised: minus this is the regularised cost of OTT and POT, up to
     constants, for masses of 1 (see `mass`).
@@ -185,11 +186,9 @@ def _dual(axis_name: AxisName, inputs: _Inputs, solution: tuple[jax.Array, ...])
     the rows being `-epsilon <f, a>`, or relaxed `relaxation sum a (exp(-epsilon f / relaxation) - 1)`.
     """
     plan, f, g = solution
-    scores, log_prior, prior, rows, columns, epsilon, row_relaxation, column_relaxation = inputs
+    _, _, prior, rows, columns, epsilon, row_relaxation, column_relaxation = inputs
     total = partial(total_over, axis_name)
-    logs = scores / epsilon + log_prior
-    # The sum of Q = exp(f + g + logs) with its derivative at fixed f and g; as it stands it would lose digits.
-    value = epsilon * total((plan * (1 + (logs - jax.lax.stop_gradient(logs))) - prior).sum())
+    value = epsilon * total((plan - prior).sum())
     of_rows = _conjugate(rows, plan.sum(axis=1), f, epsilon, row_relaxation)
     of_columns = _conjugate(columns, total(plan.sum(axis=0)), g, epsilon, column_relaxation)
     return value + total(of_rows.sum()) + of_columns.sum()
@@ -197,10 +196,12 @@ def _dual(axis_name: AxisName, inputs: _Inputs, solution: tuple[jax.Array, ...])
 
 @_dual.defjvp
 def _(axis_name: AxisName, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """At the least value the potentials do not count: they are held."""
-    inputs, solution = primals
-    value = _dual(axis_name, inputs, solution)
-    return value, jax.jvp(lambda x: _dual.fun(axis_name, x, solution), (inputs,), (tangents[0],))[1]
+    """At the least value the potentials do not count: they are held, and Q = exp(f + g + log of the kernel) moves."""
+    (inputs, solution), (change, _) = primals, tangents
+    _, held = jax.jvp(lambda x: _dual.fun(axis_name, x, solution), (inputs,), (change,))
+    _, of_kernel = jax.jvp(lambda x: x.scores / x.epsilon + x.log_prior, (inputs,), (change,))
+    moved = inputs.epsilon * total_over(axis_name, (solution[0] * of_kernel).sum())
+    return _dual(axis_name, inputs, solution), held + moved
 
 
 def _conjugate(
