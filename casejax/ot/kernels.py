@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from casejax.ot.placement import varying_as
+from casejax.ot.placement import AxisName, greatest_over, total_over, varying_as
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 REACH = 24.0
 """|scores / epsilon + log_prior| up to which a plain kernel, its sums and its scalings stay within float32."""
+
+REACHED = 40.0
+"""Logarithm of a scaling that a plain kernel starts from or moves by at most; its sums stay within float32."""
 
 MASSES = 1e6
 """Greatest ratio of two masses of one marginal that a plain kernel is trusted with."""
@@ -34,9 +37,11 @@ class Kernel(NamedTuple):
     row_sums: Callable[[Any], Any]  # scaling of columns -> sums over columns
     scaling: Callable[[Any, Any, Any], Any]  # wanted masses, sums, power or None -> (wanted / sums)**power
     times: Callable[[Any, Any], Any]  # scaling times an array
+    shift: Callable[[Any, Any], Any]  # sums times the exponential of a number
     count: Callable[[Any], Any]  # scaling -> how many of its numbers are positive and finite
     product: Callable[[Any, Any], Any]  # sums times scaling, as an array
     log: Callable[[Any], Any]  # logarithm of a scaling, -inf where the scaling is 0
+    exp: Callable[[Any], Any]  # the scaling of a logarithm, as near to it as the kernel can hold
     plan: Callable[[Any, Any, Any], Any]  # scalings of rows and columns, last column sums -> the scaled kernel
 
 
@@ -53,30 +58,32 @@ def is_narrow(
     rows: Float[Array, " n"],
     columns: Float[Array, " k"],
     epsilon: Float[Array, ""],
+    axis_name: AxisName = None,
 ) -> Bool[Array, ""]:
-    """Whether a plain kernel is safe. Under `vmap` there is one answer for the whole batch."""
+    """Whether a plain kernel is safe. There is one answer for all shards, and under `vmap` for the whole batch."""
     scores, log_prior, rows, columns, epsilon = jax.lax.stop_gradient((scores, log_prior, rows, columns, epsilon))
     reach = jnp.abs(scores).max() / epsilon
     if log_prior is not None:
         reach = reach + jnp.abs(log_prior).max()
-    narrow = reach <= REACH
-    for masses in (rows, columns):
-        greatest = masses.max()
-        least = jnp.where(masses > 0, masses, greatest).min()
+    narrow = greatest_over(axis_name, reach) <= REACH
+    for masses, axes in ((rows, axis_name), (columns, None)):
+        greatest = greatest_over(axes, masses.max())
+        least = -greatest_over(axes, -jnp.where(masses > 0, masses, greatest).min())
         narrow = narrow & (greatest <= MASSES * least) & (greatest <= 1e8) & (greatest >= 1e-8)
-    return _everywhere(narrow)
+    return everywhere_narrow(narrow)
 
 
 @jax.custom_batching.custom_vmap
-def _everywhere(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+def everywhere_narrow(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether all problems of a batch say so."""
     # For a batch of flags `lax.cond` would compute both branches for every problem.
     return flag
 
 
-@_everywhere.def_vmap
+@everywhere_narrow.def_vmap
 def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[Bool[Array, ""], bool]:
     del axis_size
-    return _everywhere(flag.all(axis=0) if in_batched[0] else flag), False
+    return everywhere_narrow(flag.all(axis=0) if in_batched[0] else flag), False
 
 
 def rows_a_part(num_rows: Any) -> int:
@@ -97,7 +104,10 @@ def filled_up(num_rows: Any) -> Any:
 
 
 def plain_kernel(
-    scores: Float[Array, "n k"], log_prior: Float[Array, "n k"] | None, epsilon: Float[Array, ""]
+    scores: Float[Array, "n k"],
+    log_prior: Float[Array, "n k"] | None,
+    epsilon: Float[Array, ""],
+    axis_name: AxisName = None,
 ) -> Kernel:
     """The kernel in one array, which the plan is written over; N is a multiple of `rows_a_part(N)`."""
     exponents, rest = _log_kernel(scores, log_prior, epsilon)
@@ -108,13 +118,15 @@ def plain_kernel(
 
     return Kernel(
         ones=lambda active: active.astype(values.dtype),
-        column_sums=lambda u: _sum_rows(u, values),
+        column_sums=lambda u: total_over(axis_name, _sum_rows(u, values)),
         row_sums=lambda v: jnp.dot(values, v, precision="highest"),
         scaling=scaling,
         times=lambda v, x: v * x,
+        shift=lambda sums, x: sums * jnp.exp(jnp.clip(x, -REACHED, REACHED)),
         count=_count_positive,
         product=lambda sums, v: sums * v,
         log=_log,
+        exp=lambda x: jnp.where(x == -jnp.inf, 0, jnp.exp(jnp.clip(x, -REACHED, REACHED))),
         plan=lambda u, v, sums: _scaled(values, u, v, sums),
     )
 
@@ -149,6 +161,7 @@ def wide_kernel(
     log_prior: Float[Array, "n k"] | None,
     epsilon: Float[Array, ""],
     active: Bool[Array, "n k"] | None,
+    axis_name: AxisName = None,
 ) -> Kernel:
     """The kernel as residues * 2**exponents; N is a multiple of `rows_a_part(N)`, `active` entries take part.
 
@@ -163,11 +176,12 @@ def wide_kernel(
     def sums(scaling: Wide, axis: int) -> Wide:
         shifted = exponents + jnp.expand_dims(scaling.exponent, 1 - axis)
         top = jnp.max(shifted, axis=axis)
+        top = greatest_over(axis_name, top) if axis == 0 else top
         top = jnp.where(top == -jnp.inf, 0, top)
         terms = residues * _power_of_two(shifted - jnp.expand_dims(top, axis))
         if axis == 1:
             return Wide(jnp.dot(terms, scaling.factor, precision="highest"), top)
-        return Wide(_sum_rows(scaling.factor, terms), top)
+        return Wide(total_over(axis_name, _sum_rows(scaling.factor, terms)), top)
 
     def plan(u: Wide, v: Wide, _: Wide) -> jax.Array:
         powers = _power_of_two(exponents + (u.exponent[:, None] + v.exponent[None, :]))
@@ -183,9 +197,11 @@ def wide_kernel(
         row_sums=partial(sums, axis=1),
         scaling=_wide_scaling,
         times=lambda v, x: Wide(v.factor * x, v.exponent),
+        shift=_wide_shift,
         count=lambda v: _count_positive(v.factor),
         product=lambda sums, v: sums.factor * v.factor * _power_of_two(sums.exponent + v.exponent),
         log=lambda x: _log(x.factor) + x.exponent * math.log(2),
+        exp=_wide_exp,
         plan=plan,
     )
 
@@ -201,6 +217,16 @@ def _wide_scaling(wanted: Float[Array, " m"], sums: Wide, power: Float[Array, ""
         factor, exponent = _raised(factor, power) * jnp.exp2(rest), whole
     shift = jnp.round(jnp.log2(jnp.maximum(jax.lax.stop_gradient(factor), jnp.finfo(factor.dtype).tiny)))
     return Wide(factor * _power_of_two(-shift), exponent + shift)
+
+
+def _wide_exp(x: Float[Array, " m"]) -> Wide:
+    present = x > -jnp.inf
+    return _wide_shift(Wide(present.astype(x.dtype), jnp.zeros_like(x)), jnp.where(present, x, 0))
+
+
+def _wide_shift(numbers: Wide, x: Float[Array, "*m"]) -> Wide:
+    exponent = jax.lax.stop_gradient(jnp.round(x / math.log(2)))
+    return Wide(numbers.factor * jnp.exp(x - exponent * math.log(2)), numbers.exponent + exponent)
 
 
 def _log_kernel(

@@ -11,11 +11,18 @@ from jax.sharding import AxisType, PartitionSpec
 if TYPE_CHECKING:
     from jaxtyping import Array
 
+AxisName = str | tuple[str, ...] | None
+"""The mapped axis, or axes, that rows are sharded over; None where all rows are here."""
 
-def varying_together(tree: Any) -> Any:
-    """The arrays, all varying over every mesh axis that one of them varies over; the same ones outside `shard_map`."""
-    axes = frozenset().union(*(_axes(x) for x in jax.tree.leaves(tree)))
-    return jax.tree.map(lambda x: _vary(x, axes), tree)
+
+def varying_together(sharded: Any, shared: Any = (), axis_name: AxisName = None) -> tuple[Any, Any]:
+    """The arrays, varying over every mesh axis that one of them varies over, the shared ones not over `axis_name`.
+
+    Outside `shard_map` they are the same ones.
+    """
+    axes = frozenset().union(*(_axes(x) for x in jax.tree.leaves((sharded, shared))))
+    of_shared = axes - frozenset([axis_name] if isinstance(axis_name, str) else axis_name or ())
+    return jax.tree.map(lambda x: _vary(x, axes), sharded), jax.tree.map(lambda x: _vary(x, of_shared), shared)
 
 
 def varying_as(tree: Any, example: Array) -> Any:
@@ -31,6 +38,16 @@ def _axes(x: Array) -> frozenset[Any]:
 def _vary(x: Array, axes: frozenset[Any]) -> Array:
     missing = tuple(sorted(axes - _axes(x)))
     return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def total_over(axis_name: AxisName, tree: Any) -> Any:
+    """Sums over all shards."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def greatest_over(axis_name: AxisName, tree: Any) -> Any:
+    """The greatest numbers of all shards, without a derivative."""
+    return tree if axis_name is None else jax.lax.pmax(jax.lax.stop_gradient(tree), axis_name)
 
 
 def with_automatic_axes(function: Callable[..., Any], out_specs: Any, *args: Any) -> Any:

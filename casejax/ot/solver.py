@@ -19,7 +19,15 @@ from casejax.ot.acceleration import divide
 from casejax.ot.checks import boolean, count, numbers, on_host, positive, refuse
 from casejax.ot.iteration import Problem, solve, solve_to_tolerance
 from casejax.ot.kernels import filled_up
-from casejax.ot.placement import spec_of, varying_as, varying_together, with_automatic_axes
+from casejax.ot.placement import (
+    AxisName,
+    greatest_over,
+    spec_of,
+    total_over,
+    varying_as,
+    varying_together,
+    with_automatic_axes,
+)
 from casejax.ot.priors import equal_shares
 
 if TYPE_CHECKING:
@@ -71,6 +79,10 @@ def sinkhorn(
     tolerance: Scalar | None = None,
     row_relaxation: Scalar | None = None,
     column_relaxation: Scalar | None = None,
+    row_init: Num[ArrayLike, " n"] | Sequence | None = None,
+    column_init: Num[ArrayLike, " k"] | Sequence | None = None,
+    mass: Scalar | None = None,
+    axis_name: AxisName = None,
 ) -> SinkhornOutput:
     """Sinkhorn iteration towards the plan of maximal score with given marginals.
 
@@ -113,9 +125,17 @@ def sinkhorn(
       num_iters: iterations, or with a tolerance the greatest number of them; static, at least 1.
       tolerance: stop once both errors are at most this. On the way the column potential is accelerated by
         Anderson's method (unless the columns are relaxed), which costs no pass over the scores; the more
-        iterations are needed, the more of them it saves.
+        iterations are needed, the more of them it saves. With relaxed columns the constant between the two potentials,
+        which settles slowly, is given its best value in each iteration.
       row_relaxation: strength of the penalty on the row marginal in units of `scores`; None: exact.
       column_relaxation: the same of the columns.
+      row_init: (N,) row potential to start from, such as that of a similar problem; default 0.
+      column_init: (K,) column potential to start from instead. A converged plan does not depend on the start.
+      mass: total mass that exact marginals are scaled to, as 1 in OTT and POT; default that of `row_marginal`, which
+        is N where there is neither mask nor row marginal. Relaxed marginals have masses of their own.
+      axis_name: axis, or axes, of the `jax.shard_map` or `jax.vmap` around the call over which rows are sharded: each
+        shard hands in its rows and gets its part of the plan that all rows together have. What belongs to
+        columns is the same everywhere. An iteration costs one all-reduce of K numbers.
 
     Returns:
       The plan, both log-potentials, iterations done, both marginal errors and whether they are small.
@@ -124,13 +144,15 @@ def sinkhorn(
       ValueError: `scores` is not a matrix with N, K >= 1, another array does not fit it, or `epsilon`,
         `num_iters`, `tolerance` or a relaxation is out of range; a marginal is negative or not finite, or a live
         score or log prior is NaN or +inf. Where such numbers are not known, under a transformation or in the memory
-        of an accelerator, the plan is NaN and `converged` False.
+        of an accelerator, the plan is NaN and `converged` False. Also where both potentials are given to start from,
+        or a mass together with a relaxation.
 
     References:
       Cuturi, "Sinkhorn Distances", NeurIPS 2013. Chizat et al., "Scaling Algorithms for Unbalanced Optimal
       Transport Problems", Mathematics of Computation 2018. Luise et al., "Differential Properties of Sinkhorn
       Approximation", NeurIPS 2018. Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations", SIAM
-      Journal on Numerical Analysis 2011.
+      Journal on Numerical Analysis 2011. Sejourne et al., "Faster Unbalanced Optimal Transport: Translation Invariant
+      Sinkhorn and 1-D Frank-Wolfe", AISTATS 2022.
     """
     scores = numbers("scores", scores)
     if scores.ndim != 2 or 0 in scores.shape:
@@ -144,22 +166,68 @@ def sinkhorn(
         columns = numbers("column_marginal", column_marginal, (num_columns,)).astype(dtype)
     shown = None if mask is None else boolean("mask", mask, (num_rows,))
     num_iters = count("num_iters", num_iters)
+    starts = potentials(row_init, column_init, num_rows, num_columns, dtype, shown)
+    exact = row_relaxation is None and column_relaxation is None
+    if mass is not None and not exact:
+        raise ValueError("mass scales exact marginals; with a relaxation, scale row_marginal and column_marginal")
     options = {
         "epsilon": epsilon,
         "tolerance": tolerance,
         "row_relaxation": row_relaxation,
         "column_relaxation": column_relaxation,
+        "mass": mass,
     }
     checked = [None if value is None else positive(name, value) for name, value in options.items()]
-    _refuse_broken(scores, prior, rows, columns, shown)
+    refuse_broken(scores, prior, rows, columns, shown)
     specs = spec_of(scores, 0, 1), spec_of(scores, 0), spec_of(scores, 1), *[spec_of(scores)] * 4
-    solved = with_automatic_axes(partial(_solve, num_iters), specs, scores, prior, rows, columns, shown, *checked)
-    return SinkhornOutput(*solved)
+    solver = partial(_solve, num_iters, axis_name)
+    return SinkhornOutput(*with_automatic_axes(solver, specs, scores, prior, rows, columns, shown, *checked, *starts))
 
 
-@partial(jax.jit, static_argnums=0)
+def potentials(
+    row_init: Any, column_init: Any, num_rows: int, num_columns: int, dtype: Any, mask: Array | None
+) -> list[Array | None]:
+    """Potentials to start from; not both."""
+    if row_init is not None and column_init is not None:
+        raise ValueError("give row_init or column_init, not both: the one follows from the other")
+    found: list[Array | None] = []
+    for name, value, size, live in (
+        ("row_init", row_init, num_rows, mask),
+        ("column_init", column_init, num_columns, None),
+    ):
+        value = None if value is None else numbers(name, value, (size,)).astype(dtype)
+        if value is not None:
+            refuse(name, value, live=live)
+        found.append(value)
+    return found
+
+
+def marginals(
+    shape: tuple[int, ...],
+    dtype: Any,
+    row_marginal: Array | None,
+    column_marginal: Array | None,
+    mask: Array | None,
+    mass: ArrayLike | None,
+    exact: bool,
+    axis_name: AxisName = None,
+) -> tuple[Array, Array]:
+    """Masses of rows and columns: those that are masked 0, and exact ones in agreement."""
+    rows = jnp.ones(shape[0], dtype) if row_marginal is None else row_marginal
+    if mask is not None:
+        rows = jnp.where(mask, rows, 0)
+    total = total_over(axis_name, rows.sum())
+    if mass is not None:
+        rows, total = rows * divide(jnp.asarray(mass, dtype), total), jnp.asarray(mass, dtype)
+    if column_marginal is None:
+        return rows, equal_shares(shape[1], total)
+    return rows, column_marginal * divide(total, column_marginal.sum()) if exact else column_marginal
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _solve(
     num_iters: int,
+    axis_name: AxisName,
     scores: jax.Array,
     log_prior: jax.Array | None,
     row_marginal: jax.Array | None,
@@ -169,44 +237,46 @@ def _solve(
     tolerance: ArrayLike | None,
     row_relaxation: ArrayLike | None,
     column_relaxation: ArrayLike | None,
+    mass: ArrayLike | None,
+    row_init: jax.Array | None,
+    column_init: jax.Array | None,
 ) -> tuple[jax.Array, ...]:
     """The fields of a `SinkhornOutput`."""
     dtype = scores.dtype
-    num_rows, num_columns = scores.shape
+    num_rows = scores.shape[0]
     exact = row_relaxation is None and column_relaxation is None
-    rows = jnp.ones(num_rows, dtype) if row_marginal is None else row_marginal
-    if mask is not None:
-        rows = jnp.where(mask, rows, 0)
-    mass = rows.sum()
-    if column_marginal is None:
-        columns = equal_shares(num_columns, mass)
-    else:
-        columns = column_marginal
-        columns = columns * divide(mass, columns.sum()) if exact else columns
+    rows, columns = marginals(scores.shape, dtype, row_marginal, column_marginal, mask, mass, exact, axis_name)
     # What is broken must not look like a plan: an epsilon that is NaN makes everything NaN.
-    epsilon, prior = jnp.asarray(epsilon, dtype), log_prior
+    strength, prior = jnp.asarray(epsilon, dtype), log_prior
     options = [
-        epsilon,
-        *(jnp.asarray(x, dtype) for x in (tolerance, row_relaxation, column_relaxation) if x is not None),
+        strength,
+        *(jnp.asarray(x, dtype) for x in (tolerance, row_relaxation, column_relaxation, mass) if x is not None),
     ]
-    fine = _usable(rows) & _usable(columns if column_marginal is None else column_marginal)
+    row_init = None if row_init is None else jnp.where(rows > 0, row_init, 0)
+    fine = usable(rows) & usable(columns if column_marginal is None else column_marginal)
     fine = fine & jnp.stack([(x > 0) & (x < jnp.inf) for x in options]).all()
     if not (mask is None and row_marginal is None and column_marginal is None):
         active = (rows > 0)[:, None] & (columns > 0)[None, :]
         scores = jnp.where(active, scores, 0)
         prior = None if prior is None else jnp.where(active, prior, 0)
-    for x in (scores,) if prior is None else (scores, prior):
-        fine = fine & _below_infinity(x)
-    epsilon = jnp.where(fine, epsilon, jnp.nan)
+    for x in (scores, prior, row_init, column_init):
+        fine = fine if x is None else fine & below_infinity(x)
+    fine = everywhere(axis_name, fine)
+    strength = jnp.where(fine, strength, jnp.nan)
     missing = filled_up(num_rows) - num_rows
     if not isinstance(missing, int) or missing:
-        scores, prior, rows = jax.tree.map(partial(_append_zeros, missing), (scores, prior, rows))
-    row_power, column_power = _power(row_relaxation, epsilon), _power(column_relaxation, epsilon)
-    problem = varying_together(Problem(scores, prior, rows, columns, epsilon, row_power, column_power))
+        padded = (scores, prior, rows, row_init)
+        scores, prior, rows, row_init = jax.tree.map(partial(_append_zeros, missing), padded)
+    row_power, column_power = _power(row_relaxation, strength), _power(column_relaxation, strength)
+    (scores, prior, rows, row_init), (columns, strength, row_power, column_power, column_init) = varying_together(
+        (scores, prior, rows, row_init), (columns, strength, row_power, column_power, column_init), axis_name
+    )
+    problem = Problem(scores, prior, rows, columns, strength, row_power, column_power, row_init, column_init)
     if tolerance is None:
-        solution = solve(problem, num_iters, None)
+        solution = solve(problem, num_iters, None, axis_name)
     else:
-        solution = solve_to_tolerance(num_iters, problem, varying_as(jnp.asarray(tolerance, dtype), problem.epsilon))
+        asked = varying_as(jnp.asarray(tolerance, dtype), problem.epsilon)
+        solution = solve_to_tolerance(num_iters, axis_name, problem, asked)
     judged_at = JUDGED_AT if tolerance is None else tolerance
     row_error, column_error = (jnp.where(fine, x, jnp.nan) for x in (solution.row_error, solution.column_error))
     small = (column_error <= judged_at) & (row_error <= judged_at)
@@ -222,11 +292,19 @@ def _solve(
     )
 
 
-def _usable(masses: jax.Array) -> jax.Array:
+def everywhere(axis_name: AxisName, flag: jax.Array) -> jax.Array:
+    """Whether the flag holds on all shards."""
+    if axis_name is None:
+        return flag
+    return greatest_over(axis_name, jnp.logical_not(flag).astype(jnp.int32)) == 0
+
+
+def usable(masses: jax.Array) -> jax.Array:
+    """Whether all masses are finite and not negative."""
     return ((masses >= 0) & (masses < jnp.inf)).all()
 
 
-def _below_infinity(x: jax.Array) -> jax.Array:
+def below_infinity(x: jax.Array) -> jax.Array:
     """Whether no entry is NaN or +inf; one pass, which the choice of the kernel shares, where all are finite."""
     x = jax.lax.stop_gradient(x)
     finite = jnp.abs(x).max() < jnp.inf
@@ -245,8 +323,13 @@ def _append_zeros(number: Any, x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, number), *((0, 0) for _ in x.shape[1:])))
 
 
-def _refuse_broken(
-    scores: Array, prior: Array | None, rows: Array | None, columns: Array | None, mask: Array | None
+def refuse_broken(
+    scores: Array,
+    prior: Array | None,
+    rows: Array | None,
+    columns: Array | None,
+    mask: Array | None,
+    name: str = "scores",
 ) -> None:
     """Refuse known numbers of live entries that no plan can have."""
     if rows is not None:
@@ -261,6 +344,6 @@ def _refuse_broken(
         live = live if columns is None else live & (np.asarray(columns) > 0)[None, :]
     elif known:
         return
-    refuse("scores", scores, live=live)
+    refuse(name, scores, live=live)
     if prior is not None:
         refuse("log_prior", prior, live=live)

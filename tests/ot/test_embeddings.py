@@ -1,0 +1,133 @@
+"""Scores in parts and rows over devices: the plan of all scores on one device."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from casejax import ot
+
+N, K, D = 136, 5, 3
+OPTIONS: dict[str, dict] = {
+    "truncated": {"epsilon": 0.5},
+    "tolerance": {"epsilon": 0.5, "num_iters": 100, "tolerance": 1e-5},
+    "far": {"epsilon": 0.01},
+    "mass": {"epsilon": 0.5, "mass": 1.0},
+}
+RELAXED = {"epsilon": 0.5, "row_relaxation": 3.0, "column_relaxation": 2.0, "num_iters": 100, "tolerance": 1e-5}
+
+
+def problem(rng):
+    embeddings, prototypes = rng.normal(size=(N, D)), rng.normal(size=(K, D))
+    arrays = {"row_marginal": rng.uniform(0.5, 1, N), "column_marginal": rng.uniform(0.5, 1, K)}
+    marginals = {name: x.astype(np.float32) for name, x in arrays.items()}
+    return embeddings.astype(np.float32), prototypes.astype(np.float32), marginals, rng.random(N) < 0.9
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("rows_at_once", [50, 1000])
+def test_parts_give_the_plan_of_all_scores(rng, kind, rows_at_once):
+    embeddings, prototypes, marginals, mask = problem(rng)
+    embeddings[~mask] = np.nan
+    options = OPTIONS[kind] | marginals | {"mask": mask}
+    scores = np.where(mask[:, None], embeddings, 0) @ prototypes.T
+    want = ot.sinkhorn(scores, **options)
+    got = ot.sinkhorn_embeddings(embeddings, prototypes, rows_at_once=rows_at_once, **options)
+    plan = np.exp(
+        np.asarray(got.row_potential)[:, None] + np.asarray(got.column_potential) + scores / options["epsilon"]
+    )
+    np.testing.assert_allclose(plan * mask[:, None], want.plan, rtol=2e-3, atol=1e-5)
+    assert abs(int(got.iterations) - int(want.iterations)) <= 1
+    assert bool(got.converged) == bool(want.converged) == (kind == "tolerance")
+    np.testing.assert_allclose(got.column_error, want.column_error, rtol=1e-3, atol=1e-5)
+
+
+def test_bad_input_is_seen(rng):
+    embeddings, prototypes, _, _ = problem(rng)
+    with pytest.raises(ValueError, match="prototypes must have the 3 numbers of an embedding each, got 2"):
+        ot.sinkhorn_embeddings(embeddings.tolist(), prototypes[:, :2].tolist())
+    with pytest.raises(ValueError, match="embeddings must be neither NaN nor"):
+        ot.sinkhorn_embeddings(embeddings * np.float32(np.nan), prototypes)
+    got = jax.jit(lambda p: ot.sinkhorn_embeddings(embeddings, p))(prototypes * np.float32(np.inf))
+    assert np.isnan(got.column_error)
+    assert not got.converged
+
+
+def sharded(function, *in_specs, out_specs):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs))
+
+
+ROWS = ot.SinkhornOutput(P("d"), P("d"), *[P()] * 5)
+
+
+@pytest.mark.parametrize("kind", ["tolerance", "far", "relaxed"])
+def test_rows_over_devices_give_the_plan_of_one(rng, kind):
+    """With the default checks of `shard_map`, which know that what belongs to columns is the same everywhere."""
+    embeddings, prototypes, marginals, mask = problem(rng)
+    scores, options = embeddings @ prototypes.T, OPTIONS.get(kind, RELAXED)
+    rows, columns = marginals.values()
+    weights = rng.normal(size=(N, K)).astype(np.float32)
+
+    def solve(scores, rows, columns, mask, weights, axis_name=None):
+        def loss(scores):
+            given = {"row_marginal": rows, "column_marginal": columns, "mask": mask, "axis_name": axis_name} | options
+            got = ot.sinkhorn(scores, **given)
+            given = {k: v for k, v in given.items() if k not in ("num_iters", "tolerance")}
+            return (got.plan * weights).sum(), (got, ot.sinkhorn_objective(got, scores, **given))
+
+        (_, found), gradient = jax.value_and_grad(loss, has_aux=True)(scores)
+        return *found, gradient
+
+    arrays = scores, rows, columns, mask, weights
+    want = jax.jit(solve)(*arrays)
+    got = sharded(
+        lambda *x: solve(*x, axis_name="d"),
+        *(P("d"), P("d"), P(), P("d"), P("d")),
+        out_specs=(ROWS, ot.SinkhornObjective(*[P()] * 6), P("d")),
+    )(*arrays)
+    for name, a, b in zip(("output", "objective", "gradient"), got, want, strict=True):
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4, err_msg=name)
+    if "row_relaxation" not in options:
+        parts = sharded(
+            lambda e, p, a, b, m: ot.sinkhorn_embeddings(
+                e, p, row_marginal=a, column_marginal=b, mask=m, rows_at_once=7, axis_name="d", **options
+            ),
+            *(P("d"), P(), P("d"), P(), P("d")),
+            out_specs=ot.SinkhornPotentials(P("d"), *[P()] * 5),
+        )(embeddings, prototypes, rows, columns, mask)
+        np.testing.assert_allclose(parts.column_potential, want[0].column_potential, rtol=1e-3, atol=1e-3)
+
+
+def test_broken_numbers_of_one_shard_are_seen_by_all():
+    scores = np.zeros((N, K), np.float32)
+    scores[-1, 0] = np.nan
+    got = sharded(lambda s: ot.sinkhorn(s, axis_name="d"), P("d"), out_specs=ROWS)(scores)
+    assert np.isnan(got.plan).all()
+    assert not got.converged
+
+
+def test_an_iteration_has_one_all_reduce_of_the_columns():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    solve = jax.shard_map(
+        lambda s: ot.sinkhorn(s, num_iters=8, axis_name="d"), mesh=mesh, in_specs=P("d"), out_specs=ROWS
+    )
+    found = []
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            inner = list(jax.core.jaxprs_in_params(equation.params))
+            if equation.primitive.name in ("scan", "while"):
+                text = str(equation)
+                found.append((len(re.findall(r"psum\w*\[", text)), len(re.findall(r"pmax\w*\[", text))))
+            for each in inner:
+                walk(each)
+
+    walk(jax.make_jaxpr(solve)(jnp.zeros((N, K))).jaxpr)
+    # A plain kernel needs a sum, a wide one the greatest exponent too; the last loop writes the plan.
+    assert sorted(x for x in found if any(x)) == [(1, 0), (1, 1)]
