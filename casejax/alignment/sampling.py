@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.placement import varying_as
+from casejax.alignment.placement import on_any_mesh, varying_as
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -106,6 +106,7 @@ def context_indices(frames: Int[Array, "*b"], *, num_context: int = 2, stride: i
     return jnp.maximum(frames[..., None] - jnp.expand_dims(back, range(frames.ndim)), 0)
 
 
+@on_any_mesh
 def random_cycles(
     lengths: Int[ArrayLike, " b"], key: Key[Array, ""], *, num_cycles: int = 20, cycle_length: int = 2
 ) -> Cycles:
@@ -161,6 +162,7 @@ def tcn_pairs(
     return jnp.stack([jnp.maximum(frames - back, 0), frames], axis=1)
 
 
+@on_any_mesh
 def random_triplets(
     lengths: Int[ArrayLike, " b"],
     key: Key[Array, ""],
