@@ -37,6 +37,25 @@ def test_alignment_block_runs():
     assert names["path"].cells[0].tolist() == [0, 0]
 
 
+def test_dtw_blocks_run():
+    text = (Path(__file__).parent.parent / "docs" / "dtw.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert bool(jnp.isfinite(names["gradient"]).all())
+    assert abs(float(names["each"][1] - names["alone"])) < 1e-3
+    assert names["matches"][-1].tolist() == [19, 17]
+    assert "band=4 leaves no path through 10 x 20 frames; it must be 10 or more" in names["impossible"]
+    assert (names["near"] >= names["dtw"](names["squared_distance"](names["x"], names["y"]), gamma=0.5) - 1e-3).all()
+    assert names["found"].cells[names["found"].mask].tolist() == [[i, 6 + i] for i in range(5)]
+    assert float(names["apart"].min()) > 0
+    assert float(jnp.abs(names["nothing"]).max()) < 1e-4
+    assert names["mean"].frames.shape == (15, 3)
+    assert float(jnp.diff(names["mean"].losses).max()) < 1e-4
+    assert float(names["root"]) == 1  # as tslearn has it
+    assert abs(float(names["soft"]) - (-0.89)) < 0.01
+
+
 def test_every_function_in_the_table_exists():
     table = README.split("## What is built from which equation")[1].split("\n\nAgainst")[0]
     found = 0

@@ -31,6 +31,7 @@ from casejax.alignment.sampling import (
     tcn_pairs,
 )
 from casejax.alignment.shuffle_and_learn import shuffle_and_learn_loss, triplet_features
+from casejax.alignment.soft_dtw import Barycenter, soft_dtw_barycenter, soft_dtw_divergence
 from casejax.alignment.soft_min import hard_min, min_gamma, smooth_min
 from casejax.alignment.speednet import clip_features, speednet_loss
 from casejax.alignment.tcc import (
@@ -53,6 +54,9 @@ __all__ = [
     "Path",
     "alignment_matrix",
     "visitation_matrix",
+    "soft_dtw_divergence",
+    "soft_dtw_barycenter",
+    "Barycenter",
     "smooth_min",
     "min_gamma",
     "hard_min",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.placement import varying_as
+from casejax.alignment.placement import on_any_mesh, varying_as
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -106,6 +106,7 @@ def context_indices(frames: Int[Array, "*b"], *, num_context: int = 2, stride: i
     return jnp.maximum(frames[..., None] - jnp.expand_dims(back, range(frames.ndim)), 0)
 
 
+@on_any_mesh
 def random_cycles(
     lengths: Int[ArrayLike, " b"], key: Key[Array, ""], *, num_cycles: int = 20, cycle_length: int = 2
 ) -> Cycles:
@@ -161,6 +162,7 @@ def tcn_pairs(
     return jnp.stack([jnp.maximum(frames - back, 0), frames], axis=1)
 
 
+@on_any_mesh
 def random_triplets(
     lengths: Int[ArrayLike, " b"],
     key: Key[Array, ""],
@@ -196,9 +198,9 @@ def random_triplets(
     frame_key, reverse_key, middle_key, label_key = jax.random.split(key, 4)
     videos = jnp.arange(rows, dtype=jnp.int32) % len(lengths)
     five = jax.vmap(_distinct, (0, None, 0))(lengths[videos], 5, jax.random.split(frame_key, rows))
-    reverse = jax.random.bernoulli(reverse_key, shape=(rows if coin_per_row else 1, 1))
+    reverse = jax.random.bernoulli(reverse_key, jnp.float32(0.5), shape=(rows if coin_per_row else 1, 1))
     a, b, c, d, e = jnp.where(reverse, five[:, ::-1], five).T
-    outside = jnp.where(jax.random.bernoulli(middle_key, shape=(rows,)), a, e)
+    outside = jnp.where(jax.random.bernoulli(middle_key, jnp.float32(0.5), shape=(rows,)), a, e)
     labels = jax.random.permutation(label_key, jnp.arange(rows) < int(shuffled * rows))
     frames = jnp.stack([b, jnp.where(labels, outside, c), d], axis=1)
     return Triplets(videos, frames, labels.astype(jnp.int32))
@@ -323,7 +325,7 @@ def frames_without_portions(
     left = available - cut
     # The remainder's frames are numbered 0 to left - 1; a portion stood before one of them or after the last. Of two
     # random places a lone portion takes either, so that all places are as likely.
-    two, at_first = jax.random.bernoulli(two_key, shape=(2,))
+    two, at_first = jax.random.bernoulli(two_key, jnp.float32(0.5), shape=(2,))
     part_of_two = jax.random.randint(part_key, (), 1, jnp.maximum(cut, 2), jnp.int32)
     first_cut = jnp.where(two & (cut > 1), part_of_two, jnp.where(at_first, cut, 0))
     places = _distinct(left + 1, 2, place_key)

@@ -9,10 +9,16 @@ The minimum is a function: `soft_min.smooth_min` is smoothDTW (Hadji, Derpanis a
 Global Temporal Alignment and Cycle-Consistency", CVPR 2021), `min_gamma` soft-DTW (Cuturi and Blondel, "Soft-DTW: a
 Differentiable Loss Function for Time-Series", ICML 2017), `hard_min` the classical one.
 
+A band (Sakoe and Chiba, "Dynamic Programming Algorithm Optimization for Spoken Word Recognition", IEEE TASSP 1978)
+keeps |i - j| <= band. With an open beginning or end frames of the second sequence may be left out there, without cost:
+the table gets one more row, of zeros (Sakurai, Faloutsos and Yamamuro, "Stream Monitoring under the Time Warping
+Distance", ICDE 2007). Every cell of it leads into the table twice, straight and diagonally; under `min_gamma`, which
+sums over paths, gamma log 2 makes up for that, so that every path counts once.
+
 The work goes by bands of H rows (`bands`): all N on accelerators, about sqrt(128 M / B) for a batch of B on CPUs.
 Besides the cost a value takes memory for two copies of a band, 2 B H (M + H) numbers, and O(B (N + M)) more; a gradient
 keeps the accumulated costs, B N (M + H) numbers, and while a band is at work ten times its size. Masks, and an N that
-bands don't divide, cost a copy of the cost.
+bands don't divide, cost a copy of the cost. A band takes B (N + M) (band + 1) numbers and steps as wide (`banded`).
 """
 
 from __future__ import annotations
@@ -23,12 +29,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from casejax.alignment.allowed import EVERY_PATH, Allowed, check_paths, lengths, opened, without_holes
 from casejax.alignment.arguments import takes
+from casejax.alignment.banded import all_of_band, cells_in_band, one_of_band
 from casejax.alignment.bands import all_cells, last_cell
 from casejax.alignment.placement import varying_as
-from casejax.alignment.soft_min import Minimum, check_gamma, endless, hard_min, min_gamma, smooth_min_by_shares
+from casejax.alignment.soft_min import Minimum, endless, hard_min, min_gamma, smooth_min_by_shares
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -57,8 +64,11 @@ def dtw(
     y_mask: Bool[Array, "*b m"] | None = None,
     minimum: Minimum = min_gamma,
     gamma: float | Float[Array, ""] = 0.1,
+    band: int | None = None,
+    open_begin: bool = False,
+    open_end: bool = False,
 ) -> Float[Array, "*b"]:
-    """Cost of aligning sequences of N and M frames as wholes, in order and without gaps.
+    """Cost of aligning sequences of N and M frames in order and without gaps; as wholes, unless an end is open.
 
     Differentiable in the cost and in gamma, forward and in reverse, as often as the minimum is. Gradients are finite
     for finite costs, whatever their size.
@@ -72,6 +82,10 @@ def dtw(
       minimum: of an entry's three predecessors, `soft_min.smooth_min`, `min_gamma`, `hard_min` or a function with
         their signature that takes static axis=0 and never gives weight to values as good as infinite, 1.7e38.
       gamma: smoothing in units of the cost, 0 or more.
+      band: frames by which the two places of a match, counted from 0, may differ at most; default any. Work and memory
+        of a value fall from N M to about (N + M) (band + 1) cells.
+      open_begin: whether the alignment may begin at any frame of the second sequence, not the first alone.
+      open_end: the same of its end. With both the whole first sequence is found within the second.
 
     Returns:
       (...) alignment costs; +inf where no path is allowed, with a gradient of 0. Where the values are known inside jit
@@ -79,11 +93,12 @@ def dtw(
       for one without real frames. What is wrong with one pair changes no other.
 
     Raises:
-      ValueError: shapes that don't fit, a gamma out of range; and, for values known at the call, a real cost that is
-        NaN, an empty sequence or a mask with holes.
+      ValueError: shapes that don't fit, a gamma out of range, a band with an open end; and, for values known at the
+        call, a real cost that is NaN, an empty sequence, a mask with holes, or lengths further apart than the band.
     """
-    _check(cost, x_mask, y_mask, gamma)
-    return _refuse_nan(_dtw(cost, x_mask, y_mask, gamma, minimum))
+    allowed = Allowed(band, open_begin, open_end)
+    check_paths(cost, x_mask, y_mask, gamma, allowed)
+    return _refuse_nan(_dtw(cost, x_mask, y_mask, gamma, minimum, allowed))
 
 
 @takes("cost", nan=True)
@@ -94,16 +109,19 @@ def dtw_table(
     y_mask: Bool[Array, "*b m"] | None = None,
     minimum: Minimum = min_gamma,
     gamma: float | Float[Array, ""] = 0.1,
+    band: int | None = None,
+    open_begin: bool = False,
 ) -> Float[Array, "*b n m"]:
     """Accumulated costs R of all cells: entry (i, j) aligns the first i + 1 frames with the first j + 1.
 
     Args, errors and derivatives are those of `dtw`.
 
     Returns:
-      (..., N, M); 0 in padded rows and columns.
+      (..., N, M); 0 in padded rows and columns, +inf outside the band. The last row has the costs of all ends.
     """
-    _check(cost, x_mask, y_mask, gamma)
-    return _refuse_nan(_dtw_table(cost, x_mask, y_mask, gamma, minimum))
+    allowed = Allowed(band, open_begin)
+    check_paths(cost, x_mask, y_mask, gamma, allowed)
+    return _refuse_nan(_dtw_table(cost, x_mask, y_mask, gamma, minimum, allowed))
 
 
 def dtw_of_batch(
@@ -113,11 +131,12 @@ def dtw_of_batch(
     y_mask: Bool[Array, "*b m"] | None = None,
     minimum: Minimum = min_gamma,
     gamma: float | Float[Array, ""] = 0.1,
+    band: int | None = None,
     table: bool = False,
 ) -> Float[Array, "*b *_"]:
     """`dtw`, or `dtw_table`, of a batch in which some sequences may be empty; the costs of their pairs are 0."""
-    _check(cost, x_mask, y_mask, gamma, empty=True)
-    return _refuse_nan((_dtw_table if table else _dtw)(cost, x_mask, y_mask, gamma, minimum))
+    check_paths(cost, x_mask, y_mask, gamma, Allowed(band), empty=True)
+    return _refuse_nan((_dtw_table if table else _dtw)(cost, x_mask, y_mask, gamma, minimum, Allowed(band)))
 
 
 @takes("cost", nan=True)
@@ -128,20 +147,25 @@ def alignment_matrix(
     y_mask: Bool[Array, "*b m"] | None = None,
     minimum: Minimum = min_gamma,
     gamma: float | Float[Array, ""] = 0.1,
+    band: int | None = None,
+    open_begin: bool = False,
+    open_end: bool = False,
 ) -> Float[Array, "*b n m"]:
     """Gradient of `dtw` in the cost.
 
     With `min_gamma` entry (i, j) is the probability that a path drawn with weight exp(-its cost / gamma) matches frame
     i with frame j: the expected alignment. With `smooth_min` entries may be negative or above 1; probabilities are
-    those of `visitation_matrix`. With `hard_min` it is the best path, shared out at ties. Its first entry is 1.
+    those of `visitation_matrix`. With `hard_min` it is the best path, shared out at ties. Its first entry is 1
+    unless the beginning is open.
 
     Args and errors are those of `dtw`.
 
     Returns:
       (..., N, M); 0 in padded rows and columns.
     """
-    _check(cost, x_mask, y_mask, gamma)
-    return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, minimum))
+    allowed = Allowed(band, open_begin, open_end)
+    check_paths(cost, x_mask, y_mask, gamma, allowed)
+    return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, minimum, allowed))
 
 
 @takes("cost", nan=True)
@@ -151,6 +175,9 @@ def visitation_matrix(
     x_mask: Bool[Array, "*b n"] | None = None,
     y_mask: Bool[Array, "*b m"] | None = None,
     gamma: float | Float[Array, ""] = 0.1,
+    band: int | None = None,
+    open_begin: bool = False,
+    open_end: bool = False,
 ) -> Float[Array, "*b n m"]:
     """Probability that the path behind `smooth_min` visits a cell: the soft alignment to plot or to carry labels over.
 
@@ -162,7 +189,9 @@ def visitation_matrix(
     Returns:
       (..., N, M) probabilities; 0 in padded rows and columns.
     """
-    return alignment_matrix(cost, x_mask=x_mask, y_mask=y_mask, minimum=smooth_min_by_shares, gamma=gamma)
+    allowed = Allowed(band, open_begin, open_end)
+    check_paths(cost, x_mask, y_mask, gamma, allowed)
+    return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, smooth_min_by_shares, allowed))
 
 
 @takes("cost", nan=True)
@@ -171,50 +200,90 @@ def dtw_path(
     *,
     x_mask: Bool[Array, "*b n"] | None = None,
     y_mask: Bool[Array, "*b m"] | None = None,
+    band: int | None = None,
+    open_begin: bool = False,
+    open_end: bool = False,
 ) -> Path:
     """The cheapest path. Of predecessors that tie the diagonal one is taken, then the one in the same row.
 
     Args and errors are those of `dtw`. A pair that is masked altogether has a path of its first cell; the path of one
     with NaN, or without an allowed path, means nothing.
     """
-    _check(cost, x_mask, y_mask, 0.0)
-    return _dtw_path(cost, x_mask, y_mask)
+    allowed = Allowed(band, open_begin, open_end)
+    check_paths(cost, x_mask, y_mask, 0.0, allowed)
+    return _dtw_path(cost, x_mask, y_mask, allowed)
 
 
-@partial(jax.jit, static_argnames="minimum")
+@partial(jax.jit, static_argnames=("minimum", "allowed"))
 def _dtw(
-    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: jax.Array, minimum: Minimum
+    cost: jax.Array,
+    x_mask: jax.Array | None,
+    y_mask: jax.Array | None,
+    gamma: jax.Array,
+    minimum: Minimum,
+    allowed: Allowed = EVERY_PATH,
 ) -> jax.Array:
-    cost, gamma, height = _framed(cost, x_mask, y_mask, gamma)
-    last = last_cell(cost, gamma, minimum, height)
+    if allowed.band is not None:
+        rows, columns = (x[..., 0, 0] for x in lengths(cost, x_mask, y_mask))
+        last = one_of_band(_in_band(cost, x_mask, y_mask, gamma, minimum, allowed.band), rows - 1, columns - 1)
+        last = jnp.where(rows > 0, last, 0)
+    else:
+        cost, x_mask, y_mask = opened(cost, x_mask, y_mask, gamma, minimum, allowed)
+        cost, gamma, height = _framed(cost, x_mask, y_mask, gamma)
+        last = last_cell(cost, gamma, minimum, height)
     return jnp.where(last >= endless(cost.dtype), jnp.inf, last)
 
 
-@partial(jax.jit, static_argnames="minimum")
+@partial(jax.jit, static_argnames=("minimum", "allowed"))
 def _alignment_matrix(
-    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: jax.Array, minimum: Minimum
+    cost: jax.Array,
+    x_mask: jax.Array | None,
+    y_mask: jax.Array | None,
+    gamma: jax.Array,
+    minimum: Minimum,
+    allowed: Allowed,
 ) -> jax.Array:
-    return jax.grad(lambda cost: _dtw(cost, x_mask, y_mask, gamma, minimum).sum())(cost)
+    return jax.grad(lambda cost: _dtw(cost, x_mask, y_mask, gamma, minimum, allowed).sum())(cost)
 
 
-@partial(jax.jit, static_argnames="minimum")
+@partial(jax.jit, static_argnames=("minimum", "allowed"))
 def _dtw_table(
-    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, gamma: jax.Array, minimum: Minimum
+    cost: jax.Array,
+    x_mask: jax.Array | None,
+    y_mask: jax.Array | None,
+    gamma: jax.Array,
+    minimum: Minimum,
+    allowed: Allowed = EVERY_PATH,
 ) -> jax.Array:
     n, m = cost.shape[-2:]
-    framed, gamma, height = _framed(cost, x_mask, y_mask, gamma)
-    table = all_cells(framed, gamma, minimum, height)[..., :n, :m]
+    if allowed.band is not None:
+        table = all_of_band(_in_band(cost, x_mask, y_mask, gamma, minimum, allowed.band), n, m)
+    else:
+        begin = int(allowed.open_begin)
+        framed, gamma, height = _framed(*opened(cost, x_mask, y_mask, gamma, minimum, allowed), gamma)
+        table = all_cells(framed, gamma, minimum, height)[..., begin : begin + n, begin : begin + m]
     table = jnp.where(table >= endless(table.dtype), jnp.inf, table)
     if x_mask is not None:
         table = jnp.where(x_mask[..., :, None], table, 0)
     return table if y_mask is None else jnp.where(y_mask[..., None, :], table, 0)
 
 
-@jax.jit
-def _dtw_path(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None) -> Path:
+@partial(jax.jit, static_argnames="allowed")
+def _dtw_path(
+    cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None, allowed: Allowed = EVERY_PATH
+) -> Path:
     *batch, n, m = cost.shape
-    table = _dtw_table(cost, x_mask, y_mask, 0.0, hard_min)
-    last = jnp.stack(jnp.broadcast_arrays(*_lengths(cost, x_mask, y_mask)), -1).reshape(-1, 2) - 1
+    if allowed.open_begin or allowed.open_end:
+        begin = int(allowed.open_begin)
+        cells, mask = _dtw_path(*opened(cost, x_mask, y_mask, 0.0, hard_min, allowed))
+        row = cells[..., 0] - begin
+        mask = mask & (row >= 0) & (row < lengths(cost, x_mask, y_mask)[0][..., 0])
+        first, size = mask.argmax(-1, keepdims=True), jnp.maximum(mask.sum(-1, dtype=jnp.int32, keepdims=True), 1)
+        place = jnp.broadcast_to(jnp.arange(n + m - 1, dtype=jnp.int32), (*batch, n + m - 1))
+        cells = jnp.take_along_axis(cells, (first + jnp.minimum(place, size - 1))[..., None], axis=-2)
+        return Path(jnp.maximum(cells - begin, 0), place < size)
+    table = _dtw_table(cost, x_mask, y_mask, 0.0, hard_min, allowed)
+    last = jnp.stack(jnp.broadcast_arrays(*lengths(cost, x_mask, y_mask)), -1).reshape(-1, 2) - 1
     moves = jnp.array([(1, 1), (0, 1), (1, 0)], jnp.int32)
 
     def path(table: jax.Array, last: jax.Array) -> Path:
@@ -235,13 +304,23 @@ def _dtw_path(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | Non
     return Path(cells.reshape(*batch, n + m - 1, 2), mask.reshape(*batch, n + m - 1))
 
 
-def _lengths(cost: jax.Array, x_mask: jax.Array | None, y_mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Numbers of real frames, of shape (..., 1, 1); both 0 if one is."""
-    *batch, n, m = cost.shape
-    rows = jnp.full(batch, n, jnp.int32) if x_mask is None else x_mask.sum(-1, dtype=jnp.int32)
-    columns = jnp.full(batch, m, jnp.int32) if y_mask is None else y_mask.sum(-1, dtype=jnp.int32)
-    some = (rows > 0) & (columns > 0)
-    return jnp.where(some, rows, 0)[..., None, None], jnp.where(some, columns, 0)[..., None, None]
+def _in_band(
+    cost: jax.Array,
+    x_mask: jax.Array | None,
+    y_mask: jax.Array | None,
+    gamma: float | jax.Array,
+    minimum: Minimum,
+    band: int,
+) -> jax.Array:
+    """Accumulated costs of the cells in the band, see `banded`."""
+    n, m = cost.shape[-2:]
+    if x_mask is not None:
+        cost = jnp.where(x_mask[..., :, None], cost, jnp.inf)
+    if y_mask is not None:
+        cost = jnp.where(y_mask[..., None, :], cost, jnp.inf)
+    cost = without_holes(cost, x_mask, y_mask)
+    widest = max(n, m) - 1 if isinstance(n, int) and isinstance(m, int) else band  # sizes of exports may be symbols
+    return cells_in_band(cost, jnp.asarray(gamma, cost.dtype), minimum, min(band, widest))
 
 
 def _num_bands(*shape: Any) -> int:
@@ -272,41 +351,11 @@ def _framed(
     last_row, last_column = height * bands - 1, m
     cost = jnp.pad(cost, [(0, 0)] * len(batch) + [(0, last_row + 1 - n), (0, 1)])
     row, column = (jax.lax.broadcasted_iota(jnp.int32, cost.shape, len(batch) + k) for k in (0, 1))
-    rows, columns = _lengths(cost[..., :n, :m], x_mask, y_mask)
+    rows, columns = lengths(cost[..., :n, :m], x_mask, y_mask)
     free = (row >= rows) & (column == jnp.minimum(columns + row - rows, last_column))
     free |= (column >= columns) & (row == jnp.minimum(rows + column - columns, last_row))
     cost = jnp.where((row < rows) & (column < columns), cost, jnp.where(free, 0, jnp.inf))
-    for mask in (x_mask, y_mask):
-        if mask is not None:
-            holed = (mask[..., 1:] & ~mask[..., :-1]).any(-1)[..., None, None]
-            cost = jnp.where(holed, jnp.nan, cost)
-    return cost, gamma, height
-
-
-def _check(
-    cost: jax.Array,
-    x_mask: jax.Array | None,
-    y_mask: jax.Array | None,
-    gamma: float | jax.Array,
-    *,
-    empty: bool = False,
-) -> None:
-    check_gamma(gamma)
-    if cost.ndim < 2 or 0 in cost.shape[-2:]:
-        raise ValueError(f"cost must be (..., N, M) with N, M >= 1, got shape {cost.shape}")
-    for name, mask, axis in (("x_mask", x_mask, -2), ("y_mask", y_mask, -1)):
-        if mask is None:
-            continue
-        wanted = (*cost.shape[:-2], cost.shape[axis])
-        if mask.shape != wanted:
-            raise ValueError(f"{name} must have shape {wanted} for a cost of {cost.shape}, got {mask.shape}")
-        if isinstance(mask, jax.core.Tracer):
-            continue
-        frames = np.asarray(mask)
-        if not empty and not frames.any(-1).all():
-            raise ValueError(f"{name} has sequences without a real frame: {np.argwhere(~frames.any(-1)).tolist()}")
-        if (frames[..., 1:] & ~frames[..., :-1]).any():
-            raise ValueError(f"{name} has a True after a False; move the real frames to the front")
+    return without_holes(cost, x_mask, y_mask), gamma, height
 
 
 def _refuse_nan(result: jax.Array) -> jax.Array:

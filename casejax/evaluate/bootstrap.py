@@ -9,6 +9,7 @@ import numpy as np
 
 from casejax.evaluate.detection import between, classes_in_mean, match_detections
 from casejax.evaluate.protocols import CASE, Protocol, compared, counted
+from casejax.localize.arguments import check_number, takes
 from casejax.records import SNIPPET_SECONDS, SegmentTable
 
 _BLOCK_VALUES = 2**20  # values of one class, resamples times predictions, held at a time
@@ -54,6 +55,7 @@ class Bootstrap:
         return np.quantile(measured, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
 
 
+@takes()
 def bootstrap_detections(
     predictions: SegmentTable,
     ground_truth: SegmentTable,
@@ -97,10 +99,9 @@ def bootstrap_detections(
     References:
       Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be positive, got {num_resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level}")
+    check_number(num_resamples, "num_resamples", "be a whole number from 1", lambda x: x >= 1 and x == x // 1)
+    check_number(level, "level", "lie in (0, 1)", lambda x: 0 < x < 1)
+    num_resamples = int(num_resamples)
     tables = compared(
         predictions,
         ground_truth,

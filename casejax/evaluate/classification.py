@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from casejax.localize.arguments import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Shaped
 
@@ -17,6 +19,7 @@ class ClassificationMetrics(NamedTuple):
     mean_average_precision: float
 
 
+@takes("scores", "labels", flags=("selected",), nan=True)
 def classification_metrics(
     scores: Float[np.ndarray, "V C"], selected: Bool[np.ndarray, "V C"], labels: Shaped[np.ndarray, "V C"]
 ) -> ClassificationMetrics:
@@ -33,15 +36,16 @@ def classification_metrics(
       labels: multi-hot video-level labels; whatever is positive counts.
 
     Raises:
-      ValueError: shapes that disagree, or NaN scores.
+      ValueError: shapes that disagree, NaN scores or labels, or a selection that isn't boolean.
     """
-    if not scores.shape == selected.shape == labels.shape:
+    if scores.ndim != 2 or not scores.shape == selected.shape == labels.shape:
         raise ValueError(
             "scores, selected and labels need one shape (V, C), got "
             f"{scores.shape}, {selected.shape} and {labels.shape}"
         )
-    if np.isnan(scores).any():
-        raise ValueError(f"scores of video {np.argwhere(np.isnan(scores))[0, 0]} hold NaN")
+    for name, values in (("scores", scores), ("labels", labels)):
+        if np.isnan(values).any():
+            raise ValueError(f"{name} of video {np.argwhere(np.isnan(values))[0, 0]} hold NaN")
     present = labels > 0
     exact = (selected == present).all(axis=1)
     precisions = [_average_precision(scores[:, c], present[:, c]) for c in np.flatnonzero(present.any(axis=0))]

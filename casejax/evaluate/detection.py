@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
 from casejax.errors import DataError
 from casejax.localize import temporal_iou
+from casejax.localize.arguments import as_floats, as_whole
 from casejax.records import SegmentTable
 
 TIOUS = tuple(np.linspace(0.1, 0.7, 7).tolist())
@@ -151,6 +152,7 @@ def average_precision(
       class_mean: the classes that the mAP is the mean over.
       num_listed: (C,) predictions of each class that `class_mean` counts; default those of `matches`.
     """
+    ground_truth = as_table(ground_truth, "ground truth")
     thresholds, ranked, hit = matches
     num_classes = len(classes)
     num_predictions = np.bincount(ranked.label, minlength=num_classes)
@@ -217,11 +219,14 @@ def match_detections(
       DataError: see `evaluate_detections`.
       ValueError: see `evaluate_detections`.
     """
-    thresholds = np.asarray(tious, np.float64)
+    for name, value, words in (("matching", matching, get_args(Matching)), ("ties", ties, get_args(Ties))):
+        if value not in words:
+            raise ValueError(f"{name} must be one of {words}, got {value!r}")
+    thresholds = np.atleast_1d(np.asarray(tious, np.float64))
     if not ((thresholds > 0) & (thresholds <= 1)).all():
         raise ValueError(f"tIoU thresholds must lie in (0, 1], got {thresholds.tolist()}")
-    check_table(predictions, "predictions", len(classes))
-    check_table(ground_truth, "ground truth", len(classes))
+    predictions = check_table(predictions, "predictions", len(classes))
+    ground_truth = check_table(ground_truth, "ground truth", len(classes))
 
     # From here on a prediction is its rank by score. Within a class that is the order of the matching.
     last = ties == "last listed first"
@@ -308,8 +313,23 @@ def _order_in_group(group: np.ndarray, num_groups: int) -> np.ndarray:
     return out
 
 
-def check_table(table: SegmentTable, what: str, num_classes: int) -> None:
-    """Refuse rows that cannot be evaluated."""
+def as_table(table: SegmentTable, what: str) -> SegmentTable:
+    """The table as arrays of its types, refused where columns don't fit or a time or score is not finite."""
+    try:
+        table = SegmentTable(
+            as_whole(table.video, "video"),
+            as_whole(table.label, "label"),
+            as_floats(table.segment, "segment", nan=True).astype(np.float64),
+            as_floats(table.score, "score", nan=True).astype(np.float64),
+        )
+    except ValueError as error:
+        raise DataError(f"{what}: {error}") from error
+    count = len(table.score) if table.score.ndim == 1 else -1
+    if count == 0 and not any(column.size for column in table):
+        return SegmentTable.from_rows([], [], [])
+    if [column.shape for column in table] != [(count,), (count,), (count, 2), (count,)]:
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in zip(table._fields, table, strict=True))
+        raise DataError(f"{what}: columns must be (n,), (n,), (n, 2) and (n,), got {shapes}; give each row one of each")
     finite = np.isfinite(table.segment).all(axis=1) & np.isfinite(table.score)
     if not finite.all():
         row = np.argmin(finite)
@@ -317,6 +337,12 @@ def check_table(table: SegmentTable, what: str, num_classes: int) -> None:
             f"{what}, row {row}: segment {table.segment[row].tolist()} with score {table.score[row]} "
             "must be finite; drop the row or fix what wrote it"
         )
+    return table
+
+
+def check_table(table: SegmentTable, what: str, num_classes: int) -> SegmentTable:
+    """`as_table`, where rows that cannot be evaluated are refused."""
+    table = as_table(table, what)
     reversed_ = table.segment[:, 1] < table.segment[:, 0]
     if reversed_.any():
         row = np.argmax(reversed_)
@@ -331,3 +357,4 @@ def check_table(table: SegmentTable, what: str, num_classes: int) -> None:
             f"{what}, row {row}: label {table.label[row]} is no index into the {num_classes} classes; "
             "evaluate with the class list the table was made with"
         )
+    return table

@@ -16,11 +16,13 @@ from casejax.evaluate.detection import (
     Interpolation,
     Matching,
     Ties,
+    as_table,
     average_precision,
     check_table,
     match_detections,
 )
 from casejax.evaluate.names import bare_name
+from casejax.localize.arguments import check_number, takes
 from casejax.records import SNIPPET_SECONDS, SegmentTable
 
 Units = Literal["seconds", "whole snippets", "snippets, whole ones for the ground truth"]
@@ -230,11 +232,11 @@ def compared(
 
     The videos that the protocol leaves out are gone from all tables; the others are numbered anew.
     """
-    if not snippet_seconds > 0:
-        raise ValueError(f"snippet_seconds must be positive, got {snippet_seconds}")
+    check_number(snippet_seconds, "snippet_seconds", "be positive and finite", lambda x: 0 < x < float("inf"))
     ambiguous = SegmentTable.from_rows([], [], []) if ambiguous is None else ambiguous
-    check_table(predictions, "predictions", len(classes))
-    check_table(ground_truth, "ground truth", len(classes))
+    predictions = check_table(predictions, "predictions", len(classes))
+    ground_truth = check_table(ground_truth, "ground truth", len(classes))
+    ambiguous = as_table(ambiguous, "ambiguous")
     for table, what in ((predictions, "predictions"), (ground_truth, "ground truth"), (ambiguous, "ambiguous")):
         _check_videos(table, what, len(videos))
     kept = np.array([protocol.keeps(name) for name in videos], bool)
@@ -252,6 +254,7 @@ def compared(
     return Compared(judged, truth, np.flatnonzero(kept), found)
 
 
+@takes()
 def judge(
     predictions: SegmentTable,
     ground_truth: SegmentTable,

@@ -20,7 +20,7 @@ The printed equations were corrected:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,12 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.localize.arguments import as_flags, as_whole, takes
 from casejax.localize.overlap import candidate_overlap
 from casejax.localize.templates import Template, extreme, gaussian, of_members
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 
 Overlap = Callable[..., Any]
@@ -64,13 +65,14 @@ class FusedInstances(NamedTuple):
     num_groups: Int[Array, ""]
 
 
+@takes()
 def fuse_instances(
-    segments: Float[ArrayLike, "n 2"],
-    scores: Float[ArrayLike, " n"],
+    segments: Num[ArrayLike, "n 2"] | Sequence[Any],
+    scores: Num[ArrayLike, " n"] | Sequence[Any],
     *,
-    logits: Float[ArrayLike, " n"] | None = None,
-    labels: Int[ArrayLike, " n"] | None = None,
-    mask: Bool[ArrayLike, " n"] | None = None,
+    logits: Num[ArrayLike, " n"] | Sequence[Any] | None = None,
+    labels: Num[ArrayLike, " n"] | Sequence[Any] | None = None,
+    mask: Shaped[ArrayLike, " n"] | Sequence[Any] | None = None,
     template: Template = gaussian,
     temperature: float | Float[Array, ""] = 0.2,
     overlap: Overlap = candidate_overlap,
@@ -111,10 +113,10 @@ def fuse_instances(
         that does not end after it starts, or whose segment, score or logit is NaN or infinite. Under `jit` and
         `vmap` such proposals take no part.
     """
-    segments, scores = jnp.asarray(segments), jnp.asarray(scores)
+    segments, scores = _floats(segments), _floats(scores)
     num = scores.shape[0] if scores.ndim == 1 else 0
     fitting = {"logits": logits, "labels": labels, "mask": mask}
-    wrong = {name: jnp.shape(x) for name, x in fitting.items() if x is not None and jnp.shape(x) != (num,)}
+    wrong = {name: np.shape(x) for name, x in fitting.items() if x is not None and np.shape(x) != (num,)}
     if num < 1 or segments.shape != (num, 2) or wrong:
         raise ValueError(
             "fuse_instances needs segments (N, 2), scores and options (N,) with N >= 1, got "
@@ -122,14 +124,28 @@ def fuse_instances(
         )
     _check_options(temperature, threshold, extra)
     max_groups = num if max_groups is None else max_groups
-    if max_groups < 1:
-        raise ValueError(f"max_groups must be at least 1, got {max_groups}")
-    logits = scores if logits is None else jnp.asarray(logits)
-    labels = jnp.zeros(num, jnp.int32) if labels is None else jnp.asarray(labels, jnp.int32)
-    mask = jnp.ones(num, bool) if mask is None else jnp.asarray(mask)
+    if max_groups < 1 or max_groups != int(max_groups):
+        raise ValueError(f"max_groups must be a whole number from 1, got {max_groups}")
+    logits = scores if logits is None else _floats(logits)
+    labels = jnp.zeros(num, jnp.int32) if labels is None else _known(labels, partial(as_whole, name="labels"))
+    mask = jnp.ones(num, bool) if mask is None else _known(mask, partial(as_flags, name="mask"))
+    if mask.dtype != bool:
+        raise ValueError(f"mask must be boolean, True for real proposals, got {mask.dtype}; compare it with 0.5, say")
     if not any(isinstance(x, jax.core.Tracer) for x in (segments, scores, logits, mask)):
         _refuse_broken(*(np.asarray(x) for x in (segments, scores, logits, mask)))
-    return _fuse(segments, scores, logits, labels, mask, temperature, threshold, extra, template, overlap, max_groups)
+    labels, most = labels.astype(jnp.int32), int(max_groups)
+    return _fuse(segments, scores, logits, labels, mask, temperature, threshold, extra, template, overlap, most)
+
+
+def _floats(x: Any) -> jax.Array:
+    """An array of float32, or of float64 where it is."""
+    x = jnp.asarray(x)
+    return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
+
+
+def _known(x: Any, convert: Callable[[Any], np.ndarray]) -> jax.Array:
+    """The array converted, if its values are known."""
+    return jnp.asarray(x if isinstance(x, jax.core.Tracer) else convert(x))
 
 
 @partial(jax.jit, static_argnames=("template", "overlap", "max_groups"))
@@ -184,6 +200,7 @@ class FusedTable(NamedTuple):
     group: np.ndarray  # (m,) int64
 
 
+@takes("segment", "score", whole=("group",), nan=True)
 def fuse_table(
     segment: Float[np.ndarray, "n 2"],
     score: Float[np.ndarray, "n"],
@@ -210,9 +227,14 @@ def fuse_table(
     Raises:
       ValueError: as `fuse_instances`.
     """
-    if not len(score):
+    if not score.size and not segment.size:
         return FusedTable(np.empty((0, 2)), np.empty(0), np.empty(0, np.int64))
     _check_options(temperature, threshold, extra)
+    if score.ndim != 1 or segment.shape != (len(score), 2) or group.shape != score.shape:
+        raise ValueError(
+            f"fuse_table needs segments (n, 2), scores (n,) and groups (n,), got {segment.shape}, {score.shape} and "
+            f"{group.shape}"
+        )
     _refuse_broken(segment, score, score, np.ones(len(score), bool))
     names, owner, size = np.unique(group, return_inverse=True, return_counts=True)
     # Rounded up, so that tables of about the same size share a compiled program.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Num
 
 
 def temporal_iou(
-    a: Float[Array | np.ndarray, "*#n 2"],
-    b: Float[Array | np.ndarray, "*#n 2"],
+    a: Num[Array | np.ndarray, "*#n 2"] | Sequence[Any],
+    b: Num[Array | np.ndarray, "*#n 2"] | Sequence[Any],
     *,
     extra: float | Float[Array | np.ndarray, ""] = 0.0,
 ) -> Float[Array | np.ndarray, "*n"]:
@@ -27,15 +28,15 @@ def temporal_iou(
         their end.
 
     Returns:
-      Overlaps in [0, 1]: a NumPy array, or a JAX array where one of the two is.
+      Overlaps in [0, 1], of half precision in float32: a NumPy array, or a JAX array where one of the two is.
     """
     intersection, length_a, length_b = _lengths(a, b, extra)
     return _ratio(intersection, length_a + length_b - intersection)
 
 
 def candidate_overlap(
-    best: Float[Array | np.ndarray, "*#n 2"],
-    candidate: Float[Array | np.ndarray, "*#n 2"],
+    best: Num[Array | np.ndarray, "*#n 2"] | Sequence[Any],
+    candidate: Num[Array | np.ndarray, "*#n 2"] | Sequence[Any],
     *,
     extra: float | Float[Array | np.ndarray, ""] = 0.0,
 ) -> Float[Array | np.ndarray, "*n"]:
@@ -55,8 +56,17 @@ def candidate_overlap(
 def _lengths(a: Any, b: Any, extra: Any) -> tuple[Any, Any, Any]:
     """Length of the intersection, of `a` and of `b`."""
     xp = _namespace(a, b)
+    a, b = (_numbers(x, xp) for x in (a, b))
+    if not isinstance(extra, jax.core.Tracer) and not np.all(np.asarray(extra) >= 0):
+        raise ValueError(f"extra, added to every length, must be 0 or more, got {extra}")
     intersection = xp.minimum(a[..., 1], b[..., 1]) - xp.maximum(a[..., 0], b[..., 0]) + extra
     return xp.maximum(intersection, 0), a[..., 1] - a[..., 0] + extra, b[..., 1] - b[..., 0] + extra
+
+
+def _numbers(x: Any, xp: Any) -> Any:
+    """An array, of lists and half precision too."""
+    x = x if isinstance(x, np.ndarray | jax.Array) else xp.asarray(x)
+    return x.astype(xp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _ratio(part: Any, whole: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from casejax.localize.arguments import check_number, takes
 from casejax.records import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -25,13 +26,20 @@ class Runs(NamedTuple):
     last: np.ndarray  # (n,) int64, last active sample, included
 
 
+@takes("video_scores")
 def select_classes(video_scores: Float[np.ndarray, "V C"], *, threshold: float = 0.25) -> Bool[np.ndarray, "V C"]:
     """Classes to localize in each video: all that reach `threshold`, else the single best one.
 
     Args:
       video_scores: video-level class scores.
       threshold: smallest score that selects a class.
+
+    Raises:
+      ValueError: a score or threshold that is NaN, or no class.
     """
+    check_number(threshold, "threshold", "be a number", lambda x: x == x)
+    if video_scores.ndim != 2 or not video_scores.shape[1]:
+        raise ValueError(f"video_scores must be (V, C) with a class or more, got {video_scores.shape}")
     selected = video_scores >= threshold
     videos = np.flatnonzero(~selected.any(axis=1))
     if len(videos):
@@ -39,6 +47,7 @@ def select_classes(video_scores: Float[np.ndarray, "V C"], *, threshold: float =
     return selected
 
 
+@takes("scores")
 def upsample(
     scores: Float[np.ndarray, "*batch T"], *, scale: int = 24, extrapolate: bool = True
 ) -> Float[np.ndarray, "*batch L"]:
@@ -54,9 +63,9 @@ def upsample(
       extrapolate: whether the last slope is continued; without, the last score is held.
 
     Raises:
-      ValueError: no snippet, or a scale below one.
+      ValueError: no snippet, a scale below one, or a NaN score.
     """
-    num_snippets = scores.shape[-1]
+    num_snippets = scores.shape[-1] if scores.ndim else 0
     if num_snippets < 1 or scale < 1:
         raise ValueError(f"upsample needs a snippet and a scale of at least 1, got {scores.shape=}, {scale=}")
     if num_snippets == 1:
@@ -74,10 +83,11 @@ def upsample(
     return out
 
 
+@takes("curves", "thresholds")
 def propose(
     curves: Float[np.ndarray, "G L"],
     *,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] | Float[np.ndarray, " k"] = THRESHOLDS,
     drop_lone_first: bool = True,
 ) -> Runs:
     """Runs of consecutive samples that are positive and reach a threshold, for every threshold.
@@ -87,7 +97,12 @@ def propose(
       thresholds: activation thresholds, compared in float64.
       drop_lone_first: drop the run of a curve and threshold whose only active sample is the first, as
         the published program does (it asks whether any active index is non-zero).
+
+    Raises:
+      ValueError: a curve or threshold with NaN, or shapes that don't fit.
     """
+    if curves.ndim != 2 or np.ndim(thresholds) != 1:
+        raise ValueError(f"curves must be (G, L) and thresholds a list, got {curves.shape} and {thresholds}")
     num_curves, num_samples = curves.shape
     active = np.zeros((num_curves, num_samples + 2), bool)  # inactive at both ends, so that runs close
     found = []
@@ -107,6 +122,7 @@ def propose(
     return Runs(*(column[order] for column in runs))
 
 
+@takes("curves", whole=("curve", "first", "last"))
 def outer_inner_contrast(
     curves: Float[np.ndarray, "G L"],
     curve: Int[np.ndarray, "n"],
@@ -131,11 +147,24 @@ def outer_inner_contrast(
       outer_power: power of the length, in snippets, in that width.
       scale: samples of a snippet.
 
+    Raises:
+      ValueError: a run outside the curves, an option out of range, NaN, or shapes that don't fit.
+
     References:
       Shou et al., "AutoLoc", ECCV 2018, Sec. 3.2. The widths follow the CASE program.
     """
-    if outer_ratio < 0:
-        raise ValueError(f"outer_ratio must not be negative, got {outer_ratio}")
+    check_number(outer_ratio, "outer_ratio", "be 0 or more and finite", lambda x: 0 <= x < np.inf)
+    check_number(outer_power, "outer_power", "be 0 or more and finite", lambda x: 0 <= x < np.inf)
+    check_number(scale, "scale", "be 1 or more", lambda x: 1 <= x < np.inf)
+    if curves.ndim != 2 or curve.ndim != 1 or not curve.shape == first.shape == last.shape:
+        raise ValueError(
+            "outer_inner_contrast needs curves (G, L) and a row, first and last sample (n,) of every run, got "
+            f"{curves.shape}, {curve.shape}, {first.shape} and {last.shape}"
+        )
+    outside = (curve < 0) | (curve >= len(curves)) | (first < 0) | (first > last) | (last >= curves.shape[1])
+    if outside.any():
+        n = int(np.argmax(outside))
+        raise ValueError(f"run {n}, samples {first[n]} to {last[n]} of row {curve[n]}, is not in curves {curves.shape}")
     total = np.zeros((curves.shape[0], curves.shape[1] + 1))
     np.cumsum(curves, axis=1, out=total[:, 1:])
     length = last + 1 - first

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.localize.arguments import check_number, takes
 from casejax.localize.fusion import fuse_table
 from casejax.localize.nms import NMS, Survivors
 from casejax.localize.proposals import Runs, outer_inner_contrast, propose, select_classes, upsample
@@ -32,6 +33,7 @@ TEMPLATES: dict[str, Template] = {
 _BLOCK_SAMPLES = 2**18  # samples of upsampled curves held at a time: two megabytes, which stay in cache
 
 
+@takes("scores", "video_scores", "durations", "ranked", whole=("lengths",), nan=True)
 def localize(
     scores: Float[np.ndarray, "V T C"],
     video_scores: Float[np.ndarray, "V C"],
@@ -62,8 +64,9 @@ def localize(
       Detections in seconds, ordered by video, then class, then as suppression or fusion leaves them.
 
     Raises:
-      ValueError: shapes that disagree; NaN or infinite scores, a duration that is not positive, a length that is not
-        from 1 to T, where the message names the first such video; `suppress` where nothing is suppressed.
+      ValueError: shapes that disagree; NaN or infinite scores of real snippets, a duration that is not positive, a
+        length that is not from 1 to T, where the message names the first such video; `suppress` where nothing is
+        suppressed.
     """
     _check(scores, video_scores, durations, ranked, lengths)
     if suppress is not None and (options.proposals != "thresholds" or options.fusion != "none"):
@@ -71,6 +74,7 @@ def localize(
             'suppress takes the place of suppression, which needs proposals="thresholds" and fusion="none"; got '
             f'"{options.proposals}" and "{options.fusion}"'
         )
+    check_number(options.score_weight, "score_weight", "be finite")
     lengths = np.full(len(scores), scores.shape[1]) if lengths is None else lengths
     if options.proposals == "positive":
         return _positive(scores, durations, lengths, options)
@@ -173,8 +177,13 @@ def _check(
         ("video_scores", video_scores),
         ("durations", durations),
     ):
-        if array is not None and not np.isfinite(array).all():
-            broken = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        if array is None or np.isfinite(array).all():
+            continue
+        broken = ~np.isfinite(array)
+        if array.ndim == 3 and lengths is not None:  # what lies behind a video is not read
+            broken &= (np.arange(array.shape[1]) < lengths[:, None])[..., None]
+        broken = broken.any(axis=tuple(range(1, array.ndim)))
+        if broken.any():
             raise ValueError(f"{name} of video {np.argmax(broken)} hold NaN or infinity")
     if (durations <= 0).any():
         first = np.argmax(durations <= 0)

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.localize.arguments import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+@takes("curves")
 def smooth(curves: Float[np.ndarray, "*batch T"], *, width: int, degree: int = 0) -> Float[np.ndarray, "*batch T"]:
     """Each score replaced by the value, at its snippet, of the polynomial nearest to the scores around it.
 
@@ -32,7 +35,7 @@ def smooth(curves: Float[np.ndarray, "*batch T"], *, width: int, degree: int = 0
       In the dtype of `curves`; summed in float64.
 
     Raises:
-      ValueError: a width that is even or below 1, or a negative degree.
+      ValueError: a width that is even or below 1, a negative degree, or a NaN score.
 
     References:
       Savitzky and Golay, "Smoothing and differentiation of data by simplified least squares procedures", 1964.

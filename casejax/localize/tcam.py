@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casejax.localize.arguments import as_floats, check_number, takes
 from casejax.localize.proposals import propose
 from casejax.records import SNIPPET_SECONDS, SegmentTable
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Array, Float, Num
 
 
+@takes("tcam")
 def confidences(tcam: Float[np.ndarray, "T C"], *, divisor: int = 8) -> Float[np.ndarray, " C"]:
     """Confidence that each class is in a video: the mean of its highest scores, their number rounded up.
 
@@ -22,13 +24,19 @@ def confidences(tcam: Float[np.ndarray, "T C"], *, divisor: int = 8) -> Float[np
     Args:
       tcam: (T, C) class scores of all snippets.
       divisor: one in so many snippets is pooled.
+
+    Raises:
+      ValueError: no snippet, a divisor below 1, or a NaN score.
     """
+    check_number(divisor, "divisor", "be 1 or more", lambda x: x >= 1)
+    if tcam.ndim != 2 or not len(tcam):
+        raise ValueError(f"tcam must be (T, C) with a snippet or more, got {tcam.shape}")
     count = -(-len(tcam) // divisor)
     return np.sort(tcam, axis=0)[::-1][:count].mean(axis=0)
 
 
 def localize_tcam(
-    tcams: Sequence[Float[np.ndarray, "_ _"]],
+    tcams: Sequence[Float[np.ndarray, "_ _"] | Sequence[Any]] | Num[Array | np.ndarray, "v t c"],
     *,
     divisor: int = 8,
     class_threshold: float = 0.5,
@@ -60,11 +68,12 @@ def localize_tcam(
             f"got {divisor}, {min_snippets}, {class_threshold} and {snippet_seconds}"
         )
     videos, labels, segments, scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty((0, 2))], []
-    for v, tcam in enumerate(tcams):
-        if not len(tcam) or tcam.shape[1] != tcams[0].shape[1]:
+    arrays = [as_floats(tcam, f"scores of video {v}", nan=True) for v, tcam in enumerate(tcams)]
+    for v, tcam in enumerate(arrays):
+        if tcam.ndim != 2 or not len(tcam) or tcam.shape[1] != arrays[0].shape[1]:
             raise ValueError(
-                f"video {v}: scores must be (T, {tcams[0].shape[1]}) as those of video 0, with a snippet or more; got "
-                f"{tcam.shape}"
+                f"video {v}: scores must be (T, {arrays[0].shape[-1]}) as those of video 0, with a snippet or more; "
+                f"got {tcam.shape}"
             )
         if not np.isfinite(tcam).all():
             raise ValueError(f"video {v}: scores hold NaN or infinity")

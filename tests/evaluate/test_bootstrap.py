@@ -233,7 +233,7 @@ def test_intervals_are_quantiles_of_the_resamples(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_resamples": 0}, "must be positive, got 0"),
+        ({"num_resamples": 0}, "num_resamples must be a whole number from 1, got 0"),
         ({"videos": []}, "at least one video, protocol case keeps 0 of 0"),
         ({"videos": ["video_test_0000270", "v_video_test_0001292.mp4"]}, "keeps 0 of 2"),
         ({"level": 1.0}, r"level must lie in \(0, 1\), got 1\.0"),

@@ -291,7 +291,7 @@ def test_unusable_input_is_refused():
             judge(bad, good, ["a", "b"], CASE, videos=["x", "y"])
         with pytest.raises(DataError, match=f"ground truth, {message}"):
             judge(good, bad, ["a", "b"], CASE, videos=["x", "y"])
-    with pytest.raises(ValueError, match="snippet_seconds must be positive, got 0"):
+    with pytest.raises(ValueError, match="snippet_seconds must be positive and finite, got 0"):
         judge(good, good, ["a"], CASE, videos=["x"], snippet_seconds=0)
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\], got \[0\.0\]"):
         judge(good, good, ["a"], replace(CASE, tious=(0.0,)), videos=["x"])

@@ -367,7 +367,7 @@ def test_an_empty_table():
         ({"temperature": np.nan}, "temperature must be positive and finite, got nan"),
         ({"threshold": 1.5}, r"threshold must be in \[0, 1\], got 1\.5"),
         ({"extra": -1.0}, r"extra must be at least 0 and finite, got -1\.0"),
-        ({"max_groups": 0}, "max_groups must be at least 1, got 0"),
+        ({"max_groups": 0}, "max_groups must be a whole number from 1, got 0"),
         ({"template": partial(localize.student_t, freedom=0.5)}, r"freedom=0\.5"),
     ],
 )

@@ -39,9 +39,9 @@ def on_an_explicit_mesh(function, arrays):
     """The first axis of every array over two devices where it is even."""
     mesh = jax.make_mesh((2,), ("e",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
+        axes = [["e" if size % 2 == 0 else None for size in x.shape[:1]] for x in arrays]
         spread = [
-            jax.device_put(x, NamedSharding(mesh, PartitionSpec("e" if x.ndim and len(x) % 2 == 0 else None)))
-            for x in arrays
+            jax.device_put(x, NamedSharding(mesh, PartitionSpec(*own))) for x, own in zip(arrays, axes, strict=True)
         ]
         return jax.tree.map(np.asarray, function(*spread))
 
@@ -116,4 +116,4 @@ def value_and_slopes(function, arrays):
         leaves = [y for y in jax.tree.leaves(run(x, *inner[1:])) if jnp.issubdtype(y.dtype, jnp.floating)]
         return sum((y.sum() for y in leaves), start=jnp.zeros(()))
 
-    return jax.jvp(total, inner[:1], (inner[0],))[1], jax.grad(total)(inner[0])
+    return jax.jvp(total, (inner[0],), (inner[0],))[1], jax.grad(total)(inner[0])
