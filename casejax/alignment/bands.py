@@ -160,7 +160,7 @@ def _forward(
     border = varying_as(jnp.full((steps, *batch), far, cost.dtype), cost)
     table: jax.Array | None
     last_row, table = jax.lax.scan(band, border, jnp.arange(n // height))
-    return last_row[m - 1], table
+    return jax.lax.index_in_dim(last_row, m - 1, keepdims=False), table  # also where m is a symbol
 
 
 def _sweep_forth(
@@ -279,7 +279,7 @@ def _straight(cells: Float[Array, "t *b h"]) -> Float[Array, "*b h m"]:
     return flat.reshape(*batch, height, steps + 1)[..., : steps - height + 1]
 
 
-def _padded(steps: Float[Array, "s *b"], widths: tuple[int, int], fill: float) -> Float[Array, "t *b"]:
+def _padded(steps: Float[Array, "s *b"], widths: tuple[Any, Any], fill: float) -> Float[Array, "t *b"]:
     return jnp.pad(steps, [widths] + [(0, 0)] * (steps.ndim - 1), constant_values=fill)
 
 
