@@ -4,6 +4,7 @@ Rooms, each imported when it is first asked for:
 
   ot          Sinkhorn, priors and marginals: `casejax.ot.sinkhorn`
   losses      losses, pooling over time, angles: `casejax.losses.generalized_bce`
+  arrays      arguments and meshes: what `losses` and `alignment` share
   labels      labels without an annotator: `casejax.labels.transport_labels`
   localize    from scores to segments: `casejax.localize.soft_nms`
   evaluate    from detections to numbers: `casejax.evaluate.evaluate_detections`
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from casejax import (
         alignment,
+        arrays,
         data,
         errors,
         evaluate,
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ot",
     "losses",
+    "arrays",
     "labels",
     "localize",
     "evaluate",

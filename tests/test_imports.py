@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "errors": "",
     "records": "errors",
     "ot": "",
-    "losses": "",
-    "labels": "ot losses",
+    "arrays": "",
+    "losses": "arrays",
+    "labels": "ot losses arrays",
     "localize": "records errors",
     "runtime": "errors",
     "data": "records errors runtime.files",
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "report": "evaluate records runtime.files errors",
     "inference": "run methods localize evaluate report data runtime records errors labels",
     "train": "inference run methods localize evaluate report data runtime records errors labels",
-    "alignment": "runtime report.canvas errors",
+    "alignment": "arrays runtime report.canvas errors",
     "cli": "train inference run methods evaluate report data runtime records errors",
 }
 """What of casejax each room may import; a room may always import itself."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.placement import varying_as
 from casejax.alignment.soft_min import Minimum, endless
+from casejax.arrays.placement import varying_as
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.arguments import takes
 from casejax.alignment.gta import contrastive_cost
 from casejax.alignment.pairwise import real_pairs
 from casejax.alignment.soft_min import Minimum, min_gamma
 from casejax.alignment.warping import dtw_of_batch
+from casejax.arrays.arguments import takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.arguments import check_number, takes
 from casejax.alignment.pairwise import inner_product, mean_of_real, real_pairs, without_padding
 from casejax.alignment.soft_min import Minimum, smooth_min
 from casejax.alignment.warping import dtw_of_batch
+from casejax.arrays.arguments import check_number, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.placement import on_any_mesh, varying_as
+from casejax.arrays.placement import on_any_mesh, varying_as
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike

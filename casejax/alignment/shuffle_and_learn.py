@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.arguments import takes
+from casejax.arrays.arguments import takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from casejax.alignment.allowed import refuse_holes
-from casejax.alignment.arguments import check_number, takes
 from casejax.alignment.pairwise import real_pairs, squared_distance
 from casejax.alignment.soft_min import check_gamma
 from casejax.alignment.warping import dtw_of_batch
+from casejax.arrays.arguments import check_number, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float

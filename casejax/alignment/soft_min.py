@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.arguments import as_mask, check_number, takes
+from casejax.arrays.arguments import as_mask, check_number, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float

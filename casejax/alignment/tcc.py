@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.alignment.arguments import check_number, takes
 from casejax.alignment.pairwise import mean_of_real, squared_distance, without_padding
+from casejax.arrays.arguments import check_number, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

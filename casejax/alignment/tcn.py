@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.arguments import takes
 from casejax.alignment.pairwise import inner_product, mean_of_real, without_padding
+from casejax.arrays.arguments import takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float

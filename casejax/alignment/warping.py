@@ -31,11 +31,11 @@ import jax
 import jax.numpy as jnp
 
 from casejax.alignment.allowed import EVERY_PATH, Allowed, check_paths, lengths, opened, without_holes
-from casejax.alignment.arguments import takes
 from casejax.alignment.banded import all_of_band, cells_in_band, one_of_band
 from casejax.alignment.bands import all_cells, last_cell
-from casejax.alignment.placement import varying_as
 from casejax.alignment.soft_min import Minimum, endless, hard_min, min_gamma, smooth_min_by_shares
+from casejax.arrays.arguments import takes
+from casejax.arrays.placement import varying_as
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

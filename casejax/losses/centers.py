@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.losses.arguments import takes
+from casejax.arrays.arguments import takes
 from casejax.losses.vectors import _angle, _check_dimensions, _cosines, unit
 
 if TYPE_CHECKING:

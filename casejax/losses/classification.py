@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.losses.arguments import takes
+from casejax.arrays.arguments import takes
 from casejax.losses.pooling import ABSENT, top_k_mean
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.losses.arguments import takes
+from casejax.arrays.arguments import takes
 from casejax.losses.pooling import ABSENT, select_top_k, time_mean
 from casejax.losses.vectors import unit
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import jax
 import jax.numpy as jnp
 
-from casejax.losses.arguments import takes
-from casejax.losses.placement import varying_as
+from casejax.arrays.arguments import takes
+from casejax.arrays.placement import varying_as
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int

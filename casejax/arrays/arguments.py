@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.losses.placement import on_any_mesh
+from casejax.arrays.placement import on_any_mesh
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,0 +1,9 @@
+"""What public functions of JAX arrays do with their arguments first, and what lets them run on meshes.
+
+`ot` has its own, so that it can be copied alone.
+"""
+
+from casejax.arrays.arguments import as_floats, as_mask, check_number, takes
+from casejax.arrays.placement import on_any_mesh, varying_as
+
+__all__ = ["takes", "as_floats", "as_mask", "check_number", "on_any_mesh", "varying_as"]
