@@ -173,7 +173,7 @@ def _kernel(
 ) -> Kernel:
     """The kernel exp(embeddings @ prototypes.T / epsilon); scalings and sums are logarithms, -inf for 0."""
     num_rows = embeddings.shape[0]
-    size = min(num_rows, rows_at_once)
+    size: Any = jax.core.min_dim(num_rows, rows_at_once)
     scaled = prototypes / epsilon
 
     def part(i: Any) -> tuple[Any, jax.Array, jax.Array]:

@@ -185,7 +185,7 @@ def sinkhorn(
 
 
 def potentials(
-    row_init: Any, column_init: Any, num_rows: int, num_columns: int, dtype: Any, mask: Array | None
+    row_init: Any, column_init: Any, num_rows: Any, num_columns: int, dtype: Any, mask: Array | None
 ) -> list[Array | None]:
     """Potentials to start from; not both."""
     if row_init is not None and column_init is not None:
@@ -203,7 +203,7 @@ def potentials(
 
 
 def marginals(
-    shape: tuple[int, ...],
+    shape: tuple[Any, ...],
     dtype: Any,
     row_marginal: Array | None,
     column_marginal: Array | None,

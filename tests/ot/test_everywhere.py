@@ -25,6 +25,11 @@ JOBS = {
     "relaxed": lambda s: ot.sinkhorn(
         s, row_relaxation=0.5, column_relaxation=1.0, row_marginal=s[:, 1] ** 2, **TOLERANT
     ),
+    "starts": lambda s: (
+        ot.sinkhorn(s, column_init=jnp.abs(s).mean(axis=0), mass=1.0, **TOLERANT).plan,
+        ot.sinkhorn_objective(ot.sinkhorn(s, **TOLERANT), s, epsilon=0.5),
+        ot.sinkhorn_embeddings(s, jnp.eye(K, dtype=s.dtype), row_init=s[:, 0], epsilon=0.5),
+    ),
     "far": lambda s: ot.sinkhorn(100 * s, log_prior=s),
     "priors": lambda s: (
         ot.gaussian_rank_prior(s[:, 0], jnp.abs(s).mean(axis=0), mask=s[:, 1] < 1),
