@@ -119,7 +119,12 @@ def alone():
     return jax.device_get(jax.jit(lambda s: {name: job(s) for name, job in JOBS.items()})(SCORES))
 
 
-@pytest.mark.parametrize("place", PLACES)
+LIKE_JIT = {"nnx.jit", "equinox"}  # they call `jax.jit`, so they are walked with the slow tests
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(each, marks=pytest.mark.slow if each in LIKE_JIT else ()) for each in PLACES]
+)
 def test_all_of_it_runs(place, alone):
     got = PLACES[place](lambda s: {name: job(s) for name, job in JOBS.items()})
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(alone), strict=True):
