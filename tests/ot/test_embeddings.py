@@ -121,12 +121,13 @@ def test_an_iteration_has_one_all_reduce_of_the_columns():
 
     def walk(jaxpr):
         for equation in jaxpr.eqns:
-            inner = list(jax.core.jaxprs_in_params(equation.params))
+            held = [x for value in equation.params.values() for x in (value if isinstance(value, tuple) else (value,))]
             if equation.primitive.name in ("scan", "while"):
                 text = str(equation)
                 found.append((len(re.findall(r"psum\w*\[", text)), len(re.findall(r"pmax\w*\[", text))))
-            for each in inner:
-                walk(each)
+            for each in held:
+                if hasattr(each := getattr(each, "jaxpr", each), "eqns"):
+                    walk(each)
 
     walk(jax.make_jaxpr(solve)(jnp.zeros((N, K))).jaxpr)
     # A plain kernel needs a sum, a wide one the greatest exponent too; the last loop writes the plan.
