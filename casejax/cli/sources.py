@@ -19,12 +19,12 @@ def add_data_options(parser: Parser, *, layout: str | None = None) -> None:
 
     Args:
       parser: gains the flags.
-      layout: of the folder of data unless a flag says otherwise; default what the folder looks like.
+      layout: what the help names as the layout that is read unless a flag says otherwise; the command sets it.
     """
     add = parser.add_argument
     shown = layout or "what it looks like"
     add("--data", type=Path, metavar="DIR", help="folder of a published data set")
-    add("--layout", choices=LAYOUTS, default=layout, help=f"of that folder ({shown})")
+    add("--layout", choices=LAYOUTS, help=f"of that folder ({shown})")
     add("--features", type=Path, metavar="DIR", help="data of your own: folder with a file of features a video")
     add("--labels", type=Path, metavar="CSV", help="with --features: table of video,label (and split, start,end)")
     add("--streams", metavar="A,B", help="feature streams, comma-separated (all that there are)")

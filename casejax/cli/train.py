@@ -24,6 +24,7 @@ from casejax.cli.options import (
 from casejax.cli.sources import add_data_options, add_protocol_options, check_sources, given_protocol, read_data
 from casejax.data.layouts import LAYOUTS, find_layout
 from casejax.data.synthetic import make_world
+from casejax.errors import OptionError
 from casejax.inference.evaluate import report_on_grid, usual_protocol
 from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
@@ -74,6 +75,8 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     check_sources(arguments)
     join_cluster(arguments)
     use_compilation_cache(arguments.compilation_cache)
+    if arguments.features is None:
+        arguments.layout = arguments.layout or defaults.layout
     out = arguments.out
     if out is None:
         out = defaults.out or Path("runs", "synthetic" if synthetic else method.name)
@@ -81,7 +84,10 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
         arguments.data = out / "world"
         arguments.layout = arguments.layout or "published"
         write = LAYOUTS[arguments.layout].write
-        if is_first() and not arguments.data.exists() and write is not None:
+        if write is None:
+            able = ", ".join(name for name, layout in LAYOUTS.items() if layout.write)
+            raise OptionError(f"--layout {arguments.layout} needs --data DIR; the embedded world is written as {able}")
+        if is_first() and not arguments.data.exists():
             write(make_world(), arguments.data)
         wait_for_all("the world is written")
     if is_first():

@@ -155,6 +155,7 @@ def test_check_says_what_is_there_and_what_is_missing(data, tmp_path, capsys):
         (["train", "--features", "x", "--labels", "y", "--layout", "published"], "--layout is of --data"),
         (["train", "--features", "x", "--labels", "y", "--fps", "30"], "both stride and fps"),
         (["train", "--features", "x", "--labels", "y"], "no such folder of features"),
+        (["train", "--layout", "wtalc"], "--layout wtalc needs --data DIR"),
         (["train", "--data", "x", "--order", "dim"], "invalid choice: 'dim'"),
         (["train", "--data", "x", "--crops", "all"], "neither mean nor the number of a crop"),
         (["train", "--data", "x", "--dataset", "kinetics"], "invalid choice: 'kinetics'"),

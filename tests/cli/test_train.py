@@ -126,6 +126,12 @@ def test_the_embedded_world_has_sizes_of_its_own(seen, tmp_path):
     assert seen["config"] == Config.of("asl", "corrected", hidden=8)
 
 
+def test_an_example_with_a_layout_of_its_own_takes_data_of_ones_own_too(seen):
+    defaults = Defaults(method="a2cl_pt", layout="a2cl_pt")
+    assert train.main(["--features", "x", "--labels", "y"], defaults) == 0
+    assert seen["config"].method.name == "a2cl_pt"
+
+
 def test_seeds_on_the_command_line(seen):
     assert call("--data", "x", "--seeds", "0-2") == 0
     assert seen == {"seeds": (0, 1, 2)}

@@ -162,7 +162,11 @@ def _read_rows(path: Path, accept_labels: bool) -> dict[str, _Entry]:
     text = read_text(path)
     first = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in first else ",")
-    header = [cell.strip().lower() for cell in next(reader, [])]
+    try:
+        lines = [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); save the table again as text") from error
+    header = [cell.strip().lower() for cell in (lines[0][1] if lines else [])]
     header = ["label" if cell == "labels" else cell for cell in header]
     if not {"video", "label"} <= set(header) or len(set(header)) < len(header):
         raise DataError(f"{path}: first line {first.strip()!r} does not name the columns; write video,label there")
@@ -170,8 +174,8 @@ def _read_rows(path: Path, accept_labels: bool) -> dict[str, _Entry]:
         raise DataError(f"{path}: has one of the columns start and end; write both, or neither")
     entries: dict[str, _Entry] = {}
     spelt: dict[str, set[str]] = {}
-    for cells in reader:
-        where = f"{path}: line {reader.line_num}"
+    for number, cells in lines[1:]:
+        where = f"{path}: line {number}"
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(header):

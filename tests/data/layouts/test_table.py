@@ -160,6 +160,7 @@ TABLES = {
     "empty": ("", "does not name the columns", "write video,label"),
     "no header": ("a,Dive\nb,Run\n", "'a,Dive'", "does not name the columns", "write video,label"),
     "no rows": ("video,label\n", "lists no video"),
+    "a cell without end": (f"video,label\na,{'x' * 200_000}\n", "line 2 is no CSV", "save the table again"),
     "column twice": ("video,label,label\na,b,c\n", "does not name the columns"),
     "too many cells": ("video,label\na,Dive,Run\n", "line 2", "3 cells for 2 columns", "quotes"),
     "split": ("video,label,split\na,Dive,tran\n", "line 2", "'tran' is unknown", "train or test"),
