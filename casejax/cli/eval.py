@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casejax.cli.main import COMMANDS, stage
-from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
+from casejax.cli.options import Parser, add_options, asks_for_all, parse_for_run, run_command
 from casejax.cli.sources import (
     add_data_options,
     add_protocol_options,
@@ -18,7 +18,6 @@ from casejax.cli.sources import (
 from casejax.errors import OptionError
 from casejax.inference.evaluate import evaluate_run, usual_protocol
 from casejax.run.config import Config
-from casejax.run.folder import restore_run
 
 
 def main(words: Sequence[str]) -> int:
@@ -36,14 +35,10 @@ def main(words: Sequence[str]) -> int:
         parser.parse_args(words)
 
     def command() -> None:
-        first, _ = parser.parse_known_args(words)
-        restored = restore_run(first.run)
-        add_options(parser, restored.config, only=lambda each: each.of_inference)
-        parsed = parse(parser, words, restored.config)
+        restored, parsed = parse_for_run(parser, words)
         check_sources(parsed)
         if parsed.data is None and parsed.features is None:
             raise OptionError("name the data set: --data DIR, or --features DIR with --labels CSV")
-        config = configured(restored.config, given_options(parsed, restored.config))
         stage(f"reading {parsed.data or parsed.features}")
         if (timing := given_timing(parsed)) is not None:
             restored.check_timing(timing, "the option")
@@ -55,7 +50,7 @@ def main(words: Sequence[str]) -> int:
             classes=tuple(data["classes"]),
             only_test=True,
         )
-        protocol = given_protocol(parsed, usual_protocol(config, dataset))
-        evaluate_run(restored._replace(config=config), dataset, parsed.out or parsed.run / "eval", protocol=protocol)
+        protocol = given_protocol(parsed, usual_protocol(restored.config, dataset))
+        evaluate_run(restored, dataset, parsed.out or parsed.run / "eval", protocol=protocol)
 
     return run_command(command)

@@ -26,6 +26,7 @@ from casejax.errors import (
     PeerLostError,
 )
 from casejax.run.config import Config, Option
+from casejax.run.folder import Restored, restore_run
 from casejax.runtime.distributed import join
 
 HEADINGS = {
@@ -173,6 +174,24 @@ def given_options(arguments: argparse.Namespace, config: Config) -> dict[str, An
     """The options of a configuration that were given on the command line, by name."""
     names = config.flat()
     return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def parse_for_run(parser: Parser, words: list[str]) -> tuple[Restored, argparse.Namespace]:
+    """A run with its options of inference as the flags change them, and all parsed words.
+
+    Args:
+      parser: has the word `run`, and gains the run's options of inference.
+      words: of the command line.
+
+    Raises:
+      CheckpointError: no network in the folder of the run.
+      OptionError: as `parse` and `configured`.
+    """
+    restored = restore_run(parser.parse_known_args(words)[0].run)
+    add_options(parser, restored.config, only=lambda each: each.of_inference)
+    arguments = parse(parser, words, restored.config)
+    config = configured(restored.config, given_options(arguments, restored.config))
+    return restored._replace(config=config), arguments
 
 
 def configured(config: Config, given: Mapping[str, Any]) -> Config:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from casejax.cli.main import COMMANDS, stage
-from casejax.cli.options import Parser, add_options, asks_for_all, configured, given_options, parse, run_command
+from casejax.cli.options import Parser, add_options, asks_for_all, parse_for_run, run_command
 from casejax.cli.sources import add_timing_options, given_arrangement, given_timing
 from casejax.data.layouts import Found, find_videos, read_durations, read_timing
 from casejax.errors import DataError, DataWarning, OptionError
@@ -26,7 +26,7 @@ from casejax.inference.predictions import (
     write_segments,
 )
 from casejax.run.config import Config
-from casejax.run.folder import Restored, restore_run
+from casejax.run.folder import Restored
 
 BEST = 5
 """Segments of a video in the table, unless --top says how many."""
@@ -48,12 +48,8 @@ def main(words: Sequence[str]) -> int:
         parser.parse_args(words)
 
     def command() -> None:
-        first, _ = parser.parse_known_args(words)
-        restored = restore_run(first.run)
-        add_options(parser, restored.config, only=lambda each: each.of_inference)
-        parsed = parse(parser, words, restored.config)
-        config = configured(restored.config, given_options(parsed, restored.config))
-        _predict(Localizer(restored._replace(config=config)), parsed)
+        restored, parsed = parse_for_run(parser, words)
+        _predict(Localizer(restored), parsed)
 
     return run_command(command)
 

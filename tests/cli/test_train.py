@@ -98,13 +98,9 @@ def test_options_given_replace_those_of_the_variant(seen):
     words = "--data x --epochs 7 --sinkhorn-tolerance 1e-3 --rank attention --devices 2 --resume"
     assert call(*words.split()) == 0
     options = {"epochs": 7, "sinkhorn_tolerance": 1e-3, "rank": "attention"}
-    assert seen == {
-        "config": Config.of("case", "corrected", **options),
-        "devices": 2,
-        "resume": True,
-        "protocol": seen["protocol"],
-    }
-    assert seen["protocol"].name == "case"
+    assert seen.keys() == {"config", "devices", "resume", "protocol"}
+    assert seen["config"] == Config.of("case", "corrected", **options)
+    assert (seen["devices"], seen["resume"], seen["protocol"].name) == (2, True, "case")
     assert call(*words.split(), "--variant", "official") == 0
     assert seen["config"] == Config.of("case", **options)
 

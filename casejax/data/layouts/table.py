@@ -37,14 +37,10 @@ from casejax.data.layouts.assemble import (
 )
 from casejax.data.layouts.checks import Remarks, check_id, first_three, raise_first
 from casejax.data.layouts.feature_files import find_streams, list_videos
+from casejax.data.layouts.folders import WORDS
 from casejax.data.layouts.timing import check_durations, settle_timing
 from casejax.errors import DataError, DataWarning, OptionError
 from casejax.records import Dataset, Video
-
-COLUMNS = ("video", "label", "split", "start", "end", "duration")
-TRAIN_WORDS = ("train", "training")
-TEST_WORDS = ("test", "testing")
-VALIDATION_WORDS = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -217,11 +213,9 @@ def _add_row(entry: _Entry, row: Mapping[str, str], where: str) -> None:
         entry.timeless = True
     entry.labels += labels
     if split := row.get("split", "").strip().lower():
-        known = {**dict.fromkeys(TRAIN_WORDS, "train"), **dict.fromkeys(TEST_WORDS, "test")}
-        known |= dict.fromkeys(VALIDATION_WORDS, "val")
-        if split not in known:
+        if split not in WORDS:
             raise DataError(f"{where}: split {split!r} is unknown; write train or test")
-        entry.splits.add(known[split])
+        entry.splits.add(WORDS[split])
     if duration := row.get("duration", "").strip():
         seconds = parse_seconds(duration, f"{where}, duration")
         if seconds <= 0:
