@@ -1,7 +1,7 @@
 """Smooth and soft DTW, value and gradient: ours against Numba, tslearn, OTT-JAX and PyTorch.
 
 Run:     python benchmarks/alignment.py                 everything, a few minutes; peers by pip install -e ".[bench]"
-         python benchmarks/alignment.py soft --quick    one part, small sizes
+         python benchmarks/alignment.py soft band --quick    some parts, small sizes
 
 Every peer's values and gradients are compared with ours, and ours with float64, before anything is timed. "Numba" and
 "PyTorch" are what is written below: two loops over cells, in parallel over the batch; and a tensor operation for each
@@ -239,10 +239,24 @@ def smooth(repeats: int) -> None:
     print_table(("value and gradient", "ours", "compile"), rows)
 
 
+def banded(batch: int, length: int, bands: tuple[int, ...], repeats: int) -> None:
+    """Soft-DTW within bands beside the whole table."""
+    cost = jnp.asarray(np.random.default_rng(0).random((batch, length, length), np.float32))
+    values, gradients = {}, {}
+    for band in (None, *bands):
+        value = jax.jit(lambda c, band=band: dtw(c, gamma=GAMMA, band=band).sum())
+        name, gradient = "whole" if band is None else f"band {band}", jax.jit(jax.grad(value))
+        values[name] = lambda value=value: value(cost)
+        gradients[name] = lambda gradient=gradient: gradient(cost)
+    of_values, of_gradients = medians(values, repeats=repeats), medians(gradients, repeats=repeats)
+    rows = [(name, milliseconds(of_values[name]), milliseconds(of_gradients[name])) for name in values]
+    print_table((f"soft-DTW, {batch} x {length} x {length}", "value", "gradient"), rows)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["smooth", "soft"]
+    parts = ["smooth", "soft", "band"]
     parser.add_argument("parts", nargs="*", default=parts, help=f"which of {', '.join(parts)}; default all")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     arguments = parser.parse_args()
@@ -255,6 +269,8 @@ def main() -> None:
             print(f"{package} is not installed: pip install {package}")
     if "smooth" in arguments.parts:
         smooth(20 if arguments.quick else 200)
+    if "band" in arguments.parts:
+        banded(*((2, 40, (5,), 3) if arguments.quick else (8, 400, (20, 40, 100), 9)))
     if "soft" in arguments.parts:
         sizes = [(8, 400, None, 9), (8, 400, 128, 5), (2, 2000, None, 3)]
         if arguments.quick:
