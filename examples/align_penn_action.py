@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from casejax.alignment.data.motion import make_motion
-from casejax.alignment.data.penn_action import read_penn_action
 from casejax.alignment.train.benchmark import run_benchmark
 from casejax.alignment.train.methods import METHODS
 from casejax.alignment.train.trainer import AlignConfig
 from casejax.cli.options import parse_seeds, run_command, use_compilation_cache
+from casejax.data.penn_action import read_penn_action
 from casejax.errors import OptionError
 
 LEFT_OUT = ("jump_rope", "strum_guitar")  # periodic; left out by everybody who aligns Penn Action

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "report": "evaluate records runtime.files errors",
     "inference": "run methods localize evaluate report data runtime records errors labels",
     "train": "inference run methods localize evaluate report data runtime records errors labels",
-    "alignment": "arrays runtime report.canvas errors",
+    "alignment": "arrays data.penn_action data.poses runtime report.canvas errors",
     "cli": "train inference run methods evaluate report data runtime records errors",
 }
 """What of casejax each room may import; a room may always import itself."""

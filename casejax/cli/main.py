@@ -31,6 +31,12 @@ COMMANDS = {
 SYNTHETIC = MappingProxyType({"num_snippets": 256, "epochs": 60, "learning_rate": 1e-3, "log_every": 10})
 """Sizes for the embedded world, smaller than THUMOS14: fewer snippets and, for fewer steps, larger ones."""
 
+PENN_UNTRIMMED = "penn-untrimmed"
+"""What `--dataset` calls untrimmed motion composed of Penn Action's labels."""
+
+UNTRIMMED_MOTION = MappingProxyType({"num_snippets": 256, "epochs": 45, "learning_rate": 1e-3})
+"""Sizes for it."""
+
 
 @dataclass(frozen=True)
 class Defaults:

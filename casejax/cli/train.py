@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from casejax.cli.main import Defaults, stage
+from casejax.cli.main import PENN_UNTRIMMED, UNTRIMMED_MOTION, Defaults, stage
 from casejax.cli.options import (
     Parser,
     add_cluster_options,
@@ -22,19 +23,21 @@ from casejax.cli.options import (
     use_compilation_cache,
 )
 from casejax.cli.sources import add_data_options, add_protocol_options, check_sources, given_protocol, read_data
+from casejax.cli.worlds import check_world, world_of, write_world
 from casejax.data.layouts import LAYOUTS, find_layout
-from casejax.data.synthetic import make_world
-from casejax.errors import OptionError
 from casejax.inference.evaluate import report_on_grid, usual_protocol
 from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
-from casejax.runtime.distributed import is_first, own_part, wait_for_all
+from casejax.runtime.distributed import is_first, own_part
 from casejax.train.experiment import run, run_seeds
 from casejax.train.own_data import fit_batch
 
 COMMON = ("seed", "epochs", "num_snippets", "batch_size", "learning_rate")
 """Options that the short help names."""
+
+CHOICES = (*DATASETS, PENN_UNTRIMMED)
+"""Of `--dataset`."""
 
 
 def main(words: Sequence[str], defaults: Defaults = Defaults(), *, command: str = "casejax train") -> int:
@@ -57,39 +60,33 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     chosen = Parser(prog=command)
     chosen.add_argument("--method", default=defaults.method)
     chosen.add_argument("--variant", choices=VARIANTS)
-    chosen.add_argument("--dataset", choices=DATASETS, default=THUMOS14)
+    chosen.add_argument("--dataset", choices=CHOICES, default=THUMOS14)
     chosen.add_argument("--data", type=Path)
     chosen.add_argument("--features", type=Path)
     first, _ = chosen.parse_known_args(words)
     method = find(first.method)
     variant = first.variant or (defaults.variant if defaults.variant in method.variants else "official")
-    start = Config.of(method.name, variant, first.dataset)
-    synthetic = first.data is None and first.features is None
-    if synthetic:
-        start = start.changed(**{name: value for name, value in defaults.sizes.items() if name in start.flat()})
+    world = world_of(first.dataset, first.data, first.features)
+    start = Config.of(method.name, variant, THUMOS14 if world == PENN_UNTRIMMED else first.dataset)
+    if world is not None:
+        sizes = UNTRIMMED_MOTION if world == PENN_UNTRIMMED else defaults.sizes
+        start = start.changed(**{name: value for name, value in sizes.items() if name in start.flat()})
 
     parser = _parser(words, defaults, start, command)
     arguments = parse(parser, words, start)
     given = given_options(arguments, start)
     config = configured(start, given)
     check_sources(arguments)
+    check_world(world, arguments)
     join_cluster(arguments)
     use_compilation_cache(arguments.compilation_cache)
     if arguments.features is None:
         arguments.layout = arguments.layout or defaults.layout
     out = arguments.out
     if out is None:
-        out = defaults.out or Path("runs", "synthetic" if synthetic else method.name)
-    if synthetic:
-        arguments.data = out / "world"
-        arguments.layout = arguments.layout or "published"
-        write = LAYOUTS[arguments.layout].write
-        if write is None:
-            able = ", ".join(name for name, layout in LAYOUTS.items() if layout.write)
-            raise OptionError(f"--layout {arguments.layout} needs --data DIR; the embedded world is written as {able}")
-        if is_first() and not arguments.data.exists():
-            write(make_world(), arguments.data)
-        wait_for_all("the world is written")
+        out = defaults.out or Path("runs", world or method.name)
+    if world is not None:
+        write_world(world, arguments, out)
     if is_first():
         stage(f"reading {arguments.data or arguments.features}")
     part, parts = own_part(config.training.data_parts)
@@ -121,7 +118,7 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
     )
     add = parser.add_argument
     add_data_options(parser, layout=defaults.layout)
-    add("--out", type=Path, metavar="DIR", help="folder of the run (runs/METHOD; runs/synthetic without data)")
+    add("--out", type=Path, metavar="DIR", help="folder of the run (runs/METHOD, or runs/WORLD)")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add(
         "--method",
@@ -133,7 +130,14 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
     add(
         "--variant", choices=VARIANTS, help=f"options to start from, of methods that have variants ({defaults.variant})"
     )
-    add("--dataset", choices=DATASETS, default=THUMOS14, help=f"whose published settings to start from ({THUMOS14})")
+    add(
+        "--dataset",
+        choices=CHOICES,
+        default=THUMOS14,
+        help=f"whose settings to start from ({THUMOS14}); the last: motion composed of Penn Action's labels in --data",
+    )
+    seed = "seed of the embedded world, or of the motion that is composed (0)" if parser.everything else SUPPRESS
+    add("--world-seed", type=int, metavar="N", help=seed)
     add_protocol_options(parser, "case, or activitynet; on all videos")
     add("--seeds", type=parse_seeds, help="several runs and their mean, such as 0,1,2 or 0-4")
     add("--devices", type=int, metavar="N", help="shard the batch over this many devices (all)")

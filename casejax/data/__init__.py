@@ -4,6 +4,7 @@
     pickles    weights and features in pickles, which are never executed
     store      features packed into one memory-mapped file
     synthetic  an invented world of videos
+    penn_action, poses, untrimmed_motion  annotated poses of Penn Action, and untrimmed videos composed of them
     sampling   the videos and snippets of every training step
 
 Every reader ends in a record or in one sentence that names file, value and remedy. This package needs NumPy alone;
@@ -33,9 +34,12 @@ from casejax.data.layouts import (
     write_a2cl_pt,
     write_dataset,
 )
+from casejax.data.penn_action import PoseTrack, read_penn_action, read_pose_track
 from casejax.data.pickles import read_object_array, read_torch, write_torch
+from casejax.data.poses import Poses, normalise_pose, pose_features
 from casejax.data.store import packed, release
 from casejax.data.synthetic import make_activitynet_world, make_world, write_world
+from casejax.data.untrimmed_motion import make_untrimmed_motion
 from casejax.errors import DataWarning, DurationMismatchWarning
 
 __all__ = [
@@ -63,6 +67,13 @@ __all__ = [
     "make_world",
     "make_activitynet_world",
     "write_world",
+    "make_untrimmed_motion",
+    "read_penn_action",
+    "read_pose_track",
+    "PoseTrack",
+    "pose_features",
+    "normalise_pose",
+    "Poses",
     "packed",
     "release",
     "read_torch",

@@ -14,21 +14,18 @@ from casejax.alignment.data.finegym import (
 from casejax.alignment.data.frames import FrameVideo, load_frames, read_frame_videos, reorganise_videos
 from casejax.alignment.data.image_augmentation import augment_images
 from casejax.alignment.data.motion import make_motion
-from casejax.alignment.data.penn_action import JOINTS, PoseTrack, read_penn_action, read_pose_track
 from casejax.alignment.data.pose_augmentation import augment_poses
-from casejax.alignment.data.poses import (
+from casejax.alignment.data.pose_distances import (
     FOUR_FLIPS,
     NO_FLIP,
-    Poses,
     clock_features,
-    normalise_pose,
     pose_distance,
-    pose_features,
     pose_neighbours,
-    raw_features,
     with_context,
 )
 from casejax.alignment.data.video_set import VideoSet, pack_videos
+from casejax.data.penn_action import JOINTS, PoseTrack, read_penn_action, read_pose_track
+from casejax.data.poses import Poses, normalise_pose, pose_features, raw_features
 
 __all__ = [
     # Penn Action's poses

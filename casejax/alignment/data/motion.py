@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casejax.alignment.data.penn_action import JOINTS, PoseTrack
+from casejax.data.penn_action import JOINTS, PoseTrack
 
 if TYPE_CHECKING:
     from jaxtyping import Float

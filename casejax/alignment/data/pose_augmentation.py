@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.alignment.data.poses import OTHER_SIDE
+from casejax.data.poses import OTHER_SIDE
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key

@@ -13,17 +13,8 @@ import numpy as np
 from rich.console import Console
 
 import casejax
-from casejax.alignment.data.penn_action import PoseTrack
 from casejax.alignment.data.pose_augmentation import augment_poses
-from casejax.alignment.data.poses import (
-    FOUR_FLIPS,
-    clock_features,
-    normalise_pose,
-    pose_features,
-    pose_neighbours,
-    raw_features,
-    with_context,
-)
+from casejax.alignment.data.pose_distances import FOUR_FLIPS, clock_features, pose_neighbours, with_context
 from casejax.alignment.data.video_set import pack_videos
 from casejax.alignment.evaluate.kendall import (
     KendallTau,
@@ -37,6 +28,8 @@ from casejax.alignment.evaluate.table import HONEST, PUBLISHED, Protocol, Row, f
 from casejax.alignment.train.methods import METHODS
 from casejax.alignment.train.picture import synchronised_poses
 from casejax.alignment.train.trainer import AlignConfig, embed_videos, network_params, train_embedders
+from casejax.data.penn_action import PoseTrack
+from casejax.data.poses import normalise_pose, pose_features, raw_features
 from casejax.errors import DataError
 from casejax.report.canvas import save
 from casejax.runtime.files import write_json, write_text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casejax.alignment.data.poses import HIPS, SHOULDERS, Poses
+from casejax.data.poses import HIPS, SHOULDERS, Poses
 from casejax.report.canvas import BLUE, GRID, INK, MUTED, ORANGE, VERMILLION, WIDTH, fold, new_figure, style
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def synchronised_poses(
 
     Args:
       title: heading, such as the two videos' names.
-      reference: N poses of 13 joints, normalised as by `casejax.alignment.data.poses.normalise_pose`.
+      reference: N poses of 13 joints, normalised as by `casejax.data.poses.normalise_pose`.
       other: M such poses.
       distances: of the frames, in whatever space they were matched; at least 0, infinite ones stay blank.
       matches: for each frame of the reference one of the other video, as `kendall.synchronise` gives them.

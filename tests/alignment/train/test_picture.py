@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from casejax.alignment.data.poses import Poses
 from casejax.alignment.train import picture as plot_alignment
+from casejax.data.poses import Poses
 from casejax.report import canvas
 
 

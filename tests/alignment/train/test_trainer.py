@@ -11,11 +11,11 @@ import pytest
 
 from casejax.alignment.data.motion import make_motion
 from casejax.alignment.data.pose_augmentation import augment_poses
-from casejax.alignment.data.poses import pose_features
 from casejax.alignment.data.video_set import pack_videos
 from casejax.alignment.train import trainer as align
 from casejax.alignment.train.benchmark import run_benchmark
 from casejax.alignment.train.methods import METHODS, Method
+from casejax.data.poses import pose_features
 from casejax.errors import CheckpointError, DataError, DivergedError, OptionError
 
 CONFIG = align.AlignConfig(steps=4, num_context=2, context_stride=5, hidden=8, dim=8, log_every=2)

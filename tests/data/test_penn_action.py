@@ -2,39 +2,16 @@ import re
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from pose_tracks import stored_fields, write_track
 
-from casejax.alignment.data.penn_action import read_penn_action, read_pose_track
+from casejax.data.penn_action import read_penn_action, read_pose_track
 from casejax.errors import DataError
 
 FRAMES = 4
 
 
-def fields(**changes):
-    """What a published file holds, in its types."""
-    rng = np.random.default_rng(3)
-    good = {
-        "action": "squat",
-        "pose": "front",
-        "x": rng.uniform(10, 400, (FRAMES, 13)),
-        "y": rng.uniform(10, 250, (FRAMES, 13)),
-        "visibility": (rng.random((FRAMES, 13)) < 0.7).astype(np.uint8),
-        "train": np.int32(-1),
-        "bbox": np.tile([5.0, 6.0, 300.0, 250.0], (FRAMES, 1)),
-        "dimensions": np.array([270, 480, FRAMES], np.uint16),
-        "nframes": np.uint8(FRAMES),
-    }
-    return {name: value for name, value in (good | changes).items() if value is not None}
-
-
-def write(folder, name="0001", **changes):
-    path = folder / f"{name}.mat"
-    savemat(path, fields(**changes))
-    return path
-
-
 def test_reads_every_field(tmp_path):
-    track, stored = read_pose_track(write(tmp_path, train=np.int32(1))), fields()
+    track, stored = read_pose_track(write_track(tmp_path, train=np.int32(1))), stored_fields()
     assert (track.name, track.action, track.viewpoint, track.train) == ("0001", "squat", "front", True)
     assert track.image_size == (480, 270)
     assert len(track) == FRAMES
@@ -48,14 +25,14 @@ def test_reads_every_field(tmp_path):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_unsigned_coordinates_do_not_wrap_around(tmp_path, dtype):
     x = np.tile(np.arange(200, 70, -10), (FRAMES, 1)).astype(dtype)
-    track = read_pose_track(write(tmp_path, x=x, y=x, bbox=np.tile([5, 6, 3, 2], (FRAMES, 1)).astype(dtype)))
+    track = read_pose_track(write_track(tmp_path, x=x, y=x, bbox=np.tile([5, 6, 3, 2], (FRAMES, 1)).astype(dtype)))
     assert (np.diff(track.positions[..., 0], axis=1) == -10).all()
     assert (track.bbox[:, 2:] - track.bbox[:, :2] == [-2, -4]).all()
 
 
 def test_a_box_missing_at_the_end_repeats_the_last(tmp_path):
     bbox = np.arange(4 * (FRAMES - 1), dtype=np.float64).reshape(-1, 4)
-    track = read_pose_track(write(tmp_path, bbox=bbox))
+    track = read_pose_track(write_track(tmp_path, bbox=bbox))
     np.testing.assert_array_equal(track.bbox, np.concatenate([bbox, bbox[-1:]]))
 
 
@@ -63,7 +40,7 @@ def test_root_and_labels_folder_are_the_same(tmp_path):
     labels = tmp_path / "labels"
     labels.mkdir()
     for name in ("0010", "0002", "0007"):
-        write(labels, name)
+        write_track(labels, name)
     (labels / "readme.txt").write_text("not a video")
     for folder in (tmp_path, labels, str(labels)):
         assert [track.name for track in read_penn_action(folder)] == ["0002", "0007", "0010"]
@@ -91,7 +68,7 @@ BAD = {
 
 @pytest.mark.parametrize("says", BAD)
 def test_a_bad_file_is_refused_by_name(tmp_path, says):
-    path = write(tmp_path, **BAD[says])
+    path = write_track(tmp_path, **BAD[says])
     with pytest.raises(DataError, match=re.escape(says)) as caught:
         read_penn_action(tmp_path)
     assert str(path) in str(caught.value)
@@ -99,7 +76,7 @@ def test_a_bad_file_is_refused_by_name(tmp_path, says):
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:200], lambda data: b""])
 def test_a_damaged_file_is_refused_by_name(tmp_path, damage):
-    path = write(tmp_path)
+    path = write_track(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=re.escape(str(path))):
         read_pose_track(path)
