@@ -3,7 +3,7 @@
     layouts    the folder layouts in which data sets are published
     pickles    weights and features in pickles, which are never executed
     store      features packed into one memory-mapped file
-    synthetic  an invented world of videos
+    synthetic  an invented world of videos; surrogate  invented features for real annotations
     penn_action, poses, untrimmed_motion  annotated poses of Penn Action, and untrimmed videos composed of them
     sampling   the videos and snippets of every training step
 
@@ -38,6 +38,7 @@ from casejax.data.penn_action import PoseTrack, read_penn_action, read_pose_trac
 from casejax.data.pickles import read_object_array, read_torch, write_torch
 from casejax.data.poses import Poses, normalise_pose, pose_features
 from casejax.data.store import packed, release
+from casejax.data.surrogate import make_surrogate_features
 from casejax.data.synthetic import make_activitynet_world, make_world, write_world
 from casejax.data.untrimmed_motion import make_untrimmed_motion
 from casejax.errors import DataWarning, DurationMismatchWarning
@@ -67,6 +68,7 @@ __all__ = [
     "make_world",
     "make_activitynet_world",
     "write_world",
+    "make_surrogate_features",
     "make_untrimmed_motion",
     "read_penn_action",
     "read_pose_track",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
@@ -59,20 +59,36 @@ def read_dataset(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
       DataWarning: annotations that are odd and used all the same; rows, durations and annotations that do not fit.
     """
     root, given = Path(root), given_timing(options)
+    videos, classes = read_videos(root, lenient=options.get("lenient", False))
+    timing = settle_timing(root, given)
+    check_durations(timing, [video for split in SPLITS for video in videos[split]], root / "gt.json")
+    return assemble(root, videos, classes, {split: root / "features" / split for split in SPLITS}, timing, options)
+
+
+def read_videos(root: Path, *, lenient: bool = False) -> tuple[Mapping[str, Sequence[Video]], tuple[str, ...]]:
+    """Read all but the features: the videos of each split, and the classes, as `read_dataset` has them.
+
+    Args:
+      root: folder in the layout described at the top of this module; its features may be missing.
+      lenient: whether annotated videos that no split lists are counted in a warning.
+
+    Raises:
+      DataError: anything that cannot be used.
+
+    Warns:
+      DataWarning: annotations that are odd and used all the same.
+    """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; pass the one that holds gt.json, split files and features")
     ids = read_lists(root) or {split: read_split(root / f"split_{split}.txt") for split in SPLITS}
     gt = root / "gt.json"
     listed = [video for split in SPLITS for video in ids[split]]
     annotations = read_annotations(gt, only=listed)
-    if options.get("lenient"):
+    if lenient:
         _warn_of_unlisted(gt, listed)
     videos = split_by_lists(root, ids, annotations, gt)
     path = root / "classes.txt"
-    classes = settle_classes(read_lines(path) if path.exists() else None, videos, source=gt, path=path)
-    timing = settle_timing(root, given)
-    check_durations(timing, [video for split in SPLITS for video in videos[split]], gt)
-    return assemble(root, videos, classes, {split: root / "features" / split for split in SPLITS}, timing, options)
+    return videos, settle_classes(read_lines(path) if path.exists() else None, videos, source=gt, path=path)
 
 
 def read_features(
