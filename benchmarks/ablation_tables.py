@@ -30,6 +30,7 @@ class Row:
       paper: the paper's figures for it, in % (`mAP`) or nats.
       method: whose published settings it starts from, with flags overriding them.
       above: differences are to the row above, not to the first.
+      variant: of its method, in the place of the one that all rows start from.
     """
 
     name: str
@@ -37,10 +38,11 @@ class Row:
     paper: dict[str, float] = field(default_factory=dict)
     method: str = "case"
     above: bool = False
+    variant: str | None = None
 
     def config(self, variant: str, options: Mapping[str, Any] = MappingProxyType({})) -> Config:
         """The row's configuration: a variant of its method, options as far as the method has them, and its own."""
-        start = Config.of(self.method, variant if find(self.method).variants else "official")
+        start = Config.of(self.method, (self.variant or variant) if find(self.method).variants else "official")
         has = start.flat()
         return start.changed(**{name: value for name, value in options.items() if name in has}).changed(**self.options)
 

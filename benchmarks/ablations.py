@@ -52,17 +52,23 @@ from casejax.train.ensemble import Member, train_ensemble
 from casejax.train.loop import train
 
 
+def marks_of(dataset: Dataset) -> dict[str, Any]:
+    """What one data set is told from another by."""
+    splits = (dataset.train, dataset.test)
+    return {
+        "source": Path(dataset.source).name,
+        "dims": list(dataset.dims),
+        "snippets": [int(split.features.lengths.sum()) for split in splits],
+        "sums": [float(split.features.streams[0].sum()) for split in splits],
+    }
+
+
 class Runs:
     """Finished runs by their configuration and data, kept in a file."""
 
     def __init__(self, path: Path, dataset: Dataset) -> None:
         self.path = path
-        self._data = {
-            "source": Path(dataset.source).name,
-            "dims": list(dataset.dims),
-            "snippets": [int(split.features.lengths.sum()) for split in (dataset.train, dataset.test)],
-            "sums": [float(split.features.streams[0].sum()) for split in (dataset.train, dataset.test)],
-        }
+        self._data = marks_of(dataset)
         self._done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def key(self, config: Config) -> str:

@@ -4,7 +4,7 @@ Functions of tables in NumPy; segments are in seconds. A number is only comparab
 """
 
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections, bootstrap_difference
-from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
+from casejax.evaluate.classification import ClassificationMetrics, area_under_roc, classification_metrics
 from casejax.evaluate.detection import (
     TIOUS,
     DetectionResult,
@@ -15,6 +15,7 @@ from casejax.evaluate.detection import (
     match_detections,
 )
 from casejax.evaluate.names import bare_name, match_names
+from casejax.evaluate.paired import resample_seeds, sign_test
 from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge, touches
 from casejax.evaluate.results import ParsedResults, parse_results, results_dict
 
@@ -35,8 +36,11 @@ __all__ = [
     "bootstrap_detections",
     "bootstrap_difference",
     "Bootstrap",
+    "resample_seeds",
+    "sign_test",
     "classification_metrics",
     "ClassificationMetrics",
+    "area_under_roc",
     "results_dict",
     "parse_results",
     "ParsedResults",

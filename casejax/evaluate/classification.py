@@ -1,4 +1,4 @@
-"""Video-level classification: how well the selected classes and their scores fit the labels."""
+"""Classification: how well the selected classes of a video fit its labels, and scores of snippets what they are."""
 
 from __future__ import annotations
 
@@ -53,6 +53,29 @@ def classification_metrics(
         float(exact.mean()) if len(exact) else float("nan"),
         float(np.mean(precisions)) if precisions else float("nan"),
     )
+
+
+@takes("scores", flags=("positive",))
+def area_under_roc(scores: Float[np.ndarray, "*n"], positive: Bool[np.ndarray, "*n"]) -> float:
+    """Chance that a positive scores above a negative, equal scores counting half: the area under the ROC curve.
+
+    Args:
+      scores: of snippets or of anything else.
+      positive: which are positive, such as the annotated snippets.
+
+    Returns:
+      In [0, 1]; 0.5 for scores that say nothing, NaN without a positive or without a negative.
+
+    Raises:
+      ValueError: shapes that disagree, or NaN scores.
+    """
+    if scores.shape != positive.shape:
+        raise ValueError(f"scores and positive need one shape, got {scores.shape} and {positive.shape}")
+    hits, others = scores[positive], np.sort(scores[~positive])
+    if not len(hits) or not len(others):
+        return float("nan")
+    below, up_to = (np.searchsorted(others, hits, side=side).mean() for side in ("left", "right"))
+    return float((below + up_to) / 2 / len(others))
 
 
 def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
