@@ -17,6 +17,9 @@ from casejax.run.state import initial_state
 from casejax.runtime import files
 from casejax.runtime.checkpoint import Checkpoints
 
+PUBLISHED = {"head_temperature": HEAD_TEMPERATURE, "cluster_context": 1, "transformed_streams": "mean"}
+"""What the published program does without asking."""
+
 
 def convert(
     model_path: AnyPath,
@@ -78,15 +81,16 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
       CheckpointError: no readable checkpoint, or one of a model that the published program cannot hold.
     """
     restored = restore_run(Path(run))
-    temperature = restored.config.flat().get("head_temperature", HEAD_TEMPERATURE)
+    options = restored.config.flat()
     try:
         if restored.config.method.foreground is None:
             raise ValueError(f"method {restored.config.method.name} has no clusters; only CASE has a published format")
-        if temperature != HEAD_TEMPERATURE:
-            raise ValueError(
-                f"head_temperature is {temperature}, but {HEAD_TEMPERATURE} is fixed in the published program; only a "
-                "model trained with that can be exported"
-            )
+        for name, fixed in PUBLISHED.items():
+            if options.get(name, fixed) != fixed:
+                raise ValueError(
+                    f"{name} is {options[name]}, but {fixed} is fixed in the published program, which would find other "
+                    "segments; only a model trained with that, such as --variant paper, can be exported"
+                )
         arrays, labels = to_published(
             restored.state.params, restored.state.cluster_labels, streams=restored.meta["data"]["streams"]
         )

@@ -67,7 +67,10 @@ def clustering_loss(
             _prototype_logits(outputs.embedding[s], rows, q_snippet.labels, q_foreground, settings, flat_mask)
             for s in group
         ]
-        q_cluster = group_cluster_labels(logits, q_foreground, group_attention, settings=settings, mask=flat_mask)
+        judged = logits
+        if settings.cluster_judge == "members":
+            judged = [foreground_odds(q_snippet.labels, q_foreground)]
+        q_cluster = group_cluster_labels(judged, q_foreground, group_attention, settings=settings, mask=flat_mask)
         for s, own_flat, own_logits in zip(group, flat, logits, strict=True):
             snippet_labels[s], cluster_assignment[s] = q_snippet, jax.nn.softmax(own_flat)
             loss_snippet[s] = losses.masked_mean(losses.soft_cross_entropy(own_flat, q_snippet.labels), mask=flat_mask)
@@ -155,6 +158,10 @@ def group_cluster_labels(
     if settings.cluster_marginal != "equal":
         share = q_foreground if settings.cluster_marginal == "foreground" else jax.lax.stop_gradient(attention)
         marginal = ot.foreground_marginal(share, mask=mask)
+    if settings.cluster_judge == "members":  # K rows of 2, so iterating to the end costs next to nothing
+        return self_labels.transport_labels(
+            logits[0], column_marginal=marginal, epsilon=settings.judge_epsilon, num_iters=100, tolerance=1e-3
+        )
     return self_labels.transport_labels(
         FUSES[settings.fuse](logits),
         column_marginal=marginal,
@@ -162,6 +169,13 @@ def group_cluster_labels(
         num_iters=settings.sinkhorn_iters,
         tolerance=settings.sinkhorn_tolerance,
     )
+
+
+def foreground_odds(q_snippet: Float[Array, "n k"], q_foreground: Float[Array, " n"]) -> Float[Array, "k 2"]:
+    """Logarithms of the shares of foreground and background among the members of each cluster."""
+    both = jnp.stack([q_foreground, 1 - q_foreground], axis=1)
+    share = (q_snippet.T @ both) / jnp.maximum(q_snippet.sum(axis=0), 1e-9)[:, None]
+    return jnp.log(jnp.maximum(share, 1e-4))
 
 
 def _prototype_logits(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def transformed_foreground(
-    cluster_logits: Sequence[Float[Array, "b t k"]], cluster_labels: Float[Array, "s k 2"]
+    cluster_logits: Sequence[Float[Array, "b t k"]], cluster_labels: Float[Array, "s k 2"], *, product: bool = False
 ) -> Float[Array, "b t"]:
     """P^T = P^S Q^C_{:,1}, the foreground probability through the clusters, mean over the streams.
 
@@ -28,10 +28,13 @@ def transformed_foreground(
     Args:
       cluster_logits: (B, T, K) logits of P^S, one array a stream.
       cluster_labels: (S, K, 2) Q^C of each stream; the first column is foreground.
+      product: one P^S, in proportion to the product of the streams', for clusters that mean the same in all of them.
 
     Returns:
       (B, T), in [0, 1].
     """
+    if product:
+        cluster_logits, cluster_labels = [sum(cluster_logits)], cluster_labels[:1]
     return stream_mean(
         [
             jnp.einsum("btk,k->bt", jax.nn.softmax(logits), labels[:, 0], precision="highest")
@@ -49,9 +52,11 @@ def fused_foreground(
 
 def clustered_foreground(outputs: Outputs, cluster_labels: Float[Array, "s k 2"], *, settings: Clustered) -> Foreground:
     """P^T and P^M of a method with the clustering head."""
-    transformed = transformed_foreground(outputs.cluster_logits, cluster_labels)
+    head = settings.head
+    product = head.transformed_streams == "product" and head.co_label_clusters
+    transformed = transformed_foreground(outputs.cluster_logits, cluster_labels, product=product)
     attention = stream_mean(outputs.attention)
-    return Foreground(transformed, fused_foreground(attention, transformed, weight=settings.head.transformed_weight))
+    return Foreground(transformed, fused_foreground(attention, transformed, weight=head.transformed_weight))
 
 
 def case_scores(

@@ -46,11 +46,22 @@ def _has_prior(options: HeadSettings) -> bool:
     return options.transport and options.prior
 
 
+def _judges_members(options: HeadSettings) -> bool:
+    return options.cluster_judge == "members"
+
+
+def _shares_labels(options: HeadSettings) -> bool:
+    return options.co_label_clusters
+
+
 @dataclass(frozen=True)
 class HeadSettings:
     """The clustering head: its labels, its losses and its part in inference."""
 
     num_clusters: int = option(16, "latent clusters K; 16 for THUMOS14, 64 for ActivityNet", within="[1, inf)")
+    cluster_context: int = option(
+        1, "snippets in time over which cluster logits are averaged, odd; 1: each alone", within="[1, inf)"
+    )
     co_label_clusters: bool = option(True, "share Q^S and Q^C between the streams (Eqs. 17-20)")
     fuse: Literal["logits", "probabilities"] = option("logits", "what co-labelling averages over the streams")
     transport: bool = option(True, "label by optimal transport; off: the model's own predictions (Table 5)")
@@ -71,6 +82,17 @@ class HeadSettings:
     prior_std: Number = option(
         10.0, "sigma of Eq. 11; 0.1 to 0.5 acts, 10 is all but flat", within="(0, inf)", when=_has_prior
     )
+    cluster_judge: Literal["prototypes", "members"] = option(
+        "prototypes",
+        "what Q^C judges clusters by: the cosine of their prototypes with foreground and background (Eq. 5), or the "
+        "share of foreground labels among their members",
+    )
+    judge_epsilon: Number = option(
+        1.0,
+        "entropic strength of that transport on the log-odds of the shares; below 1 clusters are told apart more",
+        within="(0, inf)",
+        when=_judges_members,
+    )
     cluster_marginal: Literal["foreground", "attention", "equal"] = option(
         "foreground", "column marginal of Q^C: mean Q^A (Eq. 13), mean P^A, or equipartition (Eq. 9)"
     )
@@ -82,7 +104,7 @@ class HeadSettings:
     cluster_gradient: bool = option(True, "L_S reaches the encoder; off: it trains the cluster head alone")
     projected: bool = option(True, "project cluster directions before each step; off: differentiate the norm")
     head_temperature: float = option(
-        10.0, "factor on the cosines of the cluster head (appendix F.3)", within="(0, inf)", flag=False
+        10.0, "factor on the cosines of the cluster head (appendix F.3)", within="(0, inf)"
     )
     cluster_temperature: Number = option(10.0, "rho, factor on the cosines of Eq. 5", within="(0, inf)")
     snippet_weight: Number = option(1.0, "lambda_S, weight of the snippet clustering loss (Eq. 14)", within="[0, inf)")
@@ -91,6 +113,12 @@ class HeadSettings:
     )
     transformed_weight: float = option(
         0.5, "share of P^T in P^M; 0 leaves clustering out of inference", within="[0, 1]", inference=True
+    )
+    transformed_streams: Literal["mean", "product"] = option(
+        "mean",
+        "P^S of several streams in P^T: each its own and P^T their mean, or one, their product",
+        inference=True,
+        when=_shares_labels,
     )
     test_cluster_labels: Literal["last", "train"] = option(
         "last",

@@ -13,7 +13,7 @@ from flax import nnx
 from casejax import losses
 from casejax.data.sampling import uniform_snippets
 from casejax.labels import self_labels
-from casejax.methods.case.clustering import group_cluster_labels, group_snippet_labels
+from casejax.methods.case.clustering import foreground_odds, group_cluster_labels, group_snippet_labels
 from casejax.methods.case.objective import group_selection, stream_groups
 from casejax.methods.case.settings import Clustered
 from casejax.methods.contract import Outputs
@@ -76,7 +76,7 @@ def make_whole_split_labels(
         )
 
     @jax.jit
-    def finish(sums: tuple[jax.Array, ...], foreground: Any, attention: Any) -> jax.Array:
+    def finish(sums: tuple[jax.Array, ...], weights: tuple[jax.Array, ...], foreground: Any, attention: Any) -> jax.Array:
         kept: dict[int, jax.Array] = {}
         for group in stream_groups(len(streams), together=head.co_label_clusters):
             logits = [
@@ -86,6 +86,9 @@ def make_whole_split_labels(
             q_foreground, p_attention = (
                 losses.stream_mean([x[s] for s in group]).reshape(-1) for x in (foreground, attention)
             )
+            if head.cluster_judge == "members":
+                flat = weights[group[0]].reshape(-1, weights[group[0]].shape[-1])
+                logits = [foreground_odds(flat[:, :-2], q_foreground)]
             found = group_cluster_labels(logits, q_foreground, p_attention, settings=head)
             kept |= {s: found.labels for s in group}
         return jnp.stack([kept[s] for s in streams])
@@ -111,6 +114,6 @@ def make_whole_split_labels(
             own = tuple(weights[s][index] * real[:, None, None] for s in streams)
             part = weighted_sums(params, features, own)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
-        return finish(sums, foreground, attention)
+        return finish(sums, weights, foreground, attention)
 
     return of
