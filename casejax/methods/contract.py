@@ -170,7 +170,7 @@ class Method:
         that sees every snippet alone also takes `rows`.
       loss: (outputs, labels (B, C), `Step`, *, settings, mask) to `Loss`.
       scores: (outputs, *, settings, mask) to `SnippetScores`.
-      foreground: (outputs, Q^C, *, settings) to `Foreground`; None without clusters.
+      foreground: (outputs, Q^C, *, settings, mask) to `Foreground`; None without clusters.
       first_cluster_labels: (settings, network) to Q^C before the first step.
       first_memory: (settings, network, num_classes) to what is kept before the first step.
       remember: (memory, outputs, labels) to what is kept after a step.
@@ -228,7 +228,7 @@ class Method:
             attention = stream_mean(outputs.attention) if outputs.attention else found.fused.max(axis=2)
             return found._replace(attention=attention, foreground=attention)
         attention = stream_mean(outputs.attention)
-        transformed, fused = self.foreground(outputs, cluster_labels, settings=settings)
+        transformed, fused = self.foreground(outputs, cluster_labels, settings=settings, mask=mask)
         found = self.scores(outputs._replace(attention=(fused,)), settings=settings, mask=mask)
         return found._replace(attention=attention, transformed=transformed, foreground=fused)
 

@@ -239,6 +239,8 @@ class Config:
             raise OptionError(
                 f"test_cluster_labels train: the network of {method.name} sees more than one snippet; leave it out"
             )
+        if flat.get("cluster_context", 1) % 2 == 0:
+            raise OptionError(f"cluster_context must be odd, as many before as after, got {flat['cluster_context']}")
         if flat.get("pseudo_labels") and self.localization.test_sampling != "whole":
             raise OptionError(
                 f"pseudo_labels needs an inference on whole videos, got test_sampling {self.localization.test_sampling}"

@@ -108,6 +108,7 @@ def test_unusable_ensembles_are_refused(world):
         {},
         {"co_label_clusters": False, "co_label_selection": False, "fuse": "probabilities"},
         {"cluster_marginal": "attention", "prior": False},
+        {"cluster_judge": "members", "judge_epsilon": 0.25, "cluster_context": 3},
     ],
     ids=str,
 )

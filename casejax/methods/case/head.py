@@ -45,7 +45,7 @@ class CosineHead(nnx.Module):
         shape = (settings.num_clusters, dim)
         self.directions = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -limit, limit))
         self.temperature, self.projected = settings.head_temperature, settings.projected
-        self.detached, self.context = not settings.cluster_gradient, settings.cluster_context
+        self.detached = not settings.cluster_gradient
 
     def __call__(self, embedding: Float[Array, "*n d"]) -> Float[Array, "*n k"]:
         """Cluster logits of embeddings of any norm."""
@@ -60,21 +60,6 @@ class CosineHead(nnx.Module):
         # Scaling the K products is cheaper than scaling the embedding, and the same.
         product = jnp.einsum("...d,kd->...k", embedding, directions, precision="highest")
         return self.temperature * product * inverse_norm(embedding)
-
-
-    def over_time(self, logits: Float[Array, "b t k"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t k"]:
-        """The mean of each snippet's logits and its neighbours', `context` in all; beyond the video there are none."""
-        if self.context == 1:
-            return logits
-        shown = jnp.ones(logits.shape[:2], logits.dtype) if mask is None else mask.astype(logits.dtype)
-        shown = shown[..., None]
-        half = self.context // 2
-
-        def windows(x: jax.Array) -> jax.Array:
-            padded = jnp.pad(x, [(0, 0), (half, half), (0, 0)])
-            return sum(padded[:, shift : shift + x.shape[1]] for shift in range(self.context))
-
-        return windows(logits * shown) / jnp.maximum(windows(shown), 1)
 
 
 def make_head(settings: HeadSettings) -> MakeHead:
@@ -105,9 +90,7 @@ class ClusteredNet(nnx.Module):
     ) -> Outputs:
         """Predict on a batch; arguments and errors are those of the network below."""
         outputs = self.base(features, key, mask=mask)
-        logits = [
-            head.over_time(head(e), mask=mask) for head, e in zip(self.clusters, outputs.embedding, strict=True)
-        ]
+        logits = [head(e) for head, e in zip(self.clusters, outputs.embedding, strict=True)]
         return outputs._replace(cluster_logits=tuple(logits))
 
 

@@ -135,9 +135,5 @@ class CaseNet(nnx.Module):
 
         # Nobody needs the embedding, by far the largest, at every place: prototypes are means over rows.
         embedding = places(embedding) if rows is None else embedding
-        cluster_logits = tuple(
-            stream.clusters.over_time(logits, mask=mask)
-            for stream, own in zip(self.streams, clusters, strict=True)
-            for logits in places(own)
-        )
+        cluster_logits = places(tuple(logits for own in clusters for logits in own))
         return Outputs(places(cas), embedding, places(attention), cluster_logits, rows)

@@ -19,7 +19,23 @@ _PAPER: dict[str, Any] = {
     "drop_lone_first": False,
 }
 
-VARIANTS = MappingProxyType({"official": {}, "paper": _PAPER, "corrected": _PAPER | {"cas_weight": 1.0, "nms": "soft"}})
+_CORRECTED: dict[str, Any] = _PAPER | {
+    "cas_weight": 1.0,
+    "nms": "soft",
+    "num_clusters": 64,
+    "cluster_context": 9,
+    "head_temperature": 40.0,
+    "epsilon": 1 / 80,
+    "cluster_judge": "members",
+    "judge_epsilon": 0.25,
+    "cluster_marginal": "attention",
+    "cluster_momentum": 0.9,
+    "cluster_gradient": False,
+    "cluster_weight": 0.0,
+    "transformed_streams": "product",
+}
+
+VARIANTS = MappingProxyType({"official": {}, "paper": _PAPER, "corrected": _CORRECTED})
 """`official` is the published program, quirks included.
 
 `paper` follows the text where the program departs from it. It keeps what is published where the text is silent, and in

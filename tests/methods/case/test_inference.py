@@ -10,7 +10,9 @@ import pytest
 
 from casejax import localize
 from casejax.methods import Outputs
-from casejax.methods.case import CASE, CaseSettings, Clustered
+from casejax.methods.case import CASE, CaseSettings, Clustered, HeadSettings
+from casejax.methods.case.inference import transformed_foreground
+from casejax.methods.case.neighbours import over_alike_neighbours
 
 
 def score(outputs, cluster_labels, **options):
@@ -102,6 +104,45 @@ def test_published_fusion_is_the_mean_of_five_terms(rng):
     transformed = [oracles.softmax(x) @ q[0, :, 0] for x in out.cluster_logits]
     terms = np.mean([oracles.softmax(x) for x in out.cas], axis=0) + sum((*out.attention, *transformed))[:, :, None]
     np.testing.assert_allclose(got.fused, terms / 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", [1, 3, 7])
+def test_cluster_logits_are_averaged_over_alike_neighbours(rng, context):
+    """Each neighbour of the same video weighs what two distributions have in common, squared; padding nothing."""
+    logits = random_outputs(rng, 2).cluster_logits
+    lengths = 16, 11
+    mask = np.arange(16) < np.asarray(lengths)[:, None]
+    p = [oracles.softmax(np.float64(x)) for x in logits]
+    found = over_alike_neighbours(
+        [jnp.where(mask[..., None], x, jnp.nan) for x in logits], context=context, mask=jnp.asarray(mask)
+    )
+    for s, own in enumerate(logits):
+        for b, length in enumerate(lengths):
+            for t in range(length):
+                near = range(max(t - context // 2, 0), min(t + context // 2 + 1, length))
+                weights = [np.mean([np.sqrt(x[b, t] * x[b, n]).sum() for x in p]) ** 2 for n in near]
+                want = np.average(own[b, list(near)], axis=0, weights=weights)
+                np.testing.assert_allclose(found[s][b, t], want, rtol=1e-4, atol=1e-5)
+
+
+def test_one_assignment_of_all_streams_is_the_product_of_theirs(rng):
+    logits = jax.tree.map(jnp.asarray, random_outputs(rng, 3).cluster_logits)
+    q = np.tile(rng.dirichlet([1, 1], (1, 4)), (3, 1, 1)).astype(np.float32)
+    product = np.prod([oracles.softmax(np.float64(x)) for x in logits], axis=0)
+    want = (product / product.sum(axis=2, keepdims=True)) @ q[0, :, 0]
+    np.testing.assert_allclose(transformed_foreground(logits, jnp.asarray(q), product=True), want, rtol=1e-5)
+    one = logits[:1], jnp.asarray(q[:1])
+    np.testing.assert_allclose(transformed_foreground(*one, product=True), transformed_foreground(*one), rtol=1e-6)
+
+
+def test_clusters_of_streams_of_their_own_have_no_product(rng):
+    out = jax.tree.map(jnp.asarray, random_outputs(rng, 2))
+    q = jnp.asarray(rng.dirichlet([1, 1], (2, 4)), jnp.float32)
+    found = []
+    for fusion in ("mean", "product"):
+        head = HeadSettings(transformed_streams=fusion, co_label_clusters=False)
+        found.append(CASE.score(out, q, settings=Clustered(CaseSettings(), head)).transformed)
+    np.testing.assert_array_equal(*found)
 
 
 def test_streams_must_match_their_labels(rng):

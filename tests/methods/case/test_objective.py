@@ -10,7 +10,7 @@ from flax import nnx
 
 from casejax.methods import Outputs, Step
 from casejax.methods.case import CaseNet, CaseSettings, HeadSettings
-from casejax.methods.case.clustering import initial_cluster_labels
+from casejax.methods.case.clustering import group_snippet_labels, initial_cluster_labels
 from casejax.methods.case.head import make_head
 from casejax.run.config import Config
 
@@ -42,6 +42,8 @@ OPTIONS = [
     {"pooling": "probabilities"},
     {"gce_exponent": 0.0},
     {"cluster_marginal": "equal"},
+    {"cluster_judge": "members"},
+    {"cluster_judge": "members", "judge_epsilon": 0.25, "cluster_marginal": "attention", "co_label_clusters": False},
     {"prototype_features": "unit"},
     {"sinkhorn_iters": 50, "sinkhorn_tolerance": 1e-3},
     {"cas_weight": 0.25},
@@ -165,6 +167,23 @@ def test_snippets_given_once_train_like_repeated_ones(rng):
     repeated = gradient(params, [jnp.asarray(x[rows]) for x in distinct], None)
     for got, want in zip(jax.tree.leaves(once), jax.tree.leaves(repeated), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * np.abs(np.asarray(want)).max())
+
+
+def test_clusters_are_judged_by_the_labels_of_their_members(rng):
+    """Q^C has the share that P^A says; its odds part as those of the members, to the power 1 / epsilon."""
+    out, labels = random_outputs(rng), video_labels()
+    config = Config.of("case").changed(cluster_judge="members", judge_epsilon=0.5, cluster_marginal="attention")
+    _, loss = objective(out, labels, initial_cluster_labels(2, 6), config)
+    found = np.float64(loss.cluster_labels)[0]
+    np.testing.assert_allclose(found[:, 0].mean(), np.mean(out.attention), rtol=2e-3)
+
+    head = config.settings.head
+    flat = [x.reshape(-1, 6) for x in out.cluster_logits]
+    members = np.float64(group_snippet_labels(flat, jnp.zeros(96), jnp.full(6, 1 / 6), settings=head).labels)
+    foreground = np.float64(loss.foreground[0]).reshape(-1)
+    share = np.asarray([np.average(foreground, weights=own) for own in members.T])
+    odds = np.log(share / (1 - share)) / 0.5
+    np.testing.assert_allclose(np.diff(np.log(found[:, 0] / found[:, 1])), np.diff(odds), rtol=1e-2, atol=1e-3)
 
 
 def test_initial_cluster_labels():
