@@ -43,10 +43,14 @@ def test_the_document_lists_every_place_with_its_options():
             for config, cell in ((OFFICIAL, official), (PAPER, paper), (CORRECTED, corrected)):
                 values = dict(re.findall(r"`(\w+)=([^`]*)`", cell))
                 assert _shown(config.flat()[name]) == values.get(name), f"row {number}, {config.variant}, {name}"
-    changed = {
-        name for config in (PAPER, CORRECTED) for name, value in config.flat().items() if value != OFFICIAL.flat()[name]
-    }
-    assert changed <= named
+    assert {name for name, value in PAPER.flat().items() if value != OFFICIAL.flat()[name]} <= named
+
+
+def test_the_document_lists_what_corrected_changes():
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", DOCUMENT.read_text(), re.M)
+    paper, corrected = PAPER.flat(), CORRECTED.flat()
+    changed = {name: (_shown(paper[name]), _shown(value)) for name, value in corrected.items() if value != paper[name]}
+    assert {name: tuple(values) for name, *values in rows} == changed
 
 
 def _shown(value):
