@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from casejax import losses, ot
 from casejax.labels import self_labels
-from casejax.methods.case.neighbours import over_alike_neighbours
+from casejax.methods.case.neighbours import over_neighbours
 from casejax.methods.case.objective import mean_over_streams, stream_groups
 from casejax.methods.case.settings import HeadSettings
 from casejax.methods.contract import Loss, Outputs
@@ -52,7 +52,7 @@ def clustering_loss(
       lambda_S L_S + lambda_C L_C of Eq. 14 of CASE, with metrics among the terms, and the new Q^C.
     """
     attention, rows = outputs.attention, outputs.rows
-    cluster_logits = over_alike_neighbours(outputs.cluster_logits, context=settings.cluster_context, mask=mask)
+    cluster_logits = over_neighbours(outputs.cluster_logits, context=settings.cluster_context, mask=mask)
     streams = range(len(cluster_logits))
     flat_mask = None if mask is None else mask.reshape(-1)
     loss_snippet, loss_cluster, new_cluster_labels = {}, {}, {}

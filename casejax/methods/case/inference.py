@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from casejax.losses import stream_mean
-from casejax.methods.case.neighbours import over_alike_neighbours
+from casejax.methods.case.neighbours import over_neighbours
 from casejax.methods.case.settings import CaseSettings, Clustered
 from casejax.methods.contract import Foreground, Outputs
 from casejax.methods.layers import calibrated_scores
@@ -61,7 +61,7 @@ def clustered_foreground(
     """P^T and P^M of a method with the clustering head."""
     head = settings.head
     product = head.transformed_streams == "product" and head.co_label_clusters
-    logits = over_alike_neighbours(outputs.cluster_logits, context=head.cluster_context, mask=mask)
+    logits = over_neighbours(outputs.cluster_logits, context=head.cluster_context, alike=True, mask=mask)
     transformed = transformed_foreground(logits, cluster_labels, product=product)
     attention = stream_mean(outputs.attention)
     return Foreground(transformed, fused_foreground(attention, transformed, weight=head.transformed_weight))

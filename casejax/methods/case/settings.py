@@ -60,7 +60,9 @@ class HeadSettings:
 
     num_clusters: int = option(16, "latent clusters K; 16 for THUMOS14, 64 for ActivityNet", within="[1, inf)")
     cluster_context: int = option(
-        1, "snippets around each that share its P^S as far as they are alike, odd; 1: each alone", within="[1, inf)"
+        1,
+        "snippets around each that share its P^S, in inference as far as they are alike; odd, 1: each alone",
+        within="[1, inf)",
     )
     co_label_clusters: bool = option(True, "share Q^S and Q^C between the streams (Eqs. 17-20)")
     fuse: Literal["logits", "probabilities"] = option("logits", "what co-labelling averages over the streams")

@@ -14,7 +14,7 @@ from casejax import losses
 from casejax.data.sampling import uniform_snippets
 from casejax.labels import self_labels
 from casejax.methods.case.clustering import foreground_odds, group_cluster_labels, group_snippet_labels
-from casejax.methods.case.neighbours import over_alike_neighbours
+from casejax.methods.case.neighbours import over_neighbours
 from casejax.methods.case.objective import group_selection, stream_groups
 from casejax.methods.case.settings import Clustered
 from casejax.methods.contract import Outputs
@@ -47,7 +47,7 @@ def make_whole_split_labels(
         for group in stream_groups(len(streams), together=base.co_label_selection):
             _, q_foreground = group_selection(outputs, group, labels, cas_weight=base.cas_weight, settings=base)
             foreground |= dict.fromkeys(group, q_foreground)
-        logits = over_alike_neighbours(outputs.cluster_logits, context=head.cluster_context)
+        logits = over_neighbours(outputs.cluster_logits, context=head.cluster_context)
         return logits, outputs.attention, tuple(foreground[s] for s in streams)
 
     @jax.jit

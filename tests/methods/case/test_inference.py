@@ -12,7 +12,7 @@ from casejax import localize
 from casejax.methods import Outputs
 from casejax.methods.case import CASE, CaseSettings, Clustered, HeadSettings
 from casejax.methods.case.inference import transformed_foreground
-from casejax.methods.case.neighbours import over_alike_neighbours
+from casejax.methods.case.neighbours import over_neighbours
 
 
 def score(outputs, cluster_labels, **options):
@@ -106,22 +106,21 @@ def test_published_fusion_is_the_mean_of_five_terms(rng):
     np.testing.assert_allclose(got.fused, terms / 5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", [1, 3, 7])
-def test_cluster_logits_are_averaged_over_alike_neighbours(rng, context):
-    """Each neighbour of the same video weighs what two distributions have in common, squared; padding nothing."""
+@pytest.mark.parametrize(("context", "alike"), [(1, True), (3, False), (3, True), (7, True)])
+def test_cluster_logits_are_averaged_over_neighbours(rng, context, alike):
+    """A neighbour of the same video weighs as all, or what two distributions have in common, squared; padding nothing."""
     logits = random_outputs(rng, 2).cluster_logits
     lengths = 16, 11
     mask = np.arange(16) < np.asarray(lengths)[:, None]
     p = [oracles.softmax(np.float64(x)) for x in logits]
-    found = over_alike_neighbours(
-        [jnp.where(mask[..., None], x, jnp.nan) for x in logits], context=context, mask=jnp.asarray(mask)
-    )
+    spoiled = [jnp.where(mask[..., None], x, jnp.nan) for x in logits]
+    found = over_neighbours(spoiled, context=context, alike=alike, mask=jnp.asarray(mask))
     for s, own in enumerate(logits):
         for b, length in enumerate(lengths):
             for t in range(length):
                 near = range(max(t - context // 2, 0), min(t + context // 2 + 1, length))
                 weights = [np.mean([np.sqrt(x[b, t] * x[b, n]).sum() for x in p]) ** 2 for n in near]
-                want = np.average(own[b, list(near)], axis=0, weights=weights)
+                want = np.average(own[b, list(near)], axis=0, weights=weights if alike else None)
                 np.testing.assert_allclose(found[s][b, t], want, rtol=1e-4, atol=1e-5)
 
 
