@@ -108,7 +108,7 @@ def test_published_fusion_is_the_mean_of_five_terms(rng):
 
 @pytest.mark.parametrize(("context", "alike"), [(1, True), (3, False), (3, True), (7, True)])
 def test_cluster_logits_are_averaged_over_neighbours(rng, context, alike):
-    """A neighbour of the same video weighs as all, or what two distributions have in common, squared; padding nothing."""
+    """A neighbour weighs what all do, or what two distributions have in common, squared; padding weighs nothing."""
     logits = random_outputs(rng, 2).cluster_logits
     lengths = 16, 11
     mask = np.arange(16) < np.asarray(lengths)[:, None]
