@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 from ablation_tables import Row
-from evidence_runs import FAMILIES, MEAN, ROWS, Run, parse_row, plan, read_result, run_missing
+from evidence_runs import FAMILIES, MEAN, ROWS, Run, decides_figures, parse_row, plan, read_result, run_missing
 
 from casejax.cli.options import Parser, add_options, asks_for_all, given_options, parse, parse_seeds, run_command
 from casejax.errors import OptionError
@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs", "evidence"), help="folder of the results")
     parser.add_helps()
     case = Config.of("case", "corrected")
-    add_options(parser, case)
+    add_options(parser, case, only=decides_figures)
 
     def command() -> None:
         arguments = parse(parser, sys.argv[1:], case)

@@ -25,7 +25,7 @@ from casejax.inference.evaluate import evaluate_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import VARIANTS, find
 from casejax.records import Dataset, SnippetScores
-from casejax.run.config import Config
+from casejax.run.config import Config, Option
 from casejax.runtime import files
 from casejax.train.ensemble import Member, train_ensemble
 
@@ -83,6 +83,11 @@ FAMILIES = {
 }
 
 
+def decides_figures(option: Option) -> bool:
+    """Whether an option is one of a row: not the seed, which the table varies, nor where and how a run is kept."""
+    return option.group != "training"
+
+
 def parse_row(text: str) -> Row:
     """A row from NAME=FLAGS.
 
@@ -99,7 +104,7 @@ def parse_row(text: str) -> Row:
     first, _ = chosen.parse_known_args(words)
     variant = first.variant or ("corrected" if "corrected" in find(first.method).variants else "official")
     start = Config.of(first.method, variant)
-    add_options(chosen, start)
+    add_options(chosen, start, only=decides_figures)
     given = given_options(parse(chosen, words, start), start)
     configured(start, given)
     return Row(name, given, method=first.method, variant=variant)

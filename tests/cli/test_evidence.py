@@ -169,6 +169,8 @@ def test_rows_of_ones_own():
         ("a/b=", "write NAME=FLAGS"),
         ("x=--clusters 3", "no option --clusters"),
         ("x=--num-clusters 0", "num_clusters must lie in"),
+        ("x=--seed 3", "no option --seed"),
+        ("x=--select train-holdout", "no option --select"),
         ("x=--no-prior --prior-std 3", "--prior-std 3.0 has no effect"),
     ],
 )
