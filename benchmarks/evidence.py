@@ -22,13 +22,14 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from ablation_tables import Row
-from evidence_runs import FAMILIES, MEAN, ROWS, Run, parse_row, plan, read_result, run_missing
+from evidence_runs import FAMILIES, MEAN, ROWS, Run, decides_figures, parse_row, plan, read_result, run_missing
 
 from casejax.cli.options import Parser, add_options, asks_for_all, given_options, parse, parse_seeds, run_command
 from casejax.errors import OptionError
@@ -130,13 +131,14 @@ def main() -> int:
     parser.add_argument("--rows", nargs="*", default=None, metavar="NAME", help=f"built-in rows to run ({names})")
     parser.add_argument("--row", action="append", default=[], metavar="NAME=FLAGS", help="a row of one's own")
     parser.add_argument("--reference", metavar="NAME", help="the row to compare with (no-clustering)")
-    parser.add_argument("--worlds", nargs="+", type=parse_seeds, metavar="N", help="seeds of the worlds, as 0 1 or 0-2")
-    parser.add_argument("--seeds", nargs="+", type=parse_seeds, default=[(0, 1, 2, 3, 4)], metavar="N", help="(0-4)")
+    add_seeds = partial(parser.add_argument, nargs="+", type=parse_seeds, metavar="N")
+    add_seeds("--worlds", default=[(0,)], help="seeds of the worlds, such as 0 1 2 or 0-2 (0)")
+    add_seeds("--seeds", default=[tuple(range(5))], help="seeds of the runs (0-4)")
     parser.add_argument("--side-by-side", type=int, metavar="X", help="runs vectorised at a time (all; CPU: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs", "evidence"), help="folder of the results")
     parser.add_helps()
     case = Config.of("case", "corrected")
-    add_options(parser, case)
+    add_options(parser, case, only=decides_figures)
 
     def command() -> None:
         arguments = parse(parser, sys.argv[1:], case)
@@ -144,8 +146,8 @@ def main() -> int:
         shared = given_options(arguments, case)
         for family in dict.fromkeys(arguments.families):
             flag = FAMILIES[family].folder
-            worlds = sum(arguments.worlds, ()) if arguments.worlds else FAMILIES[family].worlds
-            runs = plan(family, rows, worlds, sum(arguments.seeds, ()), shared, arguments.out)
+            worlds, seeds = (dict.fromkeys(sum(each, ())) for each in (arguments.worlds, arguments.seeds))
+            runs = plan(family, rows, list(worlds), list(seeds), shared, arguments.out)
             run_missing(family, runs, getattr(arguments, flag) if flag else None, arguments.side_by_side)
             table = print_table(family, runs, reference)
             files.write_text(arguments.out / f"{family}.md", table + "\n")

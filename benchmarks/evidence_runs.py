@@ -25,9 +25,9 @@ from casejax.inference.evaluate import evaluate_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import VARIANTS, find
 from casejax.records import Dataset, SnippetScores
-from casejax.run.config import Config
+from casejax.run.config import Config, Option
 from casejax.runtime import files
-from casejax.train.ensemble import Member, train_ensemble, training_part
+from casejax.train.ensemble import Member, train_ensemble
 
 ROWS = (
     Row("baseline-official", BASELINE, variant="official"),
@@ -51,14 +51,12 @@ class Family:
       says: what they are.
       make: the folder the family needs and a seed, to a world.
       options: of the schedule, which flags override.
-      worlds: seeds of the worlds of a table.
       folder: the flag that names the folder; None if none is needed.
     """
 
     says: str
     make: Callable[[Path | None, int], Dataset]
     options: Mapping[str, Any]
-    worlds: tuple[int, ...]
     folder: str | None = None
 
 
@@ -73,18 +71,21 @@ FAMILIES = {
         "real motion: untrimmed videos composed of Penn Action's labels",
         lambda labels, seed: make_untrimmed_motion(tracks_of(labels), seed=seed),
         UNTRIMMED_MOTION,
-        (0, 1, 2),
         "penn",
     ),
     "thumos": Family(
         "surrogate features for THUMOS14's annotations",
         lambda folder, seed: make_surrogate_features(folder, seed=seed),
         {"num_snippets": 320, "epochs": 45, "learning_rate": 1e-3},
-        (0, 1),
         "thumos14",
     ),
-    "world": Family("the embedded world", lambda _, seed: make_world(seed=seed), SYNTHETIC, (0, 1, 2)),
+    "world": Family("the embedded world", lambda _, seed: make_world(seed=seed), SYNTHETIC),
 }
+
+
+def decides_figures(option: Option) -> bool:
+    """Whether an option is one of a row: not the seed, which the table varies, nor where and how a run is kept."""
+    return option.group != "training"
 
 
 def parse_row(text: str) -> Row:
@@ -103,7 +104,7 @@ def parse_row(text: str) -> Row:
     first, _ = chosen.parse_known_args(words)
     variant = first.variant or ("corrected" if "corrected" in find(first.method).variants else "official")
     start = Config.of(first.method, variant)
-    add_options(chosen, start)
+    add_options(chosen, start, only=decides_figures)
     given = given_options(parse(chosen, words, start), start)
     configured(start, given)
     return Row(name, given, method=first.method, variant=variant)
@@ -166,7 +167,7 @@ def _decides(config: Config) -> dict[str, Any]:
 
 
 def run_missing(family: str, runs: Sequence[Run], folder: Path | None, side_by_side: int | None) -> None:
-    """Train and evaluate the runs without a result, world by world, the seeds of a row side by side."""
+    """Train and evaluate the runs without a result, world by world, those of one shape in one program."""
     for world in dict.fromkeys(run.world for run in runs):
         missing = [run for run in runs if run.world == world and read_result(run) is None]
         if not missing:
@@ -178,18 +179,15 @@ def run_missing(family: str, runs: Sequence[Run], folder: Path | None, side_by_s
         for run in runs:
             if run.world == world and run not in missing:
                 _check_data(run, marks)
-        trained_alike: dict[Config, list[Run]] = {}
-        for run in missing:
-            trained_alike.setdefault(training_part(run.config.changed(seed=0)), []).append(run)
-        for group in trained_alike.values():
-            began = time.perf_counter()
-            members = train_ensemble(dataset, [run.config for run in group], side_by_side=side_by_side)
-            for served, member in members:
-                for run in (group[index] for index in served):
-                    files.write_json(run.path, {"data": marks, **judged(member, dataset, run)})
-            names = ", ".join(dict.fromkeys(run.row for run in group))
-            seconds = time.perf_counter() - began
-            print(f"{family}, world {world}, {names}: {len(group)} runs in {seconds:.0f} s", flush=True)
+        since = time.perf_counter()
+        members = train_ensemble(dataset, [run.config for run in missing], side_by_side=side_by_side)
+        for served, member in members:
+            done = [missing[index] for index in served]
+            for run in done:
+                files.write_json(run.path, {"data": marks, **judged(member, dataset, run)})
+            names, now = ", ".join(run.row for run in done), time.perf_counter()
+            print(f"{family}, world {world}, seed {done[0].seed}, {names}: {now - since:.0f} s", flush=True)
+            since = now
 
 
 def _check_data(run: Run, marks: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 Run:     python examples/train_thumos.py                       synthetic world, a minute on 2 CPU cores
          python examples/train_thumos.py --data DIR            features in the published layout:
              DIR/gt.json  DIR/split_{train,test}.txt  DIR/features/{train,test}/{rgb,flow}/<video>.npy
+         python examples/train_thumos.py --dataset penn-untrimmed --data LABELS
+             untrimmed videos composed of Penn Action's annotated poses, LABELS/0001.mat ...
 Resume:  the same command with --resume.
 
 Compare: --variant official | paper | corrected, --seeds 0-4 for mean and standard deviation.

@@ -56,7 +56,7 @@ def classification_metrics(
 
 
 @takes("scores", flags=("positive",))
-def area_under_roc(scores: Float[np.ndarray, "*n"], positive: Bool[np.ndarray, "*n"]) -> float:
+def area_under_roc(scores: Float[np.ndarray, "..."], positive: Bool[np.ndarray, "..."]) -> float:
     """Chance that a positive scores above a negative, equal scores counting half: the area under the ROC curve.
 
     Args:

@@ -1,7 +1,7 @@
 """Many runs side by side: seeds and numeric options on an extra axis of one compiled program.
 
 For tables and sweeps. Runs whose options differ only in numbers share one compilation and, on an accelerator,
-one program (`vmap`); on a CPU, which a single run already fills, they take turns inside it.
+one program (`vmap`); on a CPU, which a single run already fills, they take turns.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def train_ensemble(
 ) -> Iterator[tuple[list[int], Member]]:
     """Train every configuration on the train split, those of one shape in one program.
 
-    Runs equal but for inference are trained once. Members come as soon as their program is done; nothing is
-    written.
+    Runs equal but for inference are trained once. Members come as soon as they are trained; nothing is written.
 
     Args:
       dataset: only features and video-level labels of its train split are used.
@@ -109,45 +108,47 @@ def _train_group(
     group: Sequence[Config],
     width: int,
     progress: Callable[[int], None],
-) -> list[Member]:
+) -> Iterator[Member]:
     """Train configurations of one shape, `width` at a time on the vectorised axis."""
     mesh = placement.make_mesh(1)
-    graphdefs, states = zip(*[initial_state(c, dataset.dims, len(dataset.classes)) for c in group], strict=True)
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    state = jax.device_put(state, placement.replicated(mesh))  # as it comes back, so that one compilation serves
-    numbers = {name: np.asarray([c.flat()[name] for c in group], np.float32) for name in shape.numeric}
+    graphdef, _ = initial_state(group[0], dataset.dims, len(dataset.classes))
 
     @partial(jax.jit, donate_argnums=0)
     def advance(
         state: TrainState, numbers: dict[str, jax.Array], split: PackedSplit, num_steps: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        def member(own: tuple[TrainState, dict[str, jax.Array]]) -> tuple[TrainState, Metrics]:
-            one = partial(one_step, graphdef=graphdefs[0], config=shape.changed(**own[1]), mesh=mesh)
-            return steps(own[0], split, num_steps, one=one)
+        def member(state: TrainState, own: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+            one = partial(one_step, graphdef=graphdef, config=shape.changed(**own), mesh=mesh)
+            return steps(state, split, num_steps, one=one)
 
-        return jax.lax.map(member, (state, numbers), batch_size=width)
+        return jax.vmap(member)(state, numbers)
 
-    step, last = 0, _num_steps(shape, dataset)
-    history: list[list[dict[str, float]]] = [[] for _ in group]
-    while step < last:
-        count = min(shape.training.log_every, last - step)
-        state, metrics = advance(state, numbers, split, jnp.int32(count))
-        step += count
-        host = jax.device_get(metrics)
-        for m, config in enumerate(group):
-            line = {name: float(value[m]) for name, value in host.items()}
-            if not math.isfinite(line["loss"]):
-                raise DivergedError(
-                    f"the loss is {line['loss']} by step {step} with seed {config.training.seed} and learning rate "
-                    f"{config.schedule.learning_rate}; lower --learning-rate"
-                )
-            history[m].append({"step": step, **line})
-        progress(count * len(group))
-    host_state = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
-    return [
-        Member(graphdefs[m], jax.tree.map(lambda leaf, m=m: leaf[m], host_state), tuple(history[m]))
-        for m in range(len(group))
-    ]
+    last = _num_steps(shape, dataset)
+    for first in range(0, len(group), width):
+        members = group[first : first + width]
+        states = [initial_state(config, dataset.dims, len(dataset.classes))[1] for config in members]
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        state = jax.device_put(state, placement.replicated(mesh))  # as it comes back, so that one compilation serves
+        numbers = {name: np.asarray([c.flat()[name] for c in members], np.float32) for name in shape.numeric}
+        history: list[list[dict[str, float]]] = [[] for _ in members]
+        step = 0
+        while step < last:
+            count = min(shape.training.log_every, last - step)
+            state, metrics = advance(state, numbers, split, jnp.int32(count))
+            step += count
+            host = jax.device_get(metrics)
+            for m, config in enumerate(members):
+                line = {name: float(value[m]) for name, value in host.items()}
+                if not math.isfinite(line["loss"]):
+                    raise DivergedError(
+                        f"the loss is {line['loss']} by step {step} with seed {config.training.seed} and learning rate "
+                        f"{config.schedule.learning_rate}; lower --learning-rate"
+                    )
+                history[m].append({"step": step, **line})
+            progress(count * len(members))
+        host_state = jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+        for m, lines in enumerate(history):
+            yield Member(graphdef, jax.tree.map(lambda leaf, m=m: leaf[m], host_state), tuple(lines))
 
 
 def _shape_of(config: Config) -> Config:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from casejax.evaluate.classification import classification_metrics
+from casejax.evaluate.classification import area_under_roc, classification_metrics
 from casejax.localize import select_classes
 
 
@@ -74,3 +74,16 @@ def test_golden_accuracy(golden):
     selected = select_classes(scores, threshold=notes["config"]["class_thresh"])
     got = classification_metrics(scores, selected, labels).accuracy
     assert got == pytest.approx(notes["class_acc"], rel=1e-6)  # stored in float32
+
+
+def test_the_area_under_the_roc_curve_is_the_share_of_pairs_in_order(rng):
+    scores, positive = rng.integers(0, 6, (5, 8)) / 4, rng.random((5, 8)) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
+    assert area_under_roc(scores, positive) == pytest.approx(np.mean(pairs))
+    assert area_under_roc(-scores, positive) == pytest.approx(1 - np.mean(pairs))
+    assert np.isnan(area_under_roc(scores, np.ones_like(positive)))
+    assert np.isnan(area_under_roc(scores, np.zeros_like(positive)))
+    with pytest.raises(ValueError, match=r"got \(5, 8\) and \(5,\)"):
+        area_under_roc(scores, positive[:, 0])
+    with pytest.raises(ValueError, match="NaN"):
+        area_under_roc(scores * np.nan, positive)
