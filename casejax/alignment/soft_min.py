@@ -24,7 +24,7 @@ Minimum = Callable[..., jax.Array]
 """A function (values, gamma, *, axis=-1, where=None) that takes an axis away, as the three below."""
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def smooth_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -56,7 +56,7 @@ def smooth_min(
     return _minimise(_smooth_min, values, gamma, axis, where)
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def min_gamma(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -74,7 +74,7 @@ def min_gamma(
     return _minimise(_min_gamma, values, gamma, axis, where)
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def hard_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""] = 0.0,
@@ -89,7 +89,7 @@ def hard_min(
     return _minimise(_hard_min, values, gamma, axis, where)
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def smooth_min_by_shares(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],

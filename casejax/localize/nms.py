@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from casejax.localize.overlap import temporal_iou
+from casejax.localize.overlap import unchecked_iou
 from casejax.records import Localization
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def decay_once_nms(
     segment, score, group = _table(segment, score, group)
     order, suppressor = _suppress(segment, score, group, threshold, plus_one)
     gone = suppressor != np.arange(len(order))
-    iou = temporal_iou(segment[order], segment[order[suppressor]], extra=float(plus_one))
+    iou = unchecked_iou(segment[order], segment[order[suppressor]], extra=float(plus_one))
     decayed = score[order] * np.where(gone, np.exp(-(iou**2) / sigma), 1.0)
     output = np.lexsort((suppressor, gone, group[order]))
     return Survivors(order[output], decayed[output])
@@ -149,7 +149,7 @@ def soft_nms(
         worse = (value < worst[0][own]) | ((value == worst[0][own]) & (rank[pick] > worst[1][own]))
         worst[0][own[worse]], worst[1][own[worse]] = value[worse], rank[pick[worse]]
         rounds.append((pick, worst[0][own], worst[1][own]))
-        iou = temporal_iou(segment[rest], segment[pick][member], extra=float(plus_one))
+        iou = unchecked_iou(segment[rest], segment[pick][member], extra=float(plus_one))
         iou[best] = 0  # a pick does not decay itself
         current[rest] *= np.exp(-(iou**2) / sigma)
         rest = np.delete(rest, best)
@@ -211,7 +211,7 @@ def _suppress(
     while before := len(rest):
         head, member = _groups(part)
         best = column[:, head] if len(head) == 1 else column[:, head][:, member]
-        hit = temporal_iou(best.T, column.T, extra=extra) >= threshold
+        hit = unchecked_iou(best.T, column.T, extra=extra) >= threshold
         hit[head] = True
         suppressor[rest[hit]] = rest[head[member[hit]]]
         left = np.flatnonzero(~hit)
@@ -247,7 +247,7 @@ def _suppress_by_pairs(
         before = total[rows] - count[rows] - found_pairs
         second = first + 1 + np.arange(len(first)) - np.repeat(before, count[rows])
         found_pairs += len(first)
-        close = temporal_iou(column[:, first].T, column[:, second].T, extra=extra) >= threshold
+        close = unchecked_iou(column[:, first].T, column[:, second].T, extra=extra) >= threshold
         found.append((first[close], second[close]))
     first, second = (rank[np.concatenate(places)] for places in zip(*found, strict=True))
     better, worse = np.minimum(first, second), np.maximum(first, second)
