@@ -32,7 +32,7 @@ def negative_squared_distance(x: Float[Array, "*b n d"], y: Float[Array, "*b m d
     return -squared_distance(x, y)
 
 
-@takes(nan=True)
+@takes()
 def classification(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -57,7 +57,7 @@ def classification(
     return -(1 - label_smoothing) * hit - label_smoothing * mean
 
 
-@takes(nan=True)
+@takes()
 def regression_mse(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -77,7 +77,7 @@ def regression_mse(
     return error**2
 
 
-@takes(nan=True)
+@takes()
 def regression_mse_var(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -103,7 +103,7 @@ def regression_mse_var(
     return error**2 / variance + jnp.asarray(variance_weight, error.dtype) * jnp.log(variance)
 
 
-@takes(nan=True)
+@takes()
 def regression_huber(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -268,7 +268,7 @@ def _cycle_losses(
 
 def _error_and_variance(log_probabilities: Array, start: Array, times: Array, mask: Array) -> tuple[Array, Array]:
     """How far the mean time of a cycle's end is from its start, and the variance of that time."""
-    probabilities = jnp.where(mask, jnp.exp(log_probabilities), 0)
+    probabilities, times = jnp.exp(jnp.where(mask, log_probabilities, -jnp.inf)), jnp.where(mask, times, 0)
     mean = (probabilities * times).sum(axis=-1, keepdims=True)
     variance = (probabilities * (times - mean) ** 2).sum(axis=-1)
     return jnp.where(start, times, 0).sum(axis=-1) - mean[..., 0], variance

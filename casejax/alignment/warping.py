@@ -243,7 +243,12 @@ def _alignment_matrix(
     minimum: Minimum,
     allowed: Allowed,
 ) -> jax.Array:
-    return jax.grad(lambda cost: _dtw(cost, x_mask, y_mask, gamma, minimum, allowed).sum())(cost)
+    def total(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each = _dtw(cost, x_mask, y_mask, gamma, minimum, allowed)
+        return each.sum(), each
+
+    matrix, each = jax.grad(total, has_aux=True)(cost)
+    return jnp.where(jnp.isnan(each)[..., None, None], jnp.nan, matrix)
 
 
 @partial(jax.jit, static_argnames=("minimum", "allowed"))

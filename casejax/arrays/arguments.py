@@ -126,7 +126,7 @@ def refuse_nan(x: Any, name: str, live: Any = None) -> None:
     broken = np.isnan(x)
     if live is not None and broken.any():
         live = np.asarray(live)
-        broken &= live.reshape(*live.shape, *(1,) * (broken.ndim - live.ndim))
+        broken = broken & live.reshape(*live.shape, *(1,) * (broken.ndim - live.ndim))
     if broken.any():
         raise ValueError(f"{_at(name, np.argwhere(broken)[0].tolist())} is NaN; mask or drop what it belongs to")
 

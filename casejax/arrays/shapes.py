@@ -48,7 +48,8 @@ def check_shape(shape: tuple[Any, ...], name: str, sizes: tuple[str, ...], known
         parts[axis:behind] = [shape[axis:behind]]
     if len(parts) != len(sizes) or not all(_agrees(*pair, known) for pair in zip(sizes, parts, strict=True)):
         raise ValueError(f"{name} must be {_words(sizes, known)}, got {shape}")
-    known.update({_name(size): part for size, part in zip(sizes, parts, strict=True) if "#" not in size})
+    spread = {size for size, part in zip(sizes, parts, strict=True) if "#" in size and (size[0] == "*" or part == 1)}
+    known.update({_name(size): part for size, part in zip(sizes, parts, strict=True) if size not in spread})
 
 
 def _agrees(size: str, part: Any, known: dict[str, Any]) -> bool:

@@ -93,6 +93,8 @@ class DetectionResult:
 def between(tious: np.ndarray, low: float, high: float) -> np.ndarray:
     """(K,) bool, the tIoU thresholds from `low` to `high`, both included; ValueError where there is none."""
     tious = as_floats(tious, "tious")
+    if tious.ndim != 1:
+        raise ValueError(f"tious must be (K,), got {tious.shape}")
     inside = (tious > low - 1e-6) & (tious < high + 1e-6)  # wider than the rounding of float32
     if not inside.any():
         raise ValueError(f"no tIoU threshold in [{low}, {high}] among {tious.tolist()}")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.arrays import as_floats, refuse_nan, takes
+from casejax.arrays import as_floats, as_whole, refuse_nan, takes
 from casejax.labels.interior_point import least_mass
 from casejax.losses import soft_cross_entropy
 
@@ -265,7 +265,7 @@ def label_target(
     coefficients = np.array([(0, 0), *((phase.newest, phase.previous) for phase in phases)], np.float32)
     current = (jnp.asarray(epoch) >= jnp.asarray(starts, jnp.int32)).sum() if starts else 0
     own, of_previous = jnp.asarray(coefficients, newest.dtype)[current]
-    known = jnp.asarray(history.made) >= jnp.where(of_previous != 0, 2, 1)
+    known = as_whole(history.made, "history.made") >= jnp.where(of_previous != 0, 2, 1)
     return jnp.where(known, own * newest + of_previous * previous, 0)
 
 

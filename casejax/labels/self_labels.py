@@ -49,7 +49,8 @@ def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"
     Returns:
       (B, T) zeros and ones.
     """
-    return (selected & (labels > 0)[:, None, :]).any(axis=2).astype(labels.dtype)
+    found = (selected & (labels > 0)[:, None, :]).any(axis=2).astype(labels.dtype)
+    return jnp.where(jnp.isnan(labels).any(axis=1)[:, None], jnp.nan, found)
 
 
 @takes()
@@ -126,7 +127,8 @@ def model_labels(logits: Num[ArrayLike, "n k"], *, mask: Bool[ArrayLike, " n"] |
 def harden(labels: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """One-hot labels at each row's greatest entry ("Hard" in Table 5); rows of zeros stay zero."""
     one_hot = jax.nn.one_hot(jnp.argmax(labels, axis=1), labels.shape[1], dtype=labels.dtype)
-    return jnp.where(labels.sum(axis=1, keepdims=True) > 0, one_hot, 0)
+    total = labels.sum(axis=1, keepdims=True)
+    return jnp.where(jnp.isnan(total), jnp.nan, jnp.where(total > 0, one_hot, 0))
 
 
 def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]) -> Float[Array, "k d"]:

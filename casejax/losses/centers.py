@@ -144,7 +144,7 @@ def center_loss(
     def violations(*vectors: Array) -> tuple[Array, Array]:
         """Both triplets of the real pairs, 0 where they are not violated."""
         atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
-        return jnp.where(possible & (atcl > 0), atcl, 0), jnp.where(real & (nt > 0), nt, 0)
+        return jnp.where(possible & ~(atcl <= 0), atcl, 0), jnp.where(real & ~(nt <= 0), nt, 0)  # NaN stays NaN
 
     def loss(*vectors: Array) -> Array:
         atcl, nt = violations(*vectors)

@@ -36,7 +36,7 @@ def inverse_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
 def _squared_norm(x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n 1"], Bool[Array, "*n 1"]]:
     """The squared norm, or 1 where the vector is too short to have a direction, and whether it is long enough."""
     squared = (x * x).sum(axis=-1, keepdims=True)
-    long_enough = squared > 1e-24
+    long_enough = ~(squared <= 1e-24)  # NaN stays NaN
     return jnp.where(long_enough, squared, 1), long_enough
 
 

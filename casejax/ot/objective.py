@@ -146,7 +146,7 @@ def _objective(
     rows, columns = marginals(scores.shape, dtype, row_marginal, column_marginal, mask, mass, exact, axis_name)
     live = (rows > 0)[:, None] & (columns > 0)[None, :]
     logs = jnp.where(live, jnp.zeros_like(scores) if log_prior is None else log_prior, 0)
-    allowed = live & (logs > -jnp.inf)
+    allowed = live & (logs != -jnp.inf)
     logs = jnp.where(allowed, logs, 0)
     scalars = [None if x is None else jnp.asarray(x, dtype) for x in (epsilon, row_relaxation, column_relaxation)]
     sharded: Any = jnp.where(live, scores, 0), logs, jnp.where(allowed, jnp.exp(logs), 0), rows

@@ -63,7 +63,8 @@ EXAMPLES = {"features": normal(N, D), "labels": np.int32([0, 1, 2, 1, 0]), "cent
 JOBS = {
     "ot.sinkhorn": {"scores": normal(N, K), "log_prior": normal(N, K), "column_init": normal(K), **POTENTIALS},
     "ot.sinkhorn_objective": {
-        "result": rooms["ot"].SinkhornOutput(*jax.device_get(rooms["ot"].sinkhorn(normal(N, K)))),
+        # of a result the plan and its potentials are read
+        "result": rooms["ot"].SinkhornOutput(*jax.device_get(rooms["ot"].sinkhorn(normal(N, K))[:3]), *[None] * 4),
         "scores": normal(N, K),
         "log_prior": normal(N, K),
         **POTENTIALS,
