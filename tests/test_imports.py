@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "arrays": "",
     "losses": "arrays",
     "labels": "ot losses arrays",
-    "localize": "records errors",
+    "localize": "records errors arrays",
     "runtime": "errors",
     "data": "records errors runtime.files",
     "evaluate": "records localize errors",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from casejax.alignment.soft_min import Minimum, check_gamma
+from casejax.arrays.arguments import refuse_nan
 
 
 class Allowed(NamedTuple):
@@ -45,6 +46,10 @@ def check_paths(
             broken = np.argwhere(~np.asarray(mask).any(-1)).tolist()
             raise ValueError(f"{name} has sequences without a real frame: {broken}")
         refuse_holes(mask, name)
+    live = None if x_mask is None else x_mask[..., :, None]
+    if y_mask is not None:
+        live = y_mask[..., None, :] if live is None else live & y_mask[..., None, :]
+    refuse_nan(cost, "cost", live)
     if allowed.band is not None:
         _check_band(cost, x_mask, y_mask, allowed)
 

@@ -28,7 +28,7 @@ Cost = Callable[..., jax.Array]
 """A function (x, y, *, x_mask=None, y_mask=None) of (..., N, D) and (..., M, D) that gives (..., N, M) costs."""
 
 
-@takes("x", "positive", "negative")
+@takes()
 def d3tw_loss(
     x: Float[Array, "*b n d"],
     positive: Float[Array, "*b m d"],

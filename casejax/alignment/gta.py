@@ -41,7 +41,7 @@ class PairLosses(NamedTuple):
     consistency: Float[Array, "*b"]
 
 
-@takes("x", "y")
+@takes()
 def contrastive_cost(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],
@@ -128,7 +128,7 @@ def cycle_log_probabilities(forth: Float[Array, "*b n m"], back: Float[Array, "*
     return log_product + jnp.swapaxes(scale_in, -1, -2) + jnp.swapaxes(scale_out, -1, -2)
 
 
-@takes("log_cycle", "targets", nan=True)
+@takes()
 def cycle_cross_entropy(
     log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], *, mask: Bool[Array, "*b n"] | None = None
 ) -> Float[Array, "*b"]:
@@ -145,7 +145,7 @@ def cycle_cross_entropy(
     return mean_of_real(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
 
 
-@takes("log_cycle", "targets", nan=True)
+@takes()
 def cycle_cross_entropy_published(
     log_cycle: Float[Array, "*b n n"], targets: Float[Array, "*b n n"], *, mask: Bool[Array, "*b n"] | None = None
 ) -> Float[Array, "*b"]:
@@ -154,6 +154,8 @@ def cycle_cross_entropy_published(
     With N frames and label smoothing s the value can't fall below log(e + N - 1) - (1 - s + s / N), however good the
     alignment, and its gradient is a few hundredths of that of `cycle_cross_entropy`.
     """
+    if mask is not None:
+        log_cycle = jnp.where(mask[..., None] & mask[..., None, :], log_cycle, -jnp.inf)
     logits = jnp.exp(log_cycle)
     if mask is not None:
         logits = jnp.where(_some(mask[..., None, :], -1), logits, -jnp.inf)
@@ -169,7 +171,7 @@ def _smoothed_identity(mask: Array, smoothing: Number, dtype: jnp.dtype) -> Arra
     return jnp.where(real, (1 - smoothing) * identity + smoothing / jnp.maximum(count, 1), 0)
 
 
-@takes("x", "y")
+@takes()
 def pair_losses(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],
@@ -237,7 +239,7 @@ def all_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
     return np.stack(np.triu_indices(num_sequences, 1), axis=-1).astype(np.int32)
 
 
-@takes("embeddings")
+@takes()
 def gta_loss(
     embeddings: Float[Array, "b t d"],
     *,

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-@takes("x", "y")
+@takes()
 def inner_product(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
     """Inner product of every frame of x with every frame of y; the cosine for embeddings of unit norm."""
     return jnp.einsum("...nd,...md->...nm", x, y, precision="highest")
 
 
-@takes("x", "y")
+@takes()
 def squared_distance(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from casejax.arrays.placement import on_any_mesh, varying_as
+from casejax.arrays.arguments import takes
+from casejax.arrays.placement import varying_as
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -58,6 +59,7 @@ class SpeedClips(NamedTuple):
     mask: Bool[Array, "s t"]
 
 
+@takes()
 def sample_frames(
     length: Int[ArrayLike, ""], num_frames: int, key: Key[Array, ""], *, offset: int = 1
 ) -> Int[Array, " t"]:
@@ -86,6 +88,7 @@ def sample_frames(
     return jnp.where(available >= num_frames, offset + _distinct(available, num_frames, key), short)
 
 
+@takes()
 def context_indices(frames: Int[Array, "*b"], *, num_context: int = 2, stride: int = 15) -> Int[Array, "*b k"]:
     """The frames an embedder looks at for each frame: earlier ones, oldest first, and last the frame itself.
 
@@ -106,7 +109,7 @@ def context_indices(frames: Int[Array, "*b"], *, num_context: int = 2, stride: i
     return jnp.maximum(frames[..., None] - jnp.expand_dims(back, range(frames.ndim)), 0)
 
 
-@on_any_mesh
+@takes()
 def random_cycles(
     lengths: Int[ArrayLike, " b"], key: Key[Array, ""], *, num_cycles: int = 20, cycle_length: int = 2
 ) -> Cycles:
@@ -135,6 +138,7 @@ def random_cycles(
     return Cycles(jnp.concatenate([videos, videos[:, :1]], axis=1), starts)
 
 
+@takes()
 def tcn_pairs(
     length: Int[ArrayLike, ""], num_pairs: int, key: Key[Array, ""], *, window: int = 5, offset: int = 1
 ) -> Int[Array, "t 2"]:
@@ -162,7 +166,7 @@ def tcn_pairs(
     return jnp.stack([jnp.maximum(frames - back, 0), frames], axis=1)
 
 
-@on_any_mesh
+@takes()
 def random_triplets(
     lengths: Int[ArrayLike, " b"],
     key: Key[Array, ""],
@@ -206,6 +210,7 @@ def random_triplets(
     return Triplets(videos, frames, labels.astype(jnp.int32))
 
 
+@takes()
 def speed_clips(
     length: Int[ArrayLike, ""],
     num_frames: int,
@@ -255,6 +260,7 @@ def speed_clips(
     return SpeedClips(frames, rank[None] <= kept_before[:, -1:])
 
 
+@takes()
 def regular_speed_clips(
     length: Int[ArrayLike, ""], num_frames: int, key: Key[Array, ""], *, steps: tuple[int, ...] = (1, 2)
 ) -> SpeedClips:
@@ -284,6 +290,7 @@ def regular_speed_clips(
     return SpeedClips(jnp.where(mask, frames, last), mask)
 
 
+@takes()
 def frames_without_portions(
     length: Int[ArrayLike, ""],
     num_frames: int,

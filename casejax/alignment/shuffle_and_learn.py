@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.arrays.arguments import takes
+from casejax.arrays.arguments import check_index, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -23,7 +23,7 @@ def in_order(frames: Int[Array, "*r 3"]) -> Bool[Array, "*r"]:
     return ((first < middle) & (middle < last)) | ((first > middle) & (middle > last))
 
 
-@takes("embeddings")
+@takes()
 def triplet_features(
     embeddings: Float[Array, "b t d"], videos: Int[Array, " r"], frames: Int[Array, "r 3"]
 ) -> Float[Array, "r e"]:
@@ -37,10 +37,12 @@ def triplet_features(
     Returns:
       (R, 3 D).
     """
+    check_index(videos, "videos", embeddings.shape[0])
+    check_index(frames, "frames", embeddings.shape[1])
     return embeddings[videos[:, None], frames].reshape(len(videos), -1)
 
 
-@takes("logits")
+@takes()
 def shuffle_and_learn_loss(logits: Float[Array, "*r 2"], labels: Int[Array, "*r"]) -> Float[Array, "*r"]:
     """Cross-entropy of the two classes.
 
@@ -51,4 +53,5 @@ def shuffle_and_learn_loss(logits: Float[Array, "*r 2"], labels: Int[Array, "*r"
     Returns:
       (...) losses, one a triplet.
     """
+    check_index(labels, "labels", 2)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]

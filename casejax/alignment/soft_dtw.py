@@ -33,7 +33,7 @@ class Barycenter(NamedTuple):
     losses: Float[Array, " s"]
 
 
-@takes("x", "y")
+@takes()
 def soft_dtw_divergence(
     x: Float[Array, "*b n d"],
     y: Float[Array, "*b m d"],
@@ -77,7 +77,7 @@ def soft_dtw_divergence(
     return jnp.where(real_pairs(x_mask, y_mask), divergence, 0)
 
 
-@takes("sequences", "weights", "init")
+@takes()
 def soft_dtw_barycenter(
     sequences: Float[Array, "k m d"],
     *,

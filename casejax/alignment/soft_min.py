@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.arrays.arguments import as_mask, check_number, takes
+from casejax.arrays.arguments import check_number, refuse_nan, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
@@ -24,7 +24,7 @@ Minimum = Callable[..., jax.Array]
 """A function (values, gamma, *, axis=-1, where=None) that takes an axis away, as the three below."""
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def smooth_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -56,7 +56,7 @@ def smooth_min(
     return _minimise(_smooth_min, values, gamma, axis, where)
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def min_gamma(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -74,7 +74,7 @@ def min_gamma(
     return _minimise(_min_gamma, values, gamma, axis, where)
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def hard_min(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""] = 0.0,
@@ -89,7 +89,7 @@ def hard_min(
     return _minimise(_hard_min, values, gamma, axis, where)
 
 
-@takes("values", nan=True)
+@takes(nan=True)
 def smooth_min_by_shares(
     values: Float[Array, "..."],
     gamma: float | Float[Array, ""],
@@ -122,8 +122,10 @@ def _minimise(
         raise ValueError(f"nothing to take the minimum of: axis {axis} of shape {values.shape}")
     gamma, far = jnp.asarray(gamma, values.dtype), endless(values.dtype)
     if where is not None:
-        where = as_mask(where, "where")
+        if jnp.broadcast_shapes(where.shape, values.shape) != values.shape:
+            raise ValueError(f"where must broadcast to the values' {values.shape}, got {where.shape}")
         values = jnp.where(jnp.broadcast_to(where, values.shape), values, far)
+    refuse_nan(values, "values")
     count = values.shape[axis]
     # A short axis, such as the three predecessors of a cell, is taken apart: XLA fuses that into one loop over cells.
     inner = None if count <= 4 else axis

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from casejax.arrays.arguments import takes
+from casejax.arrays.arguments import check_index, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 
-@takes("embeddings")
+@takes()
 def clip_features(
     embeddings: Float[Array, "*b t d"], *, mask: Bool[Array, "*b t"] | None = None
 ) -> Float[Array, "*b e"]:
@@ -42,7 +42,7 @@ def clip_features(
     return jnp.concatenate([mean, change.sum(axis=-2) / changes], axis=-1)
 
 
-@takes("logits")
+@takes()
 def speednet_loss(logits: Float[Array, "*b"], labels: Int[Array, "*b"]) -> Float[Array, "*b"]:
     """Binary cross-entropy.
 
@@ -53,4 +53,5 @@ def speednet_loss(logits: Float[Array, "*b"], labels: Int[Array, "*b"]) -> Float
     Returns:
       (...) losses, one a clip.
     """
+    check_index(labels, "labels", 2)
     return jax.nn.softplus(jnp.where(labels == 1, -logits, logits))

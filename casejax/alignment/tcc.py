@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from casejax.alignment.pairwise import mean_of_real, squared_distance, without_padding
-from casejax.arrays.arguments import check_number, takes
+from casejax.arrays.arguments import check_index, check_number, takes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -26,13 +26,13 @@ PADDED = -1e30
 """Logit of padded frames: finite, so that a video without a real frame has no NaN, and zero behind any softmax."""
 
 
-@takes("x", "y")
+@takes()
 def negative_squared_distance(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
     """The similarity of TCC's experiments, which call it l2; what they call cosine is `inner_product`."""
     return -squared_distance(x, y)
 
 
-@takes("log_probabilities", "times", nan=True)
+@takes()
 def classification(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -57,7 +57,7 @@ def classification(
     return -(1 - label_smoothing) * hit - label_smoothing * mean
 
 
-@takes("log_probabilities", "times", nan=True)
+@takes()
 def regression_mse(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -77,7 +77,7 @@ def regression_mse(
     return error**2
 
 
-@takes("log_probabilities", "times", nan=True)
+@takes()
 def regression_mse_var(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -103,7 +103,7 @@ def regression_mse_var(
     return error**2 / variance + jnp.asarray(variance_weight, error.dtype) * jnp.log(variance)
 
 
-@takes("log_probabilities", "times", nan=True)
+@takes()
 def regression_huber(
     log_probabilities: Float[Array, "*b t"],
     start: Bool[Array, "*#b t"],
@@ -162,7 +162,7 @@ def cycle_back_logits(
     return logits(queries, end)
 
 
-@takes("embeddings", "times")
+@takes()
 def tcc_loss(
     embeddings: Float[Array, "b t d"],
     *,
@@ -203,7 +203,7 @@ def tcc_loss(
     return mean_of_real(losses, None if mask is None else mask[first])
 
 
-@takes("embeddings", "times")
+@takes()
 def stochastic_tcc_loss(
     embeddings: Float[Array, "b t d"],
     cycles: Int[Array | np.ndarray, "c l"],
@@ -235,6 +235,8 @@ def stochastic_tcc_loss(
     """
     if cycles.shape[1] < 3:
         raise ValueError(f"a cycle needs two videos and the first again, got cycles of shape {cycles.shape}")
+    check_index(cycles, "cycles", embeddings.shape[0])
+    check_index(starts, "starts", embeddings.shape[1])
     clean = without_padding(embeddings, mask)
     queries = clean[cycles[:, 0], starts][:, None, :]
     at_start = jnp.arange(embeddings.shape[1])[None, None, :] == jnp.asarray(starts)[:, None, None]
@@ -266,7 +268,7 @@ def _cycle_losses(
 
 def _error_and_variance(log_probabilities: Array, start: Array, times: Array, mask: Array) -> tuple[Array, Array]:
     """How far the mean time of a cycle's end is from its start, and the variance of that time."""
-    probabilities = jnp.where(mask, jnp.exp(log_probabilities), 0)
+    probabilities, times = jnp.exp(jnp.where(mask, log_probabilities, -jnp.inf)), jnp.where(mask, times, 0)
     mean = (probabilities * times).sum(axis=-1, keepdims=True)
     variance = (probabilities * (times - mean) ** 2).sum(axis=-1)
     return jnp.where(start, times, 0).sum(axis=-1) - mean[..., 0], variance

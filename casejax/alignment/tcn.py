@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-@takes("anchors", "positives")
+@takes()
 def tcn_npairs_loss(
     anchors: Float[Array, "*b t d"],
     positives: Float[Array, "*b t d"],
@@ -53,7 +53,7 @@ def tcn_npairs_loss(
     return mean_of_real(jnp.asarray(0.25 * regularisation, norms.dtype) * norms - hits, mask)
 
 
-@takes("anchors", "positives", "negatives")
+@takes()
 def tcn_triplet_loss(
     anchors: Float[Array, "*b d"],
     positives: Float[Array, "*b d"],

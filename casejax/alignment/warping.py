@@ -56,7 +56,7 @@ class Path(NamedTuple):
     mask: Bool[Array, "*b p"]
 
 
-@takes("cost", nan=True)
+@takes(nan=True)
 def dtw(
     cost: Float[Array, "*b n m"],
     *,
@@ -101,7 +101,7 @@ def dtw(
     return _refuse_nan(_dtw(cost, x_mask, y_mask, gamma, minimum, allowed))
 
 
-@takes("cost", nan=True)
+@takes(nan=True)
 def dtw_table(
     cost: Float[Array, "*b n m"],
     *,
@@ -139,7 +139,7 @@ def dtw_of_batch(
     return _refuse_nan((_dtw_table if table else _dtw)(cost, x_mask, y_mask, gamma, minimum, Allowed(band)))
 
 
-@takes("cost", nan=True)
+@takes(nan=True)
 def alignment_matrix(
     cost: Float[Array, "*b n m"],
     *,
@@ -168,7 +168,7 @@ def alignment_matrix(
     return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, minimum, allowed))
 
 
-@takes("cost", nan=True)
+@takes(nan=True)
 def visitation_matrix(
     cost: Float[Array, "*b n m"],
     *,
@@ -194,7 +194,7 @@ def visitation_matrix(
     return _refuse_nan(_alignment_matrix(cost, x_mask, y_mask, gamma, smooth_min_by_shares, allowed))
 
 
-@takes("cost", nan=True)
+@takes(nan=True)
 def dtw_path(
     cost: Float[Array, "*b n m"],
     *,
@@ -243,7 +243,12 @@ def _alignment_matrix(
     minimum: Minimum,
     allowed: Allowed,
 ) -> jax.Array:
-    return jax.grad(lambda cost: _dtw(cost, x_mask, y_mask, gamma, minimum, allowed).sum())(cost)
+    def total(cost: jax.Array) -> tuple[jax.Array, jax.Array]:
+        each = _dtw(cost, x_mask, y_mask, gamma, minimum, allowed)
+        return each.sum(), each
+
+    matrix, each = jax.grad(total, has_aux=True)(cost)
+    return jnp.where(jnp.isnan(each)[..., None, None], jnp.nan, matrix)
 
 
 @partial(jax.jit, static_argnames=("minimum", "allowed"))

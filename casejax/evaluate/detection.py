@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from casejax.errors import DataError
-from casejax.localize import temporal_iou
-from casejax.localize.arguments import as_floats, as_whole
+from casejax.localize.arguments import as_flags, as_floats, as_whole
+from casejax.localize.overlap import unchecked_iou
 from casejax.records import SegmentTable
 
 TIOUS = tuple(np.linspace(0.1, 0.7, 7).tolist())
@@ -92,7 +92,10 @@ class DetectionResult:
 
 def between(tious: np.ndarray, low: float, high: float) -> np.ndarray:
     """(K,) bool, the tIoU thresholds from `low` to `high`, both included; ValueError where there is none."""
-    inside = (tious > low - 1e-9) & (tious < high + 1e-9)
+    tious = as_floats(tious, "tious")
+    if tious.ndim != 1:
+        raise ValueError(f"tious must be (K,), got {tious.shape}")
+    inside = (tious > low - 1e-6) & (tious < high + 1e-6)  # wider than the rounding of float32
     if not inside.any():
         raise ValueError(f"no tIoU threshold in [{low}, {high}] among {tious.tolist()}")
     return inside
@@ -153,8 +156,14 @@ def average_precision(
       num_listed: (C,) predictions of each class that `class_mean` counts; default those of `matches`.
     """
     ground_truth = as_table(ground_truth, "ground truth")
-    thresholds, ranked, hit = matches
-    num_classes = len(classes)
+    thresholds, ranked = as_floats(matches.tious, "tious"), as_table(matches.ranked, "predictions")
+    hit, num_classes = as_flags(matches.hit, "hit"), len(classes)
+    if hit.shape != (*thresholds.shape, len(ranked.score)):
+        raise ValueError(f"hit must be {(*thresholds.shape, len(ranked.score))}, thresholds x rows, got {hit.shape}")
+    if num_listed is not None:
+        num_listed = as_whole(num_listed, "num_listed")
+        if num_listed.shape != (num_classes,):
+            raise ValueError(f"num_listed must be {(num_classes,)}, one number a class, got {num_listed.shape}")
     num_predictions = np.bincount(ranked.label, minlength=num_classes)
     num_ground_truth = np.bincount(ground_truth.label, minlength=num_classes)
     position = _order_in_group(ranked.label, num_classes)
@@ -222,8 +231,8 @@ def match_detections(
     for name, value, words in (("matching", matching, get_args(Matching)), ("ties", ties, get_args(Ties))):
         if value not in words:
             raise ValueError(f"{name} must be one of {words}, got {value!r}")
-    thresholds = np.atleast_1d(np.asarray(tious, np.float64))
-    if not ((thresholds > 0) & (thresholds <= 1)).all():
+    thresholds = np.atleast_1d(as_floats(tious, "tious", nan=True).astype(np.float64))
+    if thresholds.ndim != 1 or not ((thresholds > 0) & (thresholds <= 1)).all():
         raise ValueError(f"tIoU thresholds must lie in (0, 1], got {thresholds.tolist()}")
     predictions = check_table(predictions, "predictions", len(classes))
     ground_truth = check_table(ground_truth, "ground truth", len(classes))
@@ -297,7 +306,7 @@ def _edges(
         rank = np.repeat(block, count[block])
         within = np.arange(len(rank)) - np.repeat(np.cumsum(count[block]) - count[block], count[block])
         truth = by_key[begin[rank] + within]
-        tiou = np.asarray(temporal_iou(ranked.segment[rank], ground_truth.segment[truth]))
+        tiou = np.asarray(unchecked_iou(ranked.segment[rank], ground_truth.segment[truth]))
         close = tiou >= least
         found.append((rank[close], truth[close], tiou[close]))
     rank, truth, tiou = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -358,3 +367,14 @@ def check_table(table: SegmentTable, what: str, num_classes: int) -> SegmentTabl
             "evaluate with the class list the table was made with"
         )
     return table
+
+
+def check_videos(table: SegmentTable, what: str, num_videos: int) -> None:
+    """Refuse rows of videos that are not there."""
+    unknown = (table.video < 0) | (table.video >= num_videos)
+    if unknown.any():
+        row = np.argmax(unknown)
+        raise DataError(
+            f"{what}, row {row}: video {table.video[row]} is no index into the {num_videos} videos; "
+            "number the videos from 0 and name them all"
+        )

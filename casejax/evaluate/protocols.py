@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
-from casejax.errors import DataError, OptionError
+from casejax.errors import OptionError
 from casejax.evaluate.detection import (
     TIOUS,
     ClassMean,
@@ -19,6 +19,7 @@ from casejax.evaluate.detection import (
     as_table,
     average_precision,
     check_table,
+    check_videos,
     match_detections,
 )
 from casejax.evaluate.names import bare_name
@@ -238,7 +239,7 @@ def compared(
     ground_truth = check_table(ground_truth, "ground truth", len(classes))
     ambiguous = as_table(ambiguous, "ambiguous")
     for table, what in ((predictions, "predictions"), (ground_truth, "ground truth"), (ambiguous, "ambiguous")):
-        _check_videos(table, what, len(videos))
+        check_videos(table, what, len(videos))
     kept = np.array([protocol.keeps(name) for name in videos], bool)
     number = np.cumsum(kept) - 1
     found, truth, intervals = (
@@ -316,6 +317,7 @@ def counted(tables: Compared, protocol: Protocol) -> SegmentTable:
 
 def touches(segments: SegmentTable, others: SegmentTable) -> np.ndarray:
     """(n,) bool, whether a segment overlaps one of `others` in its video, whatever their classes."""
+    segments, others = as_table(segments, "segments"), as_table(others, "others")
     touched = np.zeros(len(segments.score), bool)
     for video in np.unique(others.video):
         begin, end = others.segment[others.video == video].T
@@ -341,13 +343,3 @@ def _first_of_each(truth: SegmentTable) -> np.ndarray:
         if not near.all(axis=1).any():
             rows.append(row)
     return np.sort(np.array([row for rows in kept.values() for row in rows], np.int64))
-
-
-def _check_videos(table: SegmentTable, what: str, num_videos: int) -> None:
-    unknown = (table.video < 0) | (table.video >= num_videos)
-    if unknown.any():
-        row = np.argmax(unknown)
-        raise DataError(
-            f"{what}, row {row}: video {table.video[row]} is no index into the {num_videos} videos; "
-            "number the videos from 0 and name them all"
-        )

@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from casejax.errors import DataError
+from casejax.evaluate.detection import check_table, check_videos
 from casejax.evaluate.names import match_names
 from casejax.records import SegmentTable
 
@@ -24,10 +27,11 @@ def results_dict(table: SegmentTable, video_ids: Sequence[str], classes: Sequenc
     Raises:
       DataError: a time or score is not finite, or a segment ends before it starts.
     """
+    table = check_table(table, "detections", len(classes))
+    check_videos(table, "detections", len(video_ids))
     results: dict[str, list[dict[str, Any]]] = {video: [] for video in video_ids}
     columns = zip(*(column.tolist() for column in table), strict=True)
-    for row, (video, label, (start, end), score) in enumerate(columns):
-        _check(f"row {row} (video {video_ids[video]!r})", start, end, score)
+    for video, label, (start, end), score in columns:
         entry = {"label": classes[label], "score": score, "segment": [start, end]}
         results[video_ids[video]].append(entry)
     return {"version": "casejax", "results": results, "external_data": {}}
@@ -103,14 +107,14 @@ def _parse_entry(entry: Any, where: str) -> tuple[str, tuple[float, float], floa
     return label, (start, end), score
 
 
-def _pair(segment: Any) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(segment, list | tuple) or len(segment) != 2:
+def _pair(segment: Any) -> list[Any]:
+    if (not isinstance(segment, list | tuple) and np.ndim(segment) != 1) or len(segment) != 2:
         raise TypeError
-    return segment
+    return list(segment)
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_) or np.ndim(value):
         raise TypeError
     return float(value)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from casejax.ot.checks import boolean, count, numbers, positive
+from casejax.ot.checks import boolean, count, numbers, positive, refuse
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -86,7 +86,8 @@ def least_mass(
       num_steps: steps at most; static.
 
     Raises:
-      ValueError: shapes that don't fit or an option out of range.
+      ValueError: shapes that don't fit, an option out of range, or a real number that is NaN or +inf. Where such a
+        thing is not known, under a transformation, the values are NaN.
 
     References:
       Mehrotra, "On the Implementation of a Primal-Dual Interior Point Method", SIAM Journal on Optimization 1992.
@@ -96,13 +97,12 @@ def least_mass(
         raise ValueError(
             f"least_mass needs rows (M, T) with M, T >= 1 and targets (M,), got {rows.shape} and {targets.shape}"
         )
-    for name, value, shape in (("mask", mask, targets.shape), ("value_mask", value_mask, rows.shape[1:])):
-        if value is not None and jnp.shape(value) != shape:
-            raise ValueError(f"{name} must have shape {shape} for rows of {rows.shape}, got {jnp.shape(value)}")
     barrier, penalty = positive("barrier", barrier), positive("penalty", penalty)
     num_steps = count("num_steps", num_steps)
-    real = jnp.ones(rows.shape[0], bool) if mask is None else boolean("mask", mask)
-    shown = jnp.ones(rows.shape[1], bool) if value_mask is None else boolean("value_mask", value_mask)
+    real = boolean("mask", jnp.ones(rows.shape[0], bool) if mask is None else mask, rows.shape[:1])
+    shown = boolean("value_mask", jnp.ones(rows.shape[1], bool) if value_mask is None else value_mask, rows.shape[1:])
+    refuse("rows", rows, live=real[:, None] & shown[None, :])
+    refuse("targets", targets, live=real)
     return _solve(rows, targets, real, shown, barrier, penalty, num_steps)
 
 
@@ -120,6 +120,8 @@ def _solve(
     rows = jnp.where(mask[:, None] & value_mask[None, :], rows, 0).astype(dtype)
     targets = jnp.where(mask, targets, 0)
     barrier, penalty = jnp.asarray(barrier, dtype), jnp.asarray(penalty, dtype)
+    fine = jnp.isfinite(rows).all() & jnp.isfinite(targets).all()
+    fine = fine & (barrier > 0) & (barrier < jnp.inf) & (penalty > 0) & (penalty < jnp.inf)
     problem = jax.lax.stop_gradient((rows, targets, value_mask, barrier, penalty))
 
     def unfinished(state: State) -> jax.Array:
@@ -142,7 +144,7 @@ def _solve(
     curvature, solve = _normal_equations(point, problem[0], penalty)
     values = point.low + _matmul(solve(change), problem[0]) / curvature
     asked = (rows != 0).any(axis=0)
-    values = jnp.where(asked, values, 0)
+    values = jnp.where(fine, jnp.where(asked, values, 0), jnp.nan)
     residual = targets - _matmul(rows, values)
     return LeastMass(values, residual, jnp.abs(residual).max() <= 10 / penalty, count, converged)
 

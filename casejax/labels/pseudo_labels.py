@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.arrays import as_floats, as_whole, refuse_nan, takes
 from casejax.labels.interior_point import least_mass
 from casejax.losses import soft_cross_entropy
-from casejax.ot.checks import boolean, numbers
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -46,16 +46,19 @@ class SnippetLabels(NamedTuple):
     converged: Bool[Array, ""]
 
 
+@takes()
 def power_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
     """Snippets to either side that count as around an instance: 0.0785 length^0.9, as published."""
     return 0.0785 * length**0.9
 
 
+@takes()
 def linear_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
     """A quarter of the length, as in the program that the published one was built on."""
     return 0.25 * length
 
 
+@takes()
 def contrast_rows(
     segments: Float[ArrayLike, "m 2"],
     *,
@@ -78,18 +81,18 @@ def contrast_rows(
 
     Returns:
       The rows, and the instances that cover a snippet; all other rows are 0.
+
+    Raises:
+      ValueError: shapes that don't fit, or a known segment that is real and has a NaN; under `jit` and `vmap` it
+        takes no part.
     """
-    segments = numbers("segments", segments)
-    if segments.ndim != 2 or segments.shape[1:] != (2,) or num_snippets < 1:
-        raise ValueError(
-            f"contrast_rows needs segments (M, 2) and num_snippets >= 1, got {segments.shape} and {num_snippets}"
-        )
-    shown = jnp.ones(num_snippets, bool) if snippet_mask is None else boolean("snippet_mask", snippet_mask)
+    if num_snippets < 1:
+        raise ValueError(f"num_snippets must be 1 or more, got {num_snippets}")
+    shown = jnp.ones(num_snippets, bool) if snippet_mask is None else snippet_mask
     if shown.shape != (num_snippets,):
         raise ValueError(f"snippet_mask must have shape {(num_snippets,)}, got {shown.shape}")
     real = jnp.isfinite(segments).all(axis=1)
-    if mask is not None:
-        real = real & boolean("mask", mask)
+    real = real if mask is None else real & mask
     count = shown.sum()
     start, end = jnp.trunc(jnp.where(real[:, None], segments, 0)).T[:, :, None]
     width = margin(jnp.maximum(end - start, 1))
@@ -102,6 +105,7 @@ def contrast_rows(
     return jnp.where(used[:, None], rows, 0), used
 
 
+@takes()
 def snippet_labels(
     segments: Float[ArrayLike, "m 2"],
     scores: Float[ArrayLike, " m"],
@@ -136,14 +140,9 @@ def snippet_labels(
         is not finite or does not end after it starts, or real snippets behind padding. Under `jit` and `vmap` such
         instances take no part.
     """
-    segments, scores = numbers("segments", segments), numbers("scores", scores)
-    num = scores.shape[0] if scores.ndim == 1 else 0
-    if num < 1 or segments.shape != (num, 2) or (mask is not None and jnp.shape(mask) != (num,)):
-        raise ValueError(
-            "snippet_labels needs segments (M, 2), scores (M,) and mask (M,) with M >= 1, got "
-            f"{segments.shape}, {scores.shape} and {None if mask is None else jnp.shape(mask)}"
-        )
-    real = jnp.ones(num, bool) if mask is None else boolean("mask", mask)
+    if not len(segments):
+        raise ValueError("snippet_labels needs an instance, got segments (0, 2); mask one that is not real")
+    real = jnp.ones(segments.shape[:1], bool) if mask is None else mask
     _refuse_broken(segments, scores, real, snippet_mask)
     real = real & jnp.isfinite(scores)
     rows, used = contrast_rows(segments, num_snippets=num_snippets, mask=real, snippet_mask=snippet_mask, margin=margin)
@@ -179,6 +178,7 @@ def _refuse_broken(segments: Array, scores: Array, mask: Array, snippet_mask: Ar
 # Supervision
 
 
+@takes()
 def pseudo_label_loss(
     logits: Float[Array, "*b t c"],
     labels: Float[Array, "*b t c"],
@@ -231,10 +231,13 @@ class LabelHistory(NamedTuple):
         return cls(newest, previous, jnp.zeros((), jnp.int32))
 
     def push(self, labels: Float[Array, "*s"]) -> LabelHistory:
-        """The history after new labels."""
+        """The history after new labels, which must have the shape of those before."""
+        if jnp.shape(labels) != self.newest.shape:
+            raise ValueError(f"labels must have shape {self.newest.shape} as those before, got {jnp.shape(labels)}")
         return LabelHistory(labels, self.newest, self.made + 1)
 
 
+@takes()
 def label_target(
     history: LabelHistory, epoch: int | Int[Array, ""], *, phases: Sequence[Phase] = PUBLISHED_PHASES
 ) -> Float[Array, "*s"]:
@@ -250,16 +253,23 @@ def label_target(
     Raises:
       ValueError: phases out of order.
     """
+    labels = {name: as_floats(getattr(history, name), f"history.{name}") for name in ("newest", "previous")}
+    newest, previous = labels.values()
+    if newest.shape != previous.shape:
+        raise ValueError(f"labels of a history must have one shape, got {newest.shape} and {previous.shape}")
+    for name, values in labels.items():
+        refuse_nan(values, f"history.{name}")
     starts = [phase.epoch for phase in phases]
     if starts != sorted(set(starts)):
         raise ValueError(f"phases must begin at ascending epochs, got {starts}")
     coefficients = np.array([(0, 0), *((phase.newest, phase.previous) for phase in phases)], np.float32)
     current = (jnp.asarray(epoch) >= jnp.asarray(starts, jnp.int32)).sum() if starts else 0
-    newest, previous = jnp.asarray(coefficients, history.newest.dtype)[current]
-    known = history.made >= jnp.where(previous != 0, 2, 1)
-    return jnp.where(known, newest * history.newest + previous * history.previous, 0)
+    own, of_previous = jnp.asarray(coefficients, newest.dtype)[current]
+    known = as_whole(history.made, "history.made") >= jnp.where(of_previous != 0, 2, 1)
+    return jnp.where(known, own * newest + of_previous * previous, 0)
 
 
+@takes()
 def label_weight(
     epoch: int | Int[Array, ""],
     *,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from casejax import ot
+from casejax.arrays import takes
 from casejax.losses.vectors import unit
 from casejax.ot.checks import boolean, numbers, refuse
 from casejax.ot.placement import spec_of, with_automatic_axes
@@ -37,6 +38,7 @@ class Labels(NamedTuple):
     column_error: Float[Array, ""]
 
 
+@takes()
 def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"]) -> Float[Array, "b t"]:
     """Q^A: a snippet is foreground where a class of its video selected it (section 3 of CASE).
 
@@ -47,9 +49,11 @@ def foreground_labels(selected: Bool[Array, "b t c"], labels: Float[Array, "b c"
     Returns:
       (B, T) zeros and ones.
     """
-    return (selected & (labels > 0)[:, None, :]).any(axis=2).astype(labels.dtype)
+    found = (selected & (labels > 0)[:, None, :]).any(axis=2).astype(labels.dtype)
+    return jnp.where(jnp.isnan(labels).any(axis=1)[:, None], jnp.nan, found)
 
 
+@takes()
 def mean_probabilities(streams: Sequence[Float[Array, "n k"]]) -> Float[Array, "n k"]:
     """Co-labelling as printed, Eqs. 17-20 of CASE: log of the mean of the streams' probabilities."""
     logs = jnp.stack([jax.nn.log_softmax(logits) for logits in streams])
@@ -106,6 +110,8 @@ def model_labels(logits: Num[ArrayLike, "n k"], *, mask: Bool[ArrayLike, " n"] |
       Labels without a gradient; the column error is measured against equipartition.
     """
     logits = numbers("logits", logits)
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, K), got {logits.shape}")
     shown = None if mask is None else boolean("mask", mask, logits.shape[:1])
     refuse("logits", logits, live=None if shown is None else shown[:, None])
     labels = jax.nn.softmax(jax.lax.stop_gradient(logits))
@@ -117,10 +123,12 @@ def model_labels(logits: Num[ArrayLike, "n k"], *, mask: Bool[ArrayLike, " n"] |
     return Labels(labels, jnp.zeros_like(error), error)
 
 
+@takes()
 def harden(labels: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """One-hot labels at each row's greatest entry ("Hard" in Table 5); rows of zeros stay zero."""
     one_hot = jax.nn.one_hot(jnp.argmax(labels, axis=1), labels.shape[1], dtype=labels.dtype)
-    return jnp.where(labels.sum(axis=1, keepdims=True) > 0, one_hot, 0)
+    total = labels.sum(axis=1, keepdims=True)
+    return jnp.where(jnp.isnan(total), jnp.nan, jnp.where(total > 0, one_hot, 0))
 
 
 def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]) -> Float[Array, "k d"]:
@@ -130,7 +138,10 @@ def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]
     Rows of weight 0 (masked snippets) must hold finite embeddings. A column without weight gives zeros.
     """
     weights, embeddings = numbers("weights", weights), numbers("embeddings", embeddings)
+    if weights.ndim != 2 or embeddings.ndim != 2 or len(weights) != len(embeddings):
+        raise ValueError(f"weights must be (N, K) and embeddings (N, D), got {weights.shape} and {embeddings.shape}")
     refuse("weights", weights, least=0)
+    refuse("embeddings", embeddings)
     specs = PartitionSpec(*spec_of(weights, 1), *spec_of(embeddings, 1))
     return with_automatic_axes(_weighted_means, specs, weights, embeddings)
 
@@ -145,11 +156,15 @@ def _weighted_means(weights: jax.Array, embeddings: jax.Array) -> jax.Array:
 def foreground_background(labels: Float[Array, " n"], *, mask: Bool[Array, " n"] | None = None) -> Float[Array, "n 2"]:
     """Weights (Q^A, 1 - Q^A) for the prototypes of foreground and background; masked rows weigh 0."""
     labels = numbers("labels", labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels must be (N,), got {labels.shape}")
     shown = None if mask is None else boolean("mask", mask, labels.shape)
+    refuse("labels", labels, live=shown)
     weights = jnp.stack([labels, 1 - labels], axis=1)
     return weights if shown is None else jnp.where(shown[:, None], weights, 0)
 
 
+@takes()
 def cluster_logits(
     cluster_prototypes: Float[Array, "k d"],
     fb_prototypes: Float[Array, "2 d"],

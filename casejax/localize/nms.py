@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from casejax.localize.overlap import temporal_iou
+from casejax.localize.arguments import as_floats, as_whole, check_number
+from casejax.localize.overlap import unchecked_iou
 from casejax.records import Localization
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def decay_once_nms(
     segment, score, group = _table(segment, score, group)
     order, suppressor = _suppress(segment, score, group, threshold, plus_one)
     gone = suppressor != np.arange(len(order))
-    iou = temporal_iou(segment[order], segment[order[suppressor]], extra=float(plus_one))
+    iou = unchecked_iou(segment[order], segment[order[suppressor]], extra=float(plus_one))
     decayed = score[order] * np.where(gone, np.exp(-(iou**2) / sigma), 1.0)
     output = np.lexsort((suppressor, gone, group[order]))
     return Survivors(order[output], decayed[output])
@@ -149,7 +150,7 @@ def soft_nms(
         worse = (value < worst[0][own]) | ((value == worst[0][own]) & (rank[pick] > worst[1][own]))
         worst[0][own[worse]], worst[1][own[worse]] = value[worse], rank[pick[worse]]
         rounds.append((pick, worst[0][own], worst[1][own]))
-        iou = temporal_iou(segment[rest], segment[pick][member], extra=float(plus_one))
+        iou = unchecked_iou(segment[rest], segment[pick][member], extra=float(plus_one))
         iou[best] = 0  # a pick does not decay itself
         current[rest] *= np.exp(-(iou**2) / sigma)
         rest = np.delete(rest, best)
@@ -160,22 +161,18 @@ def soft_nms(
 
 def _table(segment: object, score: object, group: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Segments (n, 2), scores (n,) float64 and the ordinal of each row's group, whatever they came as."""
-    segment, score = np.asarray(segment), np.asarray(score, np.float64)
-    if segment.dtype != np.float32:
-        segment = segment.astype(np.float64)
+    segment, score = (as_floats(x, name, nan=True) for x, name in ((segment, "segment"), (score, "score")))
+    score = score.astype(np.float64)
     if segment.size == 0 and score.size == 0:
         segment, score = segment.reshape(0, 2), score.reshape(0)
     count = len(score) if score.ndim == 1 else -1
-    names = np.zeros(max(count, 0), np.int64) if group is None else np.asarray(group)
-    if segment.shape != (count, 2) or (names.shape != (count,) and (names.size or count)):
+    whole = np.zeros(max(count, 0), np.int64) if group is None else as_whole(group, "group")
+    if segment.shape != (count, 2) or (whole.shape != (count,) and (whole.size or count)):
         raise ValueError(
             f"NMS needs segments (n, 2), scores (n,) and groups (n,), got {segment.shape}, {score.shape} and "
-            f"{names.shape}"
+            f"{whole.shape}"
         )
-    whole = names.astype(np.int64).reshape(count)
-    if (whole != names.reshape(count)).any():
-        row = int(np.argmax(whole != names))
-        raise ValueError(f"group[{row}] is {names[row]}, expected a whole number")
+    whole = whole.reshape(count)
     in_order = (whole[1:] >= whole[:-1]).all()
     ordinal = _groups(whole)[1] if in_order else np.unique(whole, return_inverse=True)[1]
     ordinal = ordinal.astype(np.uint16 if count <= 2**16 else np.int64)  # short integers are sorted in linear time
@@ -192,16 +189,14 @@ def _table(segment: object, score: object, group: object) -> tuple[np.ndarray, n
 
 
 def _check_sigma(sigma: Number) -> None:
-    if not sigma > 0:
-        raise ValueError(f"sigma, the width of the decay, must be above 0, got {sigma}")
+    check_number(sigma, "sigma, the width of the decay,", "be above 0", lambda x: x > 0)
 
 
 def _suppress(
     segment: np.ndarray, score: np.ndarray, group: np.ndarray, threshold: Number, plus_one: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows by (group, rank), and the position in that order of what suppresses each; its own if kept."""
-    if not threshold > 0:
-        raise ValueError(f"the tIoU threshold of NMS must be above 0, got {threshold}")
+    check_number(threshold, "the tIoU threshold of NMS", "be above 0", lambda x: x > 0)
     order = _ranked(score, group)
     column, part = segment.T[:, order], group[order]  # starts and ends; what competes, group or cluster
     suppressor, rest, extra = np.arange(len(order)), np.arange(len(order)), float(plus_one)
@@ -211,7 +206,7 @@ def _suppress(
     while before := len(rest):
         head, member = _groups(part)
         best = column[:, head] if len(head) == 1 else column[:, head][:, member]
-        hit = temporal_iou(best.T, column.T, extra=extra) >= threshold
+        hit = unchecked_iou(best.T, column.T, extra=extra) >= threshold
         hit[head] = True
         suppressor[rest[hit]] = rest[head[member[hit]]]
         left = np.flatnonzero(~hit)
@@ -247,7 +242,7 @@ def _suppress_by_pairs(
         before = total[rows] - count[rows] - found_pairs
         second = first + 1 + np.arange(len(first)) - np.repeat(before, count[rows])
         found_pairs += len(first)
-        close = temporal_iou(column[:, first].T, column[:, second].T, extra=extra) >= threshold
+        close = unchecked_iou(column[:, first].T, column[:, second].T, extra=extra) >= threshold
         found.append((first[close], second[close]))
     first, second = (rank[np.concatenate(places)] for places in zip(*found, strict=True))
     better, worse = np.minimum(first, second), np.maximum(first, second)

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax import arrays
+from casejax.localize.arguments import as_floats
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
 
@@ -29,7 +32,15 @@ def temporal_iou(
 
     Returns:
       Overlaps in [0, 1], of half precision in float32: a NumPy array, or a JAX array where one of the two is.
+
+    Raises:
+      ValueError: shapes that don't fit, or a known NaN.
     """
+    return unchecked_iou(*_segments(a=a, b=b), extra=_checked(extra))
+
+
+def unchecked_iou(a: Any, b: Any, *, extra: Any = 0.0) -> Any:
+    """`temporal_iou` of arrays that are as they should be."""
     intersection, length_a, length_b = _lengths(a, b, extra)
     return _ratio(intersection, length_a + length_b - intersection)
 
@@ -49,24 +60,37 @@ def candidate_overlap(
       candidate: segments that are covered.
       extra: see `temporal_iou`.
     """
-    intersection, _, length = _lengths(best, candidate, extra)
+    intersection, _, length = _lengths(*_segments(best=best, candidate=candidate), _checked(extra))
     return _ratio(intersection, length)
 
 
 def _lengths(a: Any, b: Any, extra: Any) -> tuple[Any, Any, Any]:
     """Length of the intersection, of `a` and of `b`."""
     xp = _namespace(a, b)
-    a, b = (_numbers(x, xp) for x in (a, b))
-    if not isinstance(extra, jax.core.Tracer) and not np.all(np.asarray(extra) >= 0):
-        raise ValueError(f"extra, added to every length, must be 0 or more, got {extra}")
     intersection = xp.minimum(a[..., 1], b[..., 1]) - xp.maximum(a[..., 0], b[..., 0]) + extra
     return xp.maximum(intersection, 0), a[..., 1] - a[..., 0] + extra, b[..., 1] - b[..., 0] + extra
 
 
-def _numbers(x: Any, xp: Any) -> Any:
-    """An array, of lists and half precision too."""
-    x = x if isinstance(x, np.ndarray | jax.Array) else xp.asarray(x)
-    return x.astype(xp.float32) if x.dtype.itemsize < 4 else x
+def _segments(**segments: Any) -> Sequence[Any]:
+    """Two arrays of segments by their names, of lists, whole numbers and half precision too."""
+    host = _namespace(*segments.values()) is np
+    found = {name: (as_floats if host else arrays.as_floats)(x, name) for name, x in segments.items()}
+    for name, x in found.items():
+        arrays.refuse_nan(x, name)
+        if x.shape[-1:] != (2,):
+            raise ValueError(f"{name} must be (..., 2), a start and an end each, got {x.shape}")
+    try:
+        jnp.broadcast_shapes(*(x.shape for x in found.values()))
+    except ValueError as error:
+        shapes = " and ".join(f"{name} {x.shape}" for name, x in found.items())
+        raise ValueError(f"segments must fit each other, got {shapes}") from error
+    return list(found.values())
+
+
+def _checked(extra: Any) -> Any:
+    if not isinstance(extra, jax.core.Tracer) and not np.all(np.asarray(extra) >= 0):
+        raise ValueError(f"extra, added to every length, must be 0 or more, got {extra}")
+    return extra
 
 
 def _ratio(part: Any, whole: Any) -> Any:

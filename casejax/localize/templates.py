@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from casejax.arrays import takes
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
@@ -26,6 +28,7 @@ Template = Callable[..., Fit]
 the number of groups G, to the fit of each group to each column; 0 for groups without a member."""
 
 
+@takes()
 def gaussian(
     values: Float[Array, "n v"], weights: Float[Array, " n"], group: Int[Array, " n"], *, num_groups: int
 ) -> Fit:
@@ -39,6 +42,7 @@ def gaussian(
     return Fit(origin + mean, _root(variance))
 
 
+@takes()
 def exponential(
     values: Float[Array, "n v"], weights: Float[Array, " n"], group: Int[Array, " n"], *, num_groups: int
 ) -> Fit:
@@ -49,6 +53,7 @@ def exponential(
     return gaussian(values, weights, group, num_groups=num_groups)
 
 
+@takes()
 def uniform(
     values: Float[Array, "n v"], weights: Float[Array, " n"], group: Int[Array, " n"], *, num_groups: int
 ) -> Fit:
@@ -59,6 +64,7 @@ def uniform(
     return Fit(low + (high - low) / 2, (high - low) / math.sqrt(12))
 
 
+@takes()
 def student_t(
     values: Float[Array, "n v"],
     weights: Float[Array, " n"],

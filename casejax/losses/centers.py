@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from casejax.arrays.arguments import takes
-from casejax.losses.vectors import _angle, _check_dimensions, _cosines, unit
+from casejax.arrays.arguments import check_index, takes
+from casejax.losses.vectors import _angle, _cosines, unit
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Array, Bool, Float, Int, Key
 
 
@@ -33,11 +33,11 @@ class Triplets(NamedTuple):
     nearest: Int[Array, " n"]
 
 
-@takes("features", "centers")
+@takes()
 def nearest_negative(
     features: Float[Array, "n d"],
     labels: Int[Array | np.ndarray, " n"],
-    centers: Float[Array, "c _"],
+    centers: Float[Array, "c d"],
     *,
     candidates: Bool[Array, "n c"] | None = None,
 ) -> Int[Array, " n"]:
@@ -53,18 +53,19 @@ def nearest_negative(
     Raises:
       ValueError: centers of another dimension than the features.
     """
-    _check_dimensions(features, centers)
+    _check(labels, centers)
+    labels = jnp.asarray(labels)
     cosines = jax.lax.stop_gradient(_cosines(features, centers))
-    allowed = _negatives(jnp.asarray(labels), len(centers), candidates)
+    allowed = _negatives(labels, len(centers), candidates)
     return jnp.argmax(jnp.where(allowed, cosines, -jnp.inf), axis=1).astype(jnp.int32)
 
 
-@takes("features", "background", "centers")
+@takes()
 def triplets(
     features: Float[Array, "n d"],
     background: Float[Array, "n d"],
-    labels: Int[Array | np.ndarray, " _"],
-    centers: Float[Array, "c _"],
+    labels: Int[Array | np.ndarray, " n"],
+    centers: Float[Array, "c d"],
     *,
     candidates: Bool[Array, "n c"] | None = None,
     margin_atcl: float | Float[Array, ""] = 1.0,
@@ -74,9 +75,8 @@ def triplets(
 
     Args and errors are those of `center_loss`.
     """
-    labels = jnp.asarray(labels)
-    _check_pairs(features, background, labels, centers, None)
     nearest = nearest_negative(features, labels, centers, candidates=candidates)
+    labels = jnp.asarray(labels)
     own = centers[labels]
     vectors = features, background, own, centers[nearest], own
     atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
@@ -84,12 +84,12 @@ def triplets(
     return Triplets(jnp.where(possible, atcl, -jnp.inf), nt, nearest)
 
 
-@takes("features", "background", "centers")
+@takes()
 def center_loss(
     features: Float[Array, "n d"],
     background: Float[Array, "n d"],
-    labels: Int[Array | np.ndarray, " _"],
-    centers: Float[Array, "c _"],
+    labels: Int[Array | np.ndarray, " n"],
+    centers: Float[Array, "c d"],
     *,
     mask: Bool[Array, " n"] | None = None,
     candidates: Bool[Array, "n c"] | None = None,
@@ -132,9 +132,9 @@ def center_loss(
       ValueError: features, background, labels and centers whose shapes do not fit, fewer than two centers, or (outside
         jit) a label that is no index of them.
     """
-    labels = jnp.asarray(labels)
-    _check_pairs(features, background, labels, centers, mask)
+    _check(labels, centers, mask)
     real = jnp.ones(len(labels), bool) if mask is None else mask
+    labels = jnp.where(real, labels, 0)
     features, background = (jnp.where(real[:, None], x, 0) for x in (features, background))
     nearest = nearest_negative(features, labels, centers, candidates=candidates)
     possible = real & _negatives(labels, len(centers), candidates).any(axis=1)
@@ -144,7 +144,7 @@ def center_loss(
     def violations(*vectors: Array) -> tuple[Array, Array]:
         """Both triplets of the real pairs, 0 where they are not violated."""
         atcl, nt = _violations(*vectors, margin_atcl=margin_atcl, margin_nt=margin_nt)
-        return jnp.where(possible & (atcl > 0), atcl, 0), jnp.where(real & (nt > 0), nt, 0)
+        return jnp.where(possible & ~(atcl <= 0), atcl, 0), jnp.where(real & ~(nt <= 0), nt, 0)  # NaN stays NaN
 
     def loss(*vectors: Array) -> Array:
         atcl, nt = violations(*vectors)
@@ -227,18 +227,7 @@ def _negatives(labels: Array, num_classes: int, candidates: Array | None) -> Arr
     return others if candidates is None else others & candidates
 
 
-def _check_pairs(features: Array, background: Array, labels: Array, centers: Array, mask: Array | None) -> None:
-    _check_dimensions(features, centers)
+def _check(labels: Array | np.ndarray, centers: Array, mask: Array | None = None) -> None:
     if len(centers) < 2:
         raise ValueError(f"a nearest negative takes two centers or more, got centers {centers.shape}")
-    if background.shape != features.shape or labels.shape != features.shape[:1]:
-        raise ValueError(
-            "features and background must be (N, D) and labels (N,), got "
-            f"{features.shape}, {background.shape} and {labels.shape}"
-        )
-    if isinstance(labels, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
-        return
-    real = np.asarray(labels) if mask is None else np.asarray(labels)[np.asarray(mask)]
-    wrong = real[(real < 0) | (real >= len(centers))]
-    if wrong.size:
-        raise ValueError(f"label {wrong[0]} is not the index of one of the {len(centers)} centers")
+    check_index(labels, "labels", len(centers), mask)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-@takes("video_scores", "labels")
+@takes()
 def video_cross_entropy(
     video_scores: Float[Array, "b c"], labels: Float[Array, "b c"], *, smoothing: float = 1e-10
 ) -> Float[Array, " b"]:
@@ -31,7 +31,7 @@ def video_cross_entropy(
     return soft_cross_entropy(video_scores, shared_out(labels) + smoothing)
 
 
-@takes("probabilities", "labels")
+@takes()
 def generalized_bce(
     probabilities: Float[Array, "*b t"],
     labels: Float[Array, "*b t"],
@@ -78,7 +78,7 @@ def generalized_bce(
     return side(labels, probabilities) + side(1 - labels, 1 - probabilities)
 
 
-@takes("logits", "targets")
+@takes()
 def soft_cross_entropy(logits: Float[Array, "*n k"], targets: Float[Array, "*n k"]) -> Float[Array, "*n"]:
     """Cross-entropy to soft labels over the last axis; Eqs. 3 and 6 of CASE are its means.
 
@@ -92,13 +92,13 @@ def soft_cross_entropy(logits: Float[Array, "*n k"], targets: Float[Array, "*n k
     return -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
 
 
-@takes("labels")
+@takes()
 def entropy(labels: Float[Array, "*n k"]) -> Float[Array, "*n"]:
     """Entropy over the last axis in nats; 0 log 0 is 0."""
     return -(labels * jnp.log(jnp.where(labels > 0, labels, 1))).sum(axis=-1)
 
 
-@takes("cas", "labels")
+@takes()
 def mil_loss(
     cas: Float[Array, "b t c"],
     labels: Float[Array, "b c"],
@@ -123,7 +123,7 @@ def mil_loss(
     return video_cross_entropy(pooled, labels, smoothing=0.0)
 
 
-@takes("logits", "targets")
+@takes()
 def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Float[Array, " b"]:
     """Binary cross-entropy of every class's softmax probability, mean over classes.
 
@@ -140,13 +140,13 @@ def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
     return -(targets * (logits - total) + (1 - targets) * (others - total)).mean(axis=1)
 
 
-@takes("labels")
+@takes()
 def shared_out(labels: Float[Array, "b k"]) -> Float[Array, "b k"]:
     """Labels of each video divided by their sum, where that is 1 or more, so that they sum to 1."""
     return labels / jnp.maximum(labels.sum(axis=1, keepdims=True), 1)
 
 
-@takes("labels")
+@takes()
 def with_background(labels: Float[Array, "b c"], background: float) -> Float[Array, "b k"]:
     """Labels (B, C + 1) of the classes and, last, of background: the same number in every video, such as 1 or 0."""
     return jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-@takes("by", nan=True)
+@takes(by="kinds")
 def best_of_kinds(
     kinds: Bool[Array, "b t #n"],
     by: Float[Array, "b t #n"],
@@ -43,7 +43,7 @@ def best_of_kinds(
     return jnp.moveaxis(taken if fill else taken & kinds, 2, 0)
 
 
-@takes("embedding", nan=True)
+@takes(embedding="query positive negatives")
 def mined_contrast(
     embedding: Float[Array, "b t d"],
     query: Bool[Array, "b t"],
@@ -55,7 +55,7 @@ def mined_contrast(
     """InfoNCE on cosines: the query's mean embedding is drawn to the positive's and away from every negative.
 
     Args:
-      embedding: (B, T, D); finite in padding.
+      embedding: (B, T, D).
       query: (B, T) True for snippets whose mean is the query.
       positive: (B, T) True for snippets whose mean is the positive.
       negatives: (B, T) True for snippets each of which is a negative.
@@ -67,6 +67,8 @@ def mined_contrast(
     References:
       Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, Eq. 4.
     """
+    # What takes no part must not spoil the gradient either.
+    embedding = jnp.where((query | positive | negatives)[:, :, None], embedding, 0)
     wanted = unit(time_mean(embedding, mask=query))
     near = (wanted * unit(time_mean(embedding, mask=positive))).sum(axis=1, keepdims=True) / temperature
     far = jnp.einsum("bd,btd->bt", wanted, unit(embedding), precision="highest") / temperature

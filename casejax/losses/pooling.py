@@ -21,7 +21,7 @@ ABSENT = -1e30
 # Selected snippets
 
 
-@takes("scores")
+@takes()
 def select_top_k(
     scores: Float[Array, "b t c"],
     *,
@@ -85,7 +85,7 @@ def _greatest(x: Float[Array, "b c t"], k: Int[Array, "b 1 1"]) -> Bool[Array, "
     return taken | (undecided & (jnp.cumsum(undecided, axis=2, dtype=jnp.int32) <= missing))
 
 
-@takes("values", nan=True)
+@takes(values="selected")
 def selected_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"]) -> Float[Array, "b c"]:
     """Mean of the values at the selected snippets of every video and class (Eq. 16 of CASE, inner mean).
 
@@ -100,7 +100,7 @@ def selected_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"])
     return jnp.where(selected, values, 0).sum(axis=1) / jnp.maximum(count, 1).astype(values.dtype)
 
 
-@takes("values")
+@takes()
 def top_k_mean(
     values: Float[Array, "b t c"],
     *,
@@ -125,7 +125,7 @@ def top_k_mean(
     return selected_mean(values, select_top_k(values, divisor=divisor, rounding=rounding, mask=mask))
 
 
-@takes("cas", nan=True)
+@takes(cas="selected")
 def pooled(
     cas: Float[Array, "b t c"], selected: Bool[Array, "b t c"], *, probabilities: bool = False
 ) -> Float[Array, "b c"]:
@@ -142,17 +142,19 @@ def pooled(
 # Streams
 
 
+@takes()
 def stream_mean(streams: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
     """Mean over streams of arrays of one shape; of their logits, it is co-labelling as published."""
     return sum(streams[1:], start=streams[0]) / len(streams)
 
 
+@takes()
 def class_probabilities(cas: Sequence[Float[Array, "b t c"]]) -> Float[Array, "b t c"]:
     """P^V: softmax of the class activation sequence over classes (Table 9 of CASE), mean over streams."""
     return stream_mean([jax.nn.softmax(logits) for logits in cas])
 
 
-@takes("foreground", nan=True)
+@takes()
 def calibrate(
     cas: Sequence[Float[Array, "b t c"]], foreground: Float[Array, "b t"], *, cas_weight: float | Float[Array, ""]
 ) -> Float[Array, "b t c"]:
@@ -173,6 +175,7 @@ def calibrate(
 # Time under a mask
 
 
+@takes(half=True)
 def without_padding(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t *d"]:
     """`x` with zeros in padding, also where NaN stood there."""
     if mask is None:
@@ -180,14 +183,15 @@ def without_padding(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | Non
     return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, 0)
 
 
+@takes(nan=True)
 def lengths(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
-    """The number of real snippets of each video, at least 1, in the dtype of `x`."""
+    """The number of real snippets of each video, at least 1, in the dtype of `x`, but float32 for half precision."""
     if mask is None:
         return jnp.full(x.shape[0], x.shape[1], x.dtype)
     return jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)
 
 
-@takes("values")
+@takes()
 def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
     """Mean over all entries that are True in `mask`; 0 where there is none."""
     if mask is None:
@@ -195,14 +199,14 @@ def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = 
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
 
 
-@takes("x")
+@takes()
 def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b *d"]:
     """Mean over the real snippets of each video; 0 for a video without one."""
     count = lengths(x, mask=mask)
     return without_padding(x, mask=mask).sum(axis=1) / count.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-@takes("logits")
+@takes()
 def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
     """Weights of a video's real snippets that sum to 1 over time, for each class apart.
 
@@ -213,7 +217,7 @@ def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | No
     return jax.nn.softmax(logits, axis=1)
 
 
-@takes("x")
+@takes()
 def moving_average(x: Float[Array, "b t d"], window: int, *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t d"]:
     """Mean over `window` snippets around each one; those beyond either end and in padding count as zeros."""
     if window == 1:

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 
-@takes("x")
+@takes()
 def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     """Vectors of length 1 along the last axis; zero vectors stay zero, with a gradient of zero."""
     return x * inverse_norm(x)
 
 
-@takes("x")
+@takes()
 def norm(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Euclidean norm along the last axis; 0, with a gradient of zero, for vectors shorter than 1e-12."""
     squared, long_enough = _squared_norm(x)
     return jnp.where(long_enough, jnp.sqrt(squared), 0)[..., 0]
 
 
-@takes("x")
+@takes()
 def inverse_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
     """One over the Euclidean norm along the last axis; 0 for vectors shorter than 1e-12."""
     squared, long_enough = _squared_norm(x)
@@ -36,28 +36,33 @@ def inverse_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
 def _squared_norm(x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n 1"], Bool[Array, "*n 1"]]:
     """The squared norm, or 1 where the vector is too short to have a direction, and whether it is long enough."""
     squared = (x * x).sum(axis=-1, keepdims=True)
-    long_enough = squared > 1e-24
+    long_enough = ~(squared <= 1e-24)  # NaN stays NaN
     return jnp.where(long_enough, squared, 1), long_enough
 
 
-@jax.custom_jvp
+@takes()
 def guarded_arccos(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Inverse cosine in radians: numbers that rounding put beyond ±1 are read as ±1, and the slope stays finite.
 
     The values are exact. The slope -1 / sqrt(1 - x^2) is never steeper than at the last number before ±1.
     """
+    return _guarded_arccos(x)
+
+
+@jax.custom_jvp
+def _guarded_arccos(x: Array) -> Array:
     return jnp.arccos(jnp.clip(x, -1, 1))
 
 
-@guarded_arccos.defjvp
+@_guarded_arccos.defjvp
 def _guarded_arccos_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     squared_sine = jnp.maximum((1 - x) * (1 + x), jnp.finfo(x.dtype).eps)
-    return guarded_arccos(x), -dx * jax.lax.rsqrt(squared_sine)
+    return _guarded_arccos(x), -dx * jax.lax.rsqrt(squared_sine)
 
 
-@takes("features", "centers")
-def angular_distance(features: Float[Array, "*n d"], centers: Float[Array, "c _"]) -> Float[Array, "*n c"]:
+@takes()
+def angular_distance(features: Float[Array, "*n d"], centers: Float[Array, "c d"]) -> Float[Array, "*n c"]:
     """Angle between every feature and every center, in radians, in [0, pi].
 
     A vector of zeros stands at right angles to everything and has a gradient of zero.
@@ -65,7 +70,6 @@ def angular_distance(features: Float[Array, "*n d"], centers: Float[Array, "c _"
     Raises:
       ValueError: centers of another dimension than the features.
     """
-    _check_dimensions(features, centers)
     return guarded_arccos(_cosines(features, centers))
 
 
@@ -76,11 +80,3 @@ def _angle(x: Array, y: Array) -> Array:
 
 def _cosines(features: Array, centers: Array) -> Array:
     return jnp.einsum("...d,cd->...c", unit(features), unit(centers), precision="highest")
-
-
-def _check_dimensions(features: Array, centers: Array) -> None:
-    if features.shape[-1] != centers.shape[-1]:
-        raise ValueError(
-            f"centers must have the dimension of the features, got features {features.shape} and centers "
-            f"{centers.shape}"
-        )

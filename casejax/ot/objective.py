@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from casejax.ot.acceleration import divide
 from casejax.ot.checks import boolean, numbers, positive
 from casejax.ot.placement import AxisName, spec_of, total_over, varying_together, with_automatic_axes
-from casejax.ot.solver import SinkhornOutput, marginals
+from casejax.ot.solver import SinkhornOutput, marginals, refuse_broken
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -83,10 +83,16 @@ def sinkhorn_objective(
       axis_name: as there; the values are those of all rows together.
 
     Raises:
-      ValueError: an array does not fit the plan, or an option is out of range.
+      ValueError: an array does not fit the plan, an option is out of range, or a known number broken as in `sinkhorn`.
     """
-    scores = numbers("scores", scores, result.plan.shape).astype(result.plan.dtype)
+    scores = numbers("scores", scores)
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be (N, K), got {scores.shape}")
     dtype, (num_rows, num_columns) = scores.dtype, scores.shape
+    plan = numbers("result.plan", result.plan, scores.shape).astype(dtype)
+    row_potential = numbers("result.row_potential", result.row_potential, (num_rows,)).astype(dtype)
+    column_potential = numbers("result.column_potential", result.column_potential, (num_columns,)).astype(dtype)
+    result = result._replace(plan=plan, row_potential=row_potential, column_potential=column_potential)
     prior = None if log_prior is None else numbers("log_prior", log_prior, scores.shape).astype(dtype)
     rows = None if row_marginal is None else numbers("row_marginal", row_marginal, (num_rows,)).astype(dtype)
     columns = None
@@ -100,6 +106,7 @@ def sinkhorn_objective(
         "mass": mass,
     }
     checked = [None if value is None else positive(name, value) for name, value in options.items()]
+    refuse_broken(scores, prior, rows, columns, shown)
     inputs = (scores, prior, rows, columns, shown, *checked)
     return SinkhornObjective(
         *with_automatic_axes(partial(_objective, axis_name), [spec_of(scores)] * 6, result, *inputs)
@@ -139,7 +146,7 @@ def _objective(
     rows, columns = marginals(scores.shape, dtype, row_marginal, column_marginal, mask, mass, exact, axis_name)
     live = (rows > 0)[:, None] & (columns > 0)[None, :]
     logs = jnp.where(live, jnp.zeros_like(scores) if log_prior is None else log_prior, 0)
-    allowed = live & (logs > -jnp.inf)
+    allowed = live & (logs != -jnp.inf)
     logs = jnp.where(allowed, logs, 0)
     scalars = [None if x is None else jnp.asarray(x, dtype) for x in (epsilon, row_relaxation, column_relaxation)]
     sharded: Any = jnp.where(live, scores, 0), logs, jnp.where(allowed, jnp.exp(logs), 0), rows

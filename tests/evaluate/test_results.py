@@ -173,5 +173,5 @@ def test_names_are_matched_where_that_is_unique(names, videos, want):
 )
 def test_nothing_broken_is_written(segment, score, message):
     detections = SegmentTable.from_rows([0, 1], [0, 0], [[0, 1], segment], [0.5, score])
-    with pytest.raises(DataError, match=f"row 1 .*v_two.*{message}"):
+    with pytest.raises(DataError, match=f"detections, row 1: .*{message}"):
         results_dict(detections, VIDEOS, CLASSES)

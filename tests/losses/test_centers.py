@@ -282,15 +282,15 @@ def test_bad_input_is_refused():
 
     features = background = zeros(6, 3)
     labels, mask = np.array([2, 0, 2, 1, 3, 2], np.int32), jnp.asarray([True] * 4 + [False, True])
-    with pytest.raises(ValueError, match=r"dimension of the features, got features \(6, 3\) and centers \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"centers must be \(C, D=3\), got \(4, 2\)"):
         losses.nearest_negative(features, labels, zeros(4, 2))
     for function in (losses.center_loss, losses.triplets):
         for own, centers, message in (
-            (labels, (4, 5), r"dimension of the features, got features \(6, 3\) and centers \(4, 5\)"),
+            (labels, (4, 5), r"centers must be \(C, D=3\), got \(4, 5\)"),
             (labels, (1, 3), r"two centers or more, got centers \(1, 3\)"),
-            (labels[:5], (4, 3), r"labels \(N,\), got \(6, 3\), \(6, 3\) and \(5,\)"),
-            (labels, (3, 3), "label 3 is not the index of one of the 3 centers"),
-            (-labels, (4, 3), "label -2 is not"),
+            (labels[:5], (4, 3), r"labels must be \(N=6,\), got \(5,\)"),
+            (labels, (3, 3), r"labels\[4\] is 3, expected an index from 0 to 2"),
+            (-labels, (4, 3), r"labels\[0\] is -2, expected an index"),
         ):
             with pytest.raises(ValueError, match=message):
                 function(features, background, own, zeros(*centers))
