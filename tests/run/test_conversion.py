@@ -306,8 +306,11 @@ def test_models_that_the_published_program_cannot_hold(files, tmp_path):
     labels[1] = labels[1, ::-1]
     refused("own-labels", "differ by up to .*co_label_clusters", cluster_labels=jnp.asarray(labels))
     refused("depth", "streams are rgb, depth", lambda data, config: data.update(streams=["rgb", "depth"]))
-    hotter = Config.from_dict(meta["config"]).changed(head_temperature=5.0).as_dict()
-    refused("hotter", r"head_temperature is 5\.0, but 10\.0", lambda data, config: config.update(hotter))
+    for n, (name, value, fixed) in enumerate(
+        [("head_temperature", 5.0, 10.0), ("cluster_context", 9, 1), ("transformed_streams", "product", "mean")]
+    ):
+        other = Config.from_dict(meta["config"]).changed(**{name: value}).as_dict()
+        refused(f"other-{n}", f"{name} is {value}, but {fixed}", lambda data, config, other=other: config.update(other))
     refused("newer", "no option x", lambda data, config: config.update(novelty={"x": 1}))
     refused("other-dims", "of another shape", lambda data, config: data.update(dims=[3, 4]))
     baseline = Config.of("baseline").changed(hidden=HIDDEN)
