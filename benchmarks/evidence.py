@@ -8,8 +8,8 @@ Run:     python benchmarks/evidence.py motion --penn LABELS           real motio
 A row of one's own is NAME="FLAGS", flags as for `casejax train`; it starts from `corrected`, or from --method and
 --variant among its flags. Flags outside of rows are shared by all rows. Every run is a file OUT/FAMILY/world-W/ROW/
 seed-S.json, written whole; what is there is not run again, so a stopped command goes on where it was. Seed s draws the
-same parameters, videos and snippets in every row. The last step is evaluated, never a selected one. A run of motion
-or thumos is some two minutes of one core, so that the built-in rows of a world, 25 runs, take half an hour on 2 cores.
+same parameters, videos and snippets in every row. The last step is evaluated, never a selected one. A run of motion or
+thumos takes two to three minutes of one core, the built-in rows of a world, 25 runs, half an hour on 2 cores.
 
 The table has, a row each: mAP averaged over tIoU 0.1:0.7 and its standard deviation over seeds (within worlds), by
 world, and at some tIoU; differences to the reference, paired over worlds and seeds, with their standard deviation,
