@@ -14,6 +14,7 @@ HOUSE = Path(casejax.__file__).parent
 HEAVY = ("flax", "optax", "orbax", "matplotlib", "scipy", "chex", "jaxtyping", "beartype", "rich", "torch", "PIL")
 MAY_IMPORT = {
     "errors": "",
+    "names": "",
     "records": "errors",
     "ot": "",
     "arrays": "",
@@ -21,12 +22,12 @@ MAY_IMPORT = {
     "labels": "ot losses arrays",
     "localize": "records errors arrays",
     "runtime": "errors",
-    "data": "records errors runtime.files",
-    "evaluate": "records localize errors",
+    "data": "records names errors runtime.files",
+    "evaluate": "records names localize errors",
     "methods": "losses labels ot data.sampling data.pickles records errors",
     "run": "methods runtime records data.pickles errors",
     "report": "evaluate records runtime.files errors",
-    "inference": "run methods localize evaluate report data runtime records errors labels",
+    "inference": "run methods localize evaluate report data runtime records names errors labels",
     "train": "inference run methods localize evaluate report data runtime records errors labels",
     "alignment": "arrays runtime report.canvas errors",
     "cli": "train inference run methods evaluate report data runtime records errors",

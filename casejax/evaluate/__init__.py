@@ -14,9 +14,9 @@ from casejax.evaluate.detection import (
     evaluate_detections,
     match_detections,
 )
-from casejax.evaluate.names import bare_name, match_names
 from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge, touches
 from casejax.evaluate.results import ParsedResults, parse_results, results_dict
+from casejax.names import bare_name, match_names
 
 __all__ = [
     "judge",

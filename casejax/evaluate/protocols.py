@@ -22,8 +22,8 @@ from casejax.evaluate.detection import (
     check_videos,
     match_detections,
 )
-from casejax.evaluate.names import bare_name
 from casejax.localize.arguments import check_number, takes
+from casejax.names import bare_name
 from casejax.records import SNIPPET_SECONDS, SegmentTable
 
 Units = Literal["seconds", "whole snippets", "snippets, whole ones for the ground truth"]

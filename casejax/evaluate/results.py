@@ -12,7 +12,7 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.evaluate.detection import check_table, check_videos
-from casejax.evaluate.names import match_names
+from casejax.names import match_names
 from casejax.records import SegmentTable
 
 
