@@ -2,6 +2,7 @@
 
 Run:     python benchmarks/cost_model.py            ActivityNet 1.3 on 8 to 256 chips
          python benchmarks/cost_model.py --thumos   THUMOS14, one chip
+         python benchmarks/cost_model.py --kernels  what Pallas kernels of Sinkhorn and soft-DTW could gain
 
 Counts follow from the shapes; `benchmarks/collectives.py` finds the same bytes in the compiled program. Times are a
 PREDICTION from the makers' peak rates below and the efficiencies given as options; nothing of it was measured on them.
@@ -60,6 +61,36 @@ def cost(config: Config, dims: tuple[int, ...], num_classes: int, chips: int) ->
     )
 
 
+def kernels(efficiency: float, launch: float, step: float) -> None:
+    """Print what XLA's programs and kernels written by hand must move and start, and the times that predicts.
+
+    Sinkhorn, 3 iterations: XLA passes 12 times over the scores, as `benchmarks/sinkhorn.py` counts. Rows meet in the
+    column sums alone, so a kernel can find a row's sum, and what the row adds to the next column sums, in one pass: 4,
+    and 2 for the plan, each a start, since the sums are those of all blocks.
+
+    Soft-DTW, value and gradient: XLA starts a program for each of N + M - 1 diagonals, forth and back, and lays cost
+    and gradient askew first: 9 passes over N x M numbers at least. A kernel keeps the diagonal on the chip: it reads
+    the costs, writes accumulated ones, reads both again and writes the gradient.
+    """
+    rows = []
+
+    def add(name: str, entries: int, passes: tuple[int, int], started: tuple[float, float]) -> None:
+        for chip, rate in CHIPS.items():
+            moved = [4 * entries * each for each in passes]
+            times = [max(b / rate.memory / efficiency, t) for b, t in zip(moved, started, strict=True)]
+            megabytes = (f"{b / 1e6:,.0f}" for b in moved)
+            rows.append((name, chip, *megabytes, *map(milliseconds, times), f"{times[0] / times[1]:.1f}x"))
+
+    for n, k in ((12_000, 16), (200_000, 16), (1_000_000, 128), (10_000_000, 16)):
+        add(f"Sinkhorn, {n:,} x {k}", n * k, (12, 6), (12 * launch, 6 * launch))
+    for b, n, m in ((8, 400, 400), (2, 2000, 2000)):
+        diagonals = 2 * (n + m - 1)
+        add(f"soft-DTW, {b} x {n:,} x {m:,}", b * n * m, (9, 5), (diagonals * launch, diagonals * step))
+    starts = f"{1e6 * launch:g} us a start, {1e6 * step:g} us a diagonal inside a kernel"
+    print(f"PREDICTION at {efficiency:.0%} of the peak rates, {starts}")
+    print_table(("", "chip", "MB by XLA", "by a kernel", "time by XLA", "by a kernel", "gain"), rows)
+
+
 def main() -> None:
     """Print counts and predictions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,7 +99,13 @@ def main() -> None:
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the peak rates that is reached")
     parser.add_argument("--latency", type=float, default=10e-6, help="seconds that a collective takes at least")
     parser.add_argument("--collectives", type=int, default=17, help="of a step, as benchmarks/collectives.py counts")
+    parser.add_argument("--kernels", action="store_true", help="kernels of Sinkhorn and soft-DTW instead")
+    parser.add_argument("--launch", type=float, default=5e-6, help="seconds to start a program on a chip")
+    parser.add_argument("--step", type=float, default=0.5e-6, help="seconds of a diagonal inside a kernel")
     arguments = parser.parse_args()
+    if arguments.kernels:
+        kernels(arguments.efficiency, arguments.launch, arguments.step)
+        return
     config, num_classes, videos, counts = (
         Config.of("case").changed(num_snippets=50, num_clusters=64),
         200,

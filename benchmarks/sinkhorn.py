@@ -62,6 +62,7 @@ from measure import machine, medians, milliseconds, print_table, seconds
 from casejax import ot
 
 EPSILON, PACKAGES = 0.05, {"torch": "torch", "ott": "ott-jax", "ot": "POT"}
+WIDTH = 8  # numbers of an embedding
 
 
 def make_scores(num_rows: int, num_columns: int, spread: float = 0.5) -> np.ndarray:
@@ -283,6 +284,17 @@ def memory(num_rows: int, num_columns: int = 16) -> None:
             print(f"{name:8s}{output.strip()}")
 
 
+def many_rows(num_rows: Sequence[int] = (1_000_000, 10_000_000), num_columns: int = 16) -> None:
+    """Peak resident memory of scores that are made in parts, in bytes a row; each in a process of its own."""
+    print(f"\nsinkhorn_embeddings, {WIDTH} numbers a row, {num_columns} columns: peak memory, embeddings included")
+    for rows in num_rows:
+        command = [sys.executable, __file__, "memory", "--peak-of", "embeddings", str(rows), str(num_columns)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        print(
+            f"{rows:,} rows: {float(output) * 4 * WIDTH:.0f} bytes a row; the scores alone would take {4 * num_columns}"
+        )
+
+
 def peak_of(name: str, num_rows: int, num_columns: int) -> float:
     """Peak resident memory of this process during one call, input included, over the size of the input."""
 
@@ -297,15 +309,18 @@ def peak_of(name: str, num_rows: int, num_columns: int) -> float:
             tensor = torch.from_numpy(scores)
             return lambda: exp_domain(tensor)
         device = jax.block_until_ready(jnp.array(scores))
+        if name == "embeddings":
+            return lambda: ot.sinkhorn_embeddings(device, make_scores(num_columns, WIDTH), epsilon=EPSILON)
         if name == "ours":
             return lambda: ot.sinkhorn(device, epsilon=EPSILON)
         options = {"threshold": -1.0, "min_iterations": 3, "max_iterations": 3, "inner_iterations": 3}
         solve = ott_plan(lse_mode=name == "lse", **options)
         return lambda: solve(device)
 
-    seconds(solver(make_scores(1000, num_columns)))  # threads and libraries
+    width = WIDTH if name == "embeddings" else num_columns
+    seconds(solver(make_scores(1000, width)))  # threads and libraries
     before = resident("VmRSS")
-    host = make_scores(num_rows, num_columns)
+    host = make_scores(num_rows, width)
     size, run = host.nbytes, solver(host)
     del host
     time.sleep(2)  # pages of the copy that is no longer needed go back after a while
@@ -318,7 +333,7 @@ def peak_of(name: str, num_rows: int, num_columns: int) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["truncated", "converged", "ragged", "relaxed", "memory"]
+    parts = ["truncated", "converged", "ragged", "relaxed", "memory", "rows"]
     parser.add_argument("parts", nargs="*", default=parts, help=f"which of {', '.join(parts)}; default all")
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 12_000, 200_000, 1_000_000, 10_000_000])
     parser.add_argument("--columns", type=int, nargs="+", default=[16, 128])
@@ -347,6 +362,8 @@ def main() -> None:
         relaxed()
     if "memory" in arguments.parts:
         memory(max(n for n in arguments.rows if n * 16 <= arguments.largest))
+    if "rows" in arguments.parts:
+        many_rows()
 
 
 if __name__ == "__main__":

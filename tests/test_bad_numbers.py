@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from every_function import JOBS, MASK, NO_ARRAYS, ROOMS, rooms
 
+CENTRAL = {"ot.sinkhorn", "losses.top_k_mean", "labels.harden", "localize.hard_nms", "alignment.dtw", "evaluate.judge"}
+# What compiles a lot is walked as a whole with the slow tests.
+CENTRAL_FIRST = [name if name in CENTRAL else pytest.param(name, marks=pytest.mark.slow) for name in JOBS]
+
 
 def call(name, given):
     room, function = name.split(".")
@@ -83,7 +87,7 @@ def test_all_functions_of_arrays_are_walked():
     assert found == set(JOBS) | NO_ARRAYS
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", CENTRAL_FIRST)
 def test_lists_and_other_types(name):
     places, values, with_other = arrays(name)
     want = call(name, JOBS[name])
@@ -101,7 +105,7 @@ def test_lists_and_other_types(name):
             assert_same(got, result)
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", CENTRAL_FIRST)
 def test_half_precision_is_computed_in_float32(name):
     places, values, with_other = arrays(name)
     for i, place in places.items():
@@ -152,7 +156,7 @@ def test_a_known_nan_is_refused(name):
             check_sentence(outcome(name, with_other(i, spoiled(values[i])))[1], "nan")
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("name", CENTRAL_FIRST)
 def test_masks_of_numbers(name):
     places, values, with_other = arrays(name, "b")
     want = call(name, JOBS[name])
@@ -267,3 +271,31 @@ def test_empty_items_of_a_batch_are_inert(name):
     for key, slope in want[1].items():
         assert np.isfinite(slope).all(), key
         assert key not in covered or not slope[1].any(), key
+
+
+def numbers(name):
+    """The options of a function that are single numbers, given or by default."""
+    room, function = name.split(".")
+    for key, parameter in inspect.signature(getattr(rooms[room], function)).parameters.items():
+        value = JOBS[name].get(key, parameter.default)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_options_are_scalars_of_numpy_too(name):
+    for key, value in numbers(name):
+        want = call(name, JOBS[name])
+        others = (
+            [np.int64(value), np.int32(value)] if isinstance(value, int) else [np.float64(value), np.asarray(value)]
+        )
+        for other in others:
+            assert_same(call(name, JOBS[name] | {key: other}), want)
+        if isinstance(value, float):
+            assert_same(
+                call(name, JOBS[name] | {key: np.float32(value)}),
+                call(name, JOBS[name] | {key: float(np.float32(value))}),
+            )
+        for wrong in (np.nan, np.float32(np.nan)):
+            check_sentence(outcome(name, JOBS[name] | {key: wrong})[1], "nan")

@@ -65,7 +65,7 @@ def _agrees(size: str, part: Any, known: dict[str, Any]) -> bool:
 
 def _words(sizes: tuple[str, ...], known: dict[str, Any]) -> str:
     """Sizes with their names and, where they are known, numbers: (2, T=6, C)."""
-    words = []
+    words: list[str] = []
     for size in sizes:
         name = _name(size)
         if "*" in size:

@@ -22,9 +22,8 @@ from casejax.evaluate.detection import (
     check_videos,
     match_detections,
 )
-from casejax.evaluate.names import bare_name
 from casejax.localize.arguments import check_number, takes
-from casejax.records import SNIPPET_SECONDS, SegmentTable
+from casejax.records import SNIPPET_SECONDS, SegmentTable, bare_name
 
 Units = Literal["seconds", "whole snippets", "snippets, whole ones for the ground truth"]
 """What times are compared in; halves are rounded to the even snippet."""

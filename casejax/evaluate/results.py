@@ -12,8 +12,7 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.evaluate.detection import check_table, check_videos
-from casejax.evaluate.names import match_names
-from casejax.records import SegmentTable
+from casejax.records import SegmentTable, match_names
 
 
 def results_dict(table: SegmentTable, video_ids: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def report_scores(
 ) -> tuple[Judged, Bootstrap | None]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
     protocol = protocol or usual_protocol(config, dataset)
-    judged = evaluate_scores(scored.scores, dataset, config.localization, protocol=protocol)
+    judged, truth = _evaluate(scored.scores, dataset, config.localization, protocol)
     described = config.describe()
     report.write_predictions(out / "predictions.json", judged.detections, dataset)
     console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
@@ -124,7 +124,6 @@ def report_scores(
         files.write_json(out / "results.json", results)
         return judged, None
 
-    truth = _Truth.of(judged.detections, dataset)
     interval = bootstrap_detections(
         truth.predictions,
         truth.instances,
@@ -196,6 +195,13 @@ def evaluate_scores(
     scores: SnippetScores, dataset: Dataset, options: Localization, *, protocol: Protocol | None = None
 ) -> Judged:
     """Localise in the test split, and judge what is known of it; default protocol: that of CASE on every video."""
+    return _evaluate(scores, dataset, options, protocol)[0]
+
+
+def _evaluate(
+    scores: SnippetScores, dataset: Dataset, options: Localization, protocol: Protocol | None
+) -> tuple[Judged, _Truth]:
+    """`evaluate_scores`, and what they were judged by."""
     test = dataset.test
     detections = localize_split(scores, dataset, options)
     detection = classification = None
@@ -208,7 +214,7 @@ def evaluate_scores(
         selected = localize.select_classes(video_scores, threshold=options.class_threshold)
         labels = test.multi_hot(dataset.classes)
         classification = classification_metrics(video_scores[labelled], selected[labelled], labels[labelled])
-    return Judged(detections, detection, classification)
+    return Judged(detections, detection, classification), truth
 
 
 def localize_split(scores: SnippetScores, dataset: Dataset, options: Localization) -> SegmentTable:

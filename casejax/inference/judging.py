@@ -17,10 +17,9 @@ from casejax.data.layouts.annotations import read_annotations, read_json, read_l
 from casejax.errors import DataError
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.detection import DetectionResult
-from casejax.evaluate.names import match_names
 from casejax.evaluate.protocols import Protocol, judge
 from casejax.evaluate.results import ParsedResults, parse_results
-from casejax.records import SNIPPET_SECONDS, SegmentTable, Video
+from casejax.records import SNIPPET_SECONDS, SegmentTable, Video, match_names
 from casejax.report import tables as report
 
 TEST_SUBSETS = ("test", "testing", "val", "validation")

@@ -22,7 +22,6 @@ from casejax.labels.interior_point import least_mass
 from casejax.losses import soft_cross_entropy
 
 if TYPE_CHECKING:
-    from jax.typing import ArrayLike
     from jaxtyping import Array, Bool, Float, Int
 
     Margin = Callable[[Float[Array, " m"]], Float[Array, " m"]]
@@ -60,11 +59,11 @@ def linear_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
 
 @takes()
 def contrast_rows(
-    segments: Float[ArrayLike, "m 2"],
+    segments: Float[Array, "m 2"],
     *,
     num_snippets: int,
-    mask: Bool[ArrayLike, " m"] | None = None,
-    snippet_mask: Bool[ArrayLike, " t"] | None = None,
+    mask: Bool[Array, " m"] | None = None,
+    snippet_mask: Bool[Array, " t"] | None = None,
     margin: Margin = power_margin,
 ) -> tuple[Float[Array, "m t"], Bool[Array, " m"]]:
     """The equation that an instance gives: +1 for snippets inside, -1 for those around it, 0 for all others.
@@ -107,12 +106,12 @@ def contrast_rows(
 
 @takes()
 def snippet_labels(
-    segments: Float[ArrayLike, "m 2"],
-    scores: Float[ArrayLike, " m"],
+    segments: Float[Array, "m 2"],
+    scores: Float[Array, " m"],
     *,
     num_snippets: int,
-    mask: Bool[ArrayLike, " m"] | None = None,
-    snippet_mask: Bool[ArrayLike, " t"] | None = None,
+    mask: Bool[Array, " m"] | None = None,
+    snippet_mask: Bool[Array, " t"] | None = None,
     margin: Margin = power_margin,
     barrier: float | Float[Array, ""] = 1e-5,
     penalty: float | Float[Array, ""] = 1e4,
@@ -158,7 +157,7 @@ def snippet_labels(
     return SnippetLabels(found.values, found.residual, used, found.feasible, found.converged)
 
 
-def _refuse_broken(segments: Array, scores: Array, mask: Array, snippet_mask: ArrayLike | None) -> None:
+def _refuse_broken(segments: Array, scores: Array, mask: Array, snippet_mask: Array | None) -> None:
     """Refuse wrong values in arrays that are not traced."""
     if not any(isinstance(x, jax.core.Tracer) for x in (segments, scores, mask)):
         table = np.column_stack([segments, scores])

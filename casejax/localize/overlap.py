@@ -71,7 +71,7 @@ def _lengths(a: Any, b: Any, extra: Any) -> tuple[Any, Any, Any]:
     return xp.maximum(intersection, 0), a[..., 1] - a[..., 0] + extra, b[..., 1] - b[..., 0] + extra
 
 
-def _segments(**segments: Any) -> Sequence[Any]:
+def _segments(**segments: Any) -> tuple[Any, Any]:
     """Two arrays of segments by their names, of lists, whole numbers and half precision too."""
     host = _namespace(*segments.values()) is np
     found = {name: (as_floats if host else arrays.as_floats)(x, name) for name, x in segments.items()}
@@ -84,7 +84,8 @@ def _segments(**segments: Any) -> Sequence[Any]:
     except ValueError as error:
         shapes = " and ".join(f"{name} {x.shape}" for name, x in found.items())
         raise ValueError(f"segments must fit each other, got {shapes}") from error
-    return list(found.values())
+    first, second = found.values()
+    return first, second
 
 
 def _checked(extra: Any) -> Any:

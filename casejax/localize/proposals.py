@@ -66,8 +66,9 @@ def upsample(
       ValueError: no snippet, a scale below one, or a NaN score.
     """
     num_snippets = scores.shape[-1] if scores.ndim else 0
-    if num_snippets < 1 or scale < 1:
-        raise ValueError(f"upsample needs a snippet and a scale of at least 1, got {scores.shape=}, {scale=}")
+    if num_snippets < 1 or not (scale >= 1 and scale % 1 == 0):
+        raise ValueError(f"upsample needs a snippet and a whole scale of at least 1, got {scores.shape=}, {scale=}")
+    scale = int(scale)
     if num_snippets == 1:
         return np.repeat(scores.astype(np.float64), scale, axis=-1)
     position = np.arange(num_snippets * scale) * (1 / scale)

@@ -40,8 +40,9 @@ def smooth(curves: Float[np.ndarray, "*batch T"], *, width: int, degree: int = 0
     References:
       Savitzky and Golay, "Smoothing and differentiation of data by simplified least squares procedures", 1964.
     """
-    if width < 1 or width % 2 == 0 or degree < 0:
+    if not (width >= 1 and width % 2 == 1 and degree >= 0 and degree % 1 == 0):
         raise ValueError(f"smooth needs an odd width and a degree of at least 0, got {width=} and {degree=}")
+    width, degree = int(width), int(degree)
     length, half = curves.shape[-1], width // 2
     if width == 1 or length < 2:
         return curves

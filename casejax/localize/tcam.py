@@ -62,7 +62,7 @@ def localize_tcam(
       ValueError: an option out of range, a video without a snippet, scores that are not finite, or videos of different
         numbers of classes; the message names the first such video.
     """
-    if divisor < 1 or min_snippets < 1 or not 0 <= class_threshold <= 1 or not snippet_seconds > 0:
+    if not (divisor >= 1 and min_snippets >= 1 and 0 <= class_threshold <= 1 and snippet_seconds > 0):
         raise ValueError(
             "divisor and min_snippets must be 1 or more, class_threshold lie in [0, 1] and snippet_seconds be above 0, "
             f"got {divisor}, {min_snippets}, {class_threshold} and {snippet_seconds}"

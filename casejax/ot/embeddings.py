@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
@@ -21,7 +21,17 @@ from casejax.ot.placement import (
     varying_together,
     with_automatic_axes,
 )
-from casejax.ot.solver import JUDGED_AT, below_infinity, everywhere, marginals, potentials, refuse_broken, usable
+from casejax.ot.solver import (
+    JUDGED_AT,
+    below_infinity,
+    everywhere,
+    marginals,
+    potentials,
+    power_of,
+    refuse_broken,
+    refuse_mass,
+    usable,
+)
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
@@ -46,8 +56,8 @@ class SinkhornPotentials(NamedTuple):
 
 
 def sinkhorn_embeddings(
-    embeddings: Num[ArrayLike, "n d"] | Sequence,
-    prototypes: Num[ArrayLike, "k d"] | Sequence,
+    embeddings: Num[ArrayLike, "n *d"] | Sequence,
+    prototypes: Num[ArrayLike, "k d"] | Sequence | Callable[..., Num[Array, "part k"]],
     *,
     row_marginal: Num[ArrayLike, " n"] | Sequence | None = None,
     column_marginal: Num[ArrayLike, " k"] | Sequence | None = None,
@@ -55,6 +65,8 @@ def sinkhorn_embeddings(
     epsilon: Scalar = 0.05,
     num_iters: SupportsIndex = 3,
     tolerance: Scalar | None = None,
+    row_relaxation: Scalar | None = None,
+    column_relaxation: Scalar | None = None,
     row_init: Num[ArrayLike, " n"] | Sequence | None = None,
     column_init: Num[ArrayLike, " k"] | Sequence | None = None,
     mass: Scalar | None = None,
@@ -69,13 +81,17 @@ def sinkhorn_embeddings(
 
     Args:
       embeddings: (N, D); of unit length if scores are to be cosines. Masked rows may hold anything.
-      prototypes: (K, D).
+      prototypes: (K, D); or, for scores that are not products, a function from some rows of `embeddings`, then of any
+        shape (N, ...), to their scores (n, K), -inf where an entry is forbidden. It is compiled for each new function:
+        arrays that it needs go in by `jax.tree_util.Partial(function, *arrays)`, before the rows.
       row_marginal: as in `sinkhorn`.
       column_marginal: as there.
       mask: as there.
       epsilon: as there.
       num_iters: as there.
       tolerance: as there.
+      row_relaxation: as there.
+      column_relaxation: as there.
       row_init: as there.
       column_init: as there.
       mass: as there.
@@ -88,15 +104,17 @@ def sinkhorn_embeddings(
     Raises:
       ValueError: the arrays do not fit each other, or hold what no plan can have; as `sinkhorn`.
     """
-    embeddings, prototypes = numbers("embeddings", embeddings), numbers("prototypes", prototypes)
-    if embeddings.ndim != 2 or prototypes.ndim != 2 or 0 in (*embeddings.shape, *prototypes.shape):
-        shapes = f"{embeddings.shape} and {prototypes.shape}"
-        raise ValueError(f"embeddings must be (N, D) and prototypes (K, D) with N, K, D >= 1, got {shapes}")
-    (num_rows, width), num_columns = embeddings.shape, prototypes.shape[0]
-    if prototypes.shape[1] != width:
-        raise ValueError(f"prototypes must have the {width} numbers of an embedding each, got {prototypes.shape[1]}")
-    dtype = jnp.result_type(embeddings.dtype, prototypes.dtype)
-    embeddings, prototypes = embeddings.astype(dtype), prototypes.astype(dtype)
+    embeddings = numbers("embeddings", embeddings)
+    if callable(prototypes):
+        dtype, score = embeddings.dtype, jax.tree_util.Partial(prototypes)
+    else:
+        prototypes = numbers("prototypes", prototypes)
+        _check_product(embeddings, prototypes)
+        refuse("prototypes", prototypes)
+        dtype = jnp.result_type(embeddings.dtype, prototypes.dtype)
+        score = jax.tree_util.Partial(_products, prototypes.astype(dtype))
+    embeddings = embeddings.astype(dtype)
+    num_rows, num_columns = embeddings.shape[0], _columns_of(score, embeddings)
     rows = None if row_marginal is None else numbers("row_marginal", row_marginal, (num_rows,)).astype(dtype)
     columns = None
     if column_marginal is not None:
@@ -104,15 +122,21 @@ def sinkhorn_embeddings(
     shown = None if mask is None else boolean("mask", mask, (num_rows,))
     num_iters, rows_at_once = count("num_iters", num_iters), count("rows_at_once", rows_at_once)
     starts = potentials(row_init, column_init, num_rows, num_columns, dtype, shown)
-    options = {"epsilon": epsilon, "tolerance": tolerance, "mass": mass}
+    options = {
+        "epsilon": epsilon,
+        "tolerance": tolerance,
+        "row_relaxation": row_relaxation,
+        "column_relaxation": column_relaxation,
+        "mass": mass,
+    }
+    refuse_mass(mass, row_relaxation, column_relaxation)
     checked = [None if value is None else positive(name, value) for name, value in options.items()]
     refuse_broken(embeddings, None, rows, None, shown, name="embeddings")
-    refuse("prototypes", prototypes)
     if columns is not None:
         refuse("column_marginal", columns, least=0)
     solver = partial(_solve, num_iters, rows_at_once, axis_name)
-    specs = spec_of(embeddings, 0), spec_of(prototypes, 0), *[spec_of(embeddings)] * 4
-    arrays = (embeddings, prototypes, rows, columns, shown, *checked, *starts)
+    specs = spec_of(embeddings, 0), *[spec_of(embeddings)] * 5
+    arrays = (embeddings, score, rows, columns, shown, *checked, *starts)
     return SinkhornPotentials(*with_automatic_axes(solver, specs, *jax.lax.stop_gradient(arrays)))
 
 
@@ -122,35 +146,39 @@ def _solve(
     rows_at_once: int,
     axis_name: AxisName,
     embeddings: jax.Array,
-    prototypes: jax.Array,
+    score: Callable[[jax.Array], jax.Array],
     row_marginal: jax.Array | None,
     column_marginal: jax.Array | None,
     mask: jax.Array | None,
     epsilon: ArrayLike,
     tolerance: ArrayLike | None,
+    row_relaxation: ArrayLike | None,
+    column_relaxation: ArrayLike | None,
     mass: ArrayLike | None,
     row_init: jax.Array | None,
     column_init: jax.Array | None,
 ) -> tuple[jax.Array, ...]:
     """The fields of `SinkhornPotentials`."""
-    dtype, shape = embeddings.dtype, (embeddings.shape[0], prototypes.shape[0])
-    rows, columns = marginals(shape, dtype, row_marginal, column_marginal, mask, mass, True, axis_name)
+    dtype, shape = embeddings.dtype, (embeddings.shape[0], _columns_of(score, embeddings))
+    exact = row_relaxation is None and column_relaxation is None
+    rows, columns = marginals(shape, dtype, row_marginal, column_marginal, mask, mass, exact, axis_name)
     live = rows > 0
     row_init = None if row_init is None else jnp.where(live, row_init, 0)
     strength = jnp.asarray(epsilon, dtype)
-    options = [strength, *(jnp.asarray(x, dtype) for x in (tolerance, mass) if x is not None)]
+    given = (tolerance, row_relaxation, column_relaxation, mass)
+    options = [strength, *(jnp.asarray(x, dtype) for x in given if x is not None)]
     fine = usable(rows) & usable(columns) & jnp.stack([(x > 0) & (x < jnp.inf) for x in options]).all()
-    fine = fine & jnp.isfinite(jnp.where(live, jnp.abs(embeddings).max(axis=1), 0)).all()
-    fine = fine & jnp.isfinite(prototypes).all()
+    sizes = jnp.abs(embeddings).max(axis=range(1, embeddings.ndim))
+    fine = fine & jnp.isfinite(jnp.where(live, sizes, 0)).all()
     for x in (row_init, column_init):
         fine = fine if x is None else fine & below_infinity(x)
     strength = jnp.where(everywhere(axis_name, fine), strength, jnp.nan)
-    sharded, shared = varying_together(
-        (embeddings, rows, row_init), (prototypes, columns, strength, column_init), axis_name
+    powers = power_of(row_relaxation, strength), power_of(column_relaxation, strength)
+    (embeddings, rows, row_init), (score, columns, strength, powers, column_init) = varying_together(
+        (embeddings, rows, row_init), (score, columns, strength, powers, column_init), axis_name
     )
-    (embeddings, rows, row_init), (prototypes, columns, strength, column_init) = sharded, shared
-    kernel = _kernel(embeddings, prototypes, strength, rows > 0, columns > 0, rows_at_once, axis_name)
-    problem = Problem(embeddings, None, rows, columns, strength, None, None, row_init, column_init)
+    kernel = _kernel(embeddings, score, strength, rows > 0, columns > 0, rows_at_once, axis_name)
+    problem = Problem(embeddings, None, rows, columns, strength, powers[0], powers[1], row_init, column_init)
     asked = None if tolerance is None else varying_as(jnp.asarray(tolerance, dtype), strength)
     found = iterate(kernel, problem, num_iters, asked, axis_name)
     judged_at = JUDGED_AT if tolerance is None else tolerance
@@ -164,17 +192,16 @@ def _solve(
 
 def _kernel(
     embeddings: jax.Array,
-    prototypes: jax.Array,
+    score: Callable[[jax.Array], jax.Array],
     epsilon: jax.Array,
     rows: jax.Array,
     columns: jax.Array,
     rows_at_once: int,
     axis_name: AxisName,
 ) -> Kernel:
-    """The kernel exp(embeddings @ prototypes.T / epsilon); scalings and sums are logarithms, -inf for 0."""
+    """The kernel exp(score(embeddings) / epsilon); scalings and sums are logarithms, -inf for 0."""
     num_rows = embeddings.shape[0]
     size: Any = jax.core.min_dim(num_rows, rows_at_once)
-    scaled = prototypes / epsilon
 
     def part(i: Any) -> tuple[Any, jax.Array, jax.Array]:
         """First row of a part, which of its rows no other part has, and their logarithms; the last one ends at N."""
@@ -183,7 +210,9 @@ def _kernel(
         own = jax.lax.dynamic_slice_in_dim(embeddings, first, size)
         live = jax.lax.dynamic_slice_in_dim(rows, first, size)
         # Computed from what is 0 where it takes no part, whatever stands there.
-        logs = jnp.matmul(jnp.where(live[:, None], own, 0), scaled.T, precision="highest")
+        own = jnp.where(live.reshape(-1, *(1,) * (own.ndim - 1)), own, 0)
+        logs = score(own).astype(epsilon.dtype) / epsilon
+        logs = jnp.where(logs == jnp.inf, jnp.nan, logs)  # what is broken must not look like a plan
         return first, fresh, jnp.where(live[:, None] & columns[None, :], logs, -jnp.inf)
 
     def row_sums(v: jax.Array) -> jax.Array:
@@ -199,15 +228,15 @@ def _kernel(
             weight = jnp.where(fresh, jax.lax.dynamic_slice_in_dim(u, first, size), -jnp.inf)
             return _log_add(found, _log_sums(logs + weight[:, None], 0))
 
-        none = jnp.full(prototypes.shape[0], -jnp.inf, u.dtype), jnp.zeros(prototypes.shape[0], u.dtype)
+        none = jnp.full(columns.shape, -jnp.inf, u.dtype), jnp.zeros(columns.shape, u.dtype)
         top, total = jax.lax.fori_loop(0, -(-num_rows // size), add, varying_as(none, u))
         common = greatest_over(axis_name, top)
         return common + jnp.log(total_over(axis_name, total * jnp.exp(_less(top, common))))
 
     def scaling(wanted: jax.Array, sums: jax.Array, power: jax.Array | None) -> jax.Array:
-        del power  # marginals are exact here
-        possible = (wanted > 0) & (sums > -jnp.inf)
-        return jnp.where(possible, jnp.log(jnp.where(possible, wanted, 1)) - sums, -jnp.inf)
+        possible = (wanted > 0) & (sums != -jnp.inf)
+        logs = jnp.log(jnp.where(possible, wanted, 1)) - sums
+        return jnp.where(possible, logs if power is None else power * logs, -jnp.inf)
 
     return Kernel(
         ones=lambda active: jnp.where(active, 0, jnp.full(active.shape, -jnp.inf, embeddings.dtype)),
@@ -222,6 +251,30 @@ def _kernel(
         exp=lambda x: x,
         plan=lambda u, v, sums: None,
     )
+
+
+def _products(prototypes: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.matmul(rows, prototypes.T, precision="highest")
+
+
+def _check_product(embeddings: Array, prototypes: Array) -> None:
+    if embeddings.ndim != 2 or prototypes.ndim != 2 or 0 in (*embeddings.shape, *prototypes.shape):
+        shapes = f"{embeddings.shape} and {prototypes.shape}"
+        raise ValueError(f"embeddings must be (N, D) and prototypes (K, D) with N, K, D >= 1, got {shapes}")
+    width, own = embeddings.shape[1], prototypes.shape[1]
+    if own != width:
+        raise ValueError(f"prototypes must have the {width} numbers of an embedding each, got {own}")
+
+
+def _columns_of(score: Callable[[jax.Array], jax.Array], embeddings: jax.Array) -> int:
+    """K, from the scores of two rows."""
+    if not embeddings.ndim or 0 in embeddings.shape:
+        raise ValueError(f"embeddings must be (N, ...) with a row or more, got {embeddings.shape}")
+    found = jax.eval_shape(score, jax.ShapeDtypeStruct((2, *embeddings.shape[1:]), embeddings.dtype))
+    shape: tuple[Any, ...] = getattr(found, "shape", ())
+    if len(shape) != 2 or shape[0] != 2 or not shape[1] or not jnp.issubdtype(found.dtype, jnp.number):
+        raise ValueError(f"scores of 2 rows must be numbers (2, K), got {found}")
+    return shape[1]
 
 
 def _log_sums(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -48,7 +48,7 @@ def foreground_marginal(
     Args:
       labels: Q^A, any shape, 1 for foreground, 0 for background.
       mask: True for real snippets; default all. Without a real snippet both shares are 1/2.
-      floor: lowest share of either, for data where one of them can be absent.
+      floor: lowest share of either, in [0, 1/2], for data where one of them can be absent.
 
     Returns:
       (2,) shares of foreground and background; they sum to 1.
@@ -56,6 +56,8 @@ def foreground_marginal(
     labels = numbers("labels", labels)
     shown = None if mask is None else boolean("mask", mask, labels.shape)
     refuse("labels", labels, least=0, live=shown)
+    if not isinstance(floor, jax.core.Tracer) and not 0 <= float(floor) <= 0.5:
+        raise ValueError(f"floor must lie in [0, 0.5], got {floor}")
     if shown is None:
         foreground = labels.mean() if labels.size else jnp.full((), 0.5, labels.dtype)
     else:

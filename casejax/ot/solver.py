@@ -167,9 +167,7 @@ def sinkhorn(
     shown = None if mask is None else boolean("mask", mask, (num_rows,))
     num_iters = count("num_iters", num_iters)
     starts = potentials(row_init, column_init, num_rows, num_columns, dtype, shown)
-    exact = row_relaxation is None and column_relaxation is None
-    if mass is not None and not exact:
-        raise ValueError("mass scales exact marginals; with a relaxation, scale row_marginal and column_marginal")
+    refuse_mass(mass, row_relaxation, column_relaxation)
     options = {
         "epsilon": epsilon,
         "tolerance": tolerance,
@@ -200,6 +198,12 @@ def potentials(
             refuse(name, value, live=live)
         found.append(value)
     return found
+
+
+def refuse_mass(mass: Any, row_relaxation: Any, column_relaxation: Any) -> None:
+    """Refuse a mass where a marginal is relaxed."""
+    if mass is not None and not (row_relaxation is None and column_relaxation is None):
+        raise ValueError("mass scales exact marginals; with a relaxation, scale row_marginal and column_marginal")
 
 
 def marginals(
@@ -267,7 +271,7 @@ def _solve(
     if not isinstance(missing, int) or missing:
         padded = (scores, prior, rows, row_init)
         scores, prior, rows, row_init = jax.tree.map(partial(_append_zeros, missing), padded)
-    row_power, column_power = _power(row_relaxation, strength), _power(column_relaxation, strength)
+    row_power, column_power = power_of(row_relaxation, strength), power_of(column_relaxation, strength)
     (scores, prior, rows, row_init), (columns, strength, row_power, column_power, column_init) = varying_together(
         (scores, prior, rows, row_init), (columns, strength, row_power, column_power, column_init), axis_name
     )
@@ -311,7 +315,7 @@ def below_infinity(x: jax.Array) -> jax.Array:
     return jax.lax.cond(finite, lambda: finite, lambda: x.max() < jnp.inf)
 
 
-def _power(relaxation: ArrayLike | None, epsilon: jax.Array) -> jax.Array | None:
+def power_of(relaxation: ArrayLike | None, epsilon: jax.Array) -> jax.Array | None:
     """Exponent of the update of one side; None where its marginal is exact."""
     if relaxation is None:
         return None

@@ -7,9 +7,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from casejax.errors import DataError
-from casejax.evaluate.names import match_names
 from casejax.evaluate.results import parse_results, results_dict
-from casejax.records import SegmentTable
+from casejax.records import SegmentTable, match_names
 
 VIDEOS = ("v_one", "v_two", "v_three")
 CLASSES = ("Diving", "Shotput")

@@ -19,6 +19,11 @@ OPTIONS: dict[str, dict] = {
     "mass": {"epsilon": 0.5, "mass": 1.0},
 }
 RELAXED = {"epsilon": 0.5, "row_relaxation": 3.0, "column_relaxation": 2.0, "num_iters": 100, "tolerance": 1e-5}
+OPTIONS |= {
+    "relaxed": RELAXED,
+    "relaxed rows": {"epsilon": 0.5, "row_relaxation": 3.0, "num_iters": 100, "tolerance": 1e-5},
+    "relaxed columns, truncated": {"epsilon": 0.5, "column_relaxation": 2.0},
+}
 
 
 def problem(rng):
@@ -42,8 +47,69 @@ def test_parts_give_the_plan_of_all_scores(rng, kind, rows_at_once):
     )
     np.testing.assert_allclose(plan * mask[:, None], want.plan, rtol=2e-3, atol=1e-5)
     assert abs(int(got.iterations) - int(want.iterations)) <= 1
-    assert bool(got.converged) == bool(want.converged) == (kind == "tolerance")
+    assert bool(got.converged) == bool(want.converged) == ("tolerance" in options)
     np.testing.assert_allclose(got.column_error, want.column_error, rtol=1e-3, atol=1e-5)
+
+
+def distances(prototypes, rows):
+    return -((rows[:, None, :] - prototypes[None, :, :]) ** 2).sum(axis=2)
+
+
+@pytest.mark.parametrize("kind", ["tolerance", "relaxed"])
+def test_a_function_makes_the_scores_of_some_rows(rng, kind):
+    embeddings, prototypes, marginals, mask = problem(rng)
+    scores, options = distances(prototypes, embeddings), OPTIONS[kind] | marginals | {"mask": mask}
+    scores[:, 2] = np.where(embeddings[:, 0] > 1, -np.inf, scores[:, 2])
+    embeddings[~mask] = np.nan
+
+    def score(prototypes, rows):
+        allowed = (rows[:, :1] <= 1) | (jnp.arange(K) != 2)[None, :]
+        return jnp.where(allowed, distances(prototypes, rows), -jnp.inf)
+
+    forbidden = np.where(np.isinf(scores), -np.inf, 0).astype(np.float32)
+    want = ot.sinkhorn(np.where(np.isinf(scores), 0, scores), log_prior=forbidden, **options)
+    got = ot.sinkhorn_embeddings(embeddings, jax.tree_util.Partial(score, prototypes), rows_at_once=50, **options)
+    plan = np.exp(
+        np.asarray(got.row_potential)[:, None] + np.asarray(got.column_potential) + scores / options["epsilon"]
+    )
+    np.testing.assert_allclose(plan * mask[:, None], want.plan, rtol=2e-3, atol=1e-5)
+    assert bool(got.converged)
+    assert abs(int(got.iterations) - int(want.iterations)) <= 1
+
+
+def test_one_function_of_other_arrays_is_compiled_once(rng):
+    embeddings, prototypes, _, _ = problem(rng)
+    traced = []
+
+    def score(prototypes, rows):
+        traced.append(rows.shape)
+        return distances(prototypes, rows)
+
+    def solve(prototypes):
+        return ot.sinkhorn_embeddings(embeddings, jax.tree_util.Partial(score, prototypes), epsilon=0.5)
+
+    solve(prototypes)
+    whole = len([shape for shape in traced if shape[0] == N])
+    got = solve(prototypes + 1)
+    assert len([shape for shape in traced if shape[0] == N]) == whole > 0
+    np.testing.assert_allclose(
+        got.column_potential,
+        ot.sinkhorn(distances(prototypes + 1, embeddings), epsilon=0.5).column_potential,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_broken_scores_of_a_function_are_seen(rng):
+    embeddings, prototypes, _, _ = problem(rng)
+    with pytest.raises(ValueError, match=r"scores of 2 rows must be numbers \(2, K\), got .*shape=\(2,\)"):
+        ot.sinkhorn_embeddings(embeddings, lambda rows: rows[:, 0])
+    with pytest.raises(ValueError, match="mass scales exact marginals"):
+        ot.sinkhorn_embeddings(embeddings, prototypes, mass=1.0, row_relaxation=1.0)
+    for wrong in (np.nan, np.inf):
+        got = ot.sinkhorn_embeddings(embeddings, lambda rows, x=wrong: jnp.where(rows > 1, x, rows), epsilon=0.5)
+        assert np.isnan(got.column_error)
+        assert not got.converged
 
 
 def test_bad_input_is_seen(rng):
@@ -93,10 +159,10 @@ def test_rows_over_devices_give_the_plan_of_one(rng, kind):
     for name, a, b in zip(("output", "objective", "gradient"), got, want, strict=True):
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4, err_msg=name)
-    if "row_relaxation" not in options:
+    for made in (lambda p: p, lambda p: lambda rows: rows @ p.T):  # prototypes, and a function of scores
         parts = sharded(
-            lambda e, p, a, b, m: ot.sinkhorn_embeddings(
-                e, p, row_marginal=a, column_marginal=b, mask=m, rows_at_once=7, axis_name="d", **options
+            lambda e, p, a, b, m, made=made: ot.sinkhorn_embeddings(
+                e, made(p), row_marginal=a, column_marginal=b, mask=m, rows_at_once=7, axis_name="d", **options
             ),
             *(P("d"), P(), P("d"), P(), P("d")),
             out_specs=ot.SinkhornPotentials(P("d"), *[P()] * 5),

@@ -15,7 +15,7 @@ import numpy as np
 
 from casejax.data.layouts.checks import Remarks, check_id, raise_first, repeated
 from casejax.errors import DataError
-from casejax.records import Video
+from casejax.records import Video, match_names
 
 DURATION_KEYS = ("duration", "duration_second", "duration_seconds")
 FRAME_KEYS = ("frames", "frame", "duration_frame")
@@ -89,11 +89,10 @@ def _is_entry(entry: Any) -> bool:
 
 
 def find_ids(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
-    """The id in `there` of each wanted id that is among them, with or without `v_` before it."""
-    exact = set(there)
-    bare = {video.removeprefix("v_"): video for video in exact}
-    found = {video: video if video in exact else bare.get(video.removeprefix("v_")) for video in wanted}
-    return {video: place for video, place in found.items() if place is not None}
+    """The id in `there` of each wanted id that is among them, in their order; see `match_names`."""
+    wanted, there = dict.fromkeys(wanted), list(dict.fromkeys(there))
+    found = match_names(wanted, there)
+    return {video: there[found[video]] for video in wanted if video in found}
 
 
 def read_split(path: str | os.PathLike[str]) -> tuple[str, ...]:
