@@ -24,7 +24,7 @@ from casejax.evaluate import area_under_roc, bootstrap_detections
 from casejax.inference.evaluate import evaluate_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import VARIANTS, find
-from casejax.records import Dataset, SnippetScores
+from casejax.records import Dataset, SnippetScores, Split
 from casejax.run.config import Config, Option
 from casejax.runtime import files
 from casejax.train.ensemble import Member, train_ensemble
@@ -33,12 +33,13 @@ ROWS = (
     Row("baseline-official", BASELINE, variant="official"),
     Row("official", {}, variant="official"),
     Row("paper", {}, variant="paper"),
+    Row("paper-head", {"cas_weight": 1.0, "nms": "soft"}, variant="paper"),
     Row("no-clustering", BASELINE, variant="corrected"),
     Row("attention-alone", {"transformed_weight": 0.0}, variant="corrected"),
     Row("corrected", {}, variant="corrected"),
 )
 """The built-in rows: `no-clustering` is `corrected` without the clustering head, `attention-alone` leaves it out of
-inference."""
+inference, `paper-head` is `corrected` with the head as the paper has it."""
 
 MEAN = "0.1:0.7"
 
@@ -81,6 +82,17 @@ FAMILIES = {
     ),
     "world": Family("the embedded world", lambda _, seed: make_world(seed=seed), SYNTHETIC),
 }
+
+
+def make_dataset(family: str, folder: Path | None, world: int) -> Dataset:
+    """A world of a family.
+
+    Raises:
+      OptionError: no folder, where the family needs one.
+    """
+    if folder is None and FAMILIES[family].folder:
+        raise OptionError(f"family {family} needs --{FAMILIES[family].folder} FOLDER to make world {world}")
+    return FAMILIES[family].make(folder, world)
 
 
 def decides_figures(option: Option) -> bool:
@@ -172,9 +184,7 @@ def run_missing(family: str, runs: Sequence[Run], folder: Path | None, side_by_s
         missing = [run for run in runs if run.world == world and read_result(run) is None]
         if not missing:
             continue
-        if folder is None and FAMILIES[family].folder:
-            raise OptionError(f"family {family} needs --{FAMILIES[family].folder} FOLDER for {missing[0].path}")
-        dataset = FAMILIES[family].make(folder, world)
+        dataset = make_dataset(family, folder, world)
         marks = marks_of(dataset)
         for run in runs:
             if run.world == world and run not in missing:
@@ -238,12 +248,21 @@ def snippet_auc(scores: SnippetScores, dataset: Dataset, config: Config) -> dict
 
 def annotated_places(dataset: Dataset, places: int, whole: bool) -> tuple[np.ndarray, np.ndarray]:
     """(V, T) which places of the test videos hold a snippet, and which hold one whose middle an instance covers."""
-    test = dataset.test
-    lengths = test.features.lengths[:, None]
+    real, labels = class_places(dataset, dataset.test, places, whole)
+    return real, labels >= 0
+
+
+def class_places(dataset: Dataset, split: Split, places: int, whole: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(V, T) which places of a split hold a snippet of a video with annotated times, and the class it belongs to.
+
+    The class is that of the first instance that covers the middle of the snippet; -1 where there is none.
+    """
+    lengths = split.features.lengths[:, None]
     snippets = np.arange(places)[None] if whole else np.arange(places)[None] * lengths // places
-    middles = (snippets + 0.5) * dataset.row_seconds(test)[:, None] + dataset.timing.offset
-    annotated = [
-        ((video.segments[:, :1] <= middle) & (middle < video.segments[:, 1:])).any(axis=0)
-        for video, middle in zip(test.videos, np.broadcast_to(middles, (len(test.videos), places)), strict=True)
-    ]
-    return np.broadcast_to(snippets < lengths, (len(test.videos), places)), np.stack(annotated)
+    middles = (snippets + 0.5) * dataset.row_seconds(split)[:, None] + dataset.timing.offset
+    index = {name: c for c, name in enumerate(dataset.classes)}
+    labels = np.full((len(split.videos), places), -1)
+    for own, video, middle in zip(labels, split.videos, np.broadcast_to(middles, labels.shape), strict=True):
+        for (start, end), name in reversed(list(zip(video.segments, video.segment_labels, strict=True))):
+            own[(start <= middle) & (middle < end)] = index[name]
+    return (snippets < lengths) & split.timed[:, None], labels
