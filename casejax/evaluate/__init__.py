@@ -6,7 +6,6 @@ Functions of tables in NumPy; segments are in seconds. A number is only comparab
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections, bootstrap_difference
 from casejax.evaluate.classification import ClassificationMetrics, area_under_roc, classification_metrics
 from casejax.evaluate.detection import (
-from casejax.records import bare_name, match_names
     TIOUS,
     DetectionResult,
     Matches,
@@ -18,6 +17,7 @@ from casejax.records import bare_name, match_names
 from casejax.evaluate.paired import resample_seeds, sign_test
 from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge, touches
 from casejax.evaluate.results import ParsedResults, parse_results, results_dict
+from casejax.records import bare_name, match_names
 
 __all__ = [
     "judge",

@@ -35,7 +35,7 @@ def transformed_foreground(
       (B, T), in [0, 1].
     """
     if product:
-        cluster_logits, cluster_labels = [sum(cluster_logits)], cluster_labels[:1]
+        cluster_logits, cluster_labels = [jnp.stack(cluster_logits).sum(axis=0)], cluster_labels[:1]
     return stream_mean(
         [
             jnp.einsum("btk,k->bt", jax.nn.softmax(logits), labels[:, 0], precision="highest")
