@@ -51,7 +51,7 @@ from flax import nnx
 
 from casejax.cli.options import Parser, add_options, asks_for_all, given_options, parse, run_command
 from casejax.errors import DataError, OptionError
-from casejax.evaluate import area_under_roc
+from casejax.evaluate.classification import area_under_roc
 from casejax.inference.evaluate import evaluate_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer, score_videos
 from casejax.methods.case.inference import clustered_foreground

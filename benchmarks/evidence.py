@@ -34,7 +34,7 @@ from evidence_runs import FAMILIES, MEAN, ROWS, Run, decides_figures, parse_row,
 
 from casejax.cli.options import Parser, add_options, asks_for_all, given_options, parse, parse_seeds, run_command
 from casejax.errors import OptionError
-from casejax.evaluate import resample_seeds, sign_test
+from casejax.evaluate.paired import resample_seeds, sign_test
 from casejax.run.config import Config
 from casejax.runtime import files
 

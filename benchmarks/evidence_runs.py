@@ -20,7 +20,8 @@ from casejax.cli.main import SYNTHETIC, UNTRIMMED_MOTION
 from casejax.cli.options import Parser, add_options, configured, given_options, parse
 from casejax.data import make_surrogate_features, make_untrimmed_motion, make_world, read_penn_action
 from casejax.errors import DataError, OptionError
-from casejax.evaluate import area_under_roc, bootstrap_detections
+from casejax.evaluate import bootstrap_detections
+from casejax.evaluate.classification import area_under_roc
 from casejax.inference.evaluate import evaluate_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer
 from casejax.methods import VARIANTS, find

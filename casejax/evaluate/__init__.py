@@ -4,7 +4,7 @@ Functions of tables in NumPy; segments are in seconds. A number is only comparab
 """
 
 from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections, bootstrap_difference
-from casejax.evaluate.classification import ClassificationMetrics, area_under_roc, classification_metrics
+from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import (
     TIOUS,
     DetectionResult,
@@ -14,7 +14,6 @@ from casejax.evaluate.detection import (
     evaluate_detections,
     match_detections,
 )
-from casejax.evaluate.paired import resample_seeds, sign_test
 from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge, touches
 from casejax.evaluate.results import ParsedResults, parse_results, results_dict
 from casejax.records import bare_name, match_names
@@ -36,11 +35,8 @@ __all__ = [
     "bootstrap_detections",
     "bootstrap_difference",
     "Bootstrap",
-    "resample_seeds",
-    "sign_test",
     "classification_metrics",
     "ClassificationMetrics",
-    "area_under_roc",
     "results_dict",
     "parse_results",
     "ParsedResults",

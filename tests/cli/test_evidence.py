@@ -10,7 +10,7 @@ import pytest
 
 from casejax.data.synthetic import make_world
 from casejax.errors import DataError, OptionError
-from casejax.evaluate import sign_test
+from casejax.evaluate.paired import sign_test
 from casejax.run.config import Config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from casejax.evaluate import resample_seeds, sign_test
+from casejax.evaluate.paired import resample_seeds, sign_test
 
 
 @pytest.mark.parametrize("pairs", range(8))

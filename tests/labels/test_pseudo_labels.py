@@ -326,7 +326,7 @@ def test_weight_grows_to_its_cap():
     ("row", "message"),
     [
         ((7, 7, 0.3), r"instance 1 is .*= \(7\.0, 7\.0, 0\.3.*start < end"),
-        ((2, 7, np.nan), r"instance 1 is .*nan"),
+        ((2, 7, np.nan), r"scores\[1\] is NaN"),
         ((2, np.inf, 0.3), r"instance 1 is .*inf"),
     ],
 )
@@ -342,7 +342,7 @@ def test_broken_instances_are_named_and_under_jit_take_no_part(row, message):
 def test_what_cannot_be_solved_is_refused():
     segments, scores, _ = padded([(20, 40, 0.6)] * PLACES)
     for options, message in (
-        ({"num_snippets": 0}, "num_snippets >= 1, got .* and 0"),
+        ({"num_snippets": 0}, "num_snippets must be 1 or more, got 0"),
         ({"snippet_mask": np.arange(T) % 2 == 1}, "snippet 1 is real but comes after padding"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -122,6 +122,7 @@ def test_nms_takes_lists_integers_and_no_group(suppress):
     want = suppress(np.array(segment, float), np.array(score, float), np.zeros(4, int))
     assert_same_survivors(suppress(segment, score), list(zip(want.row, want.score, strict=True)))
     halved = suppress(np.array(segment, np.float16), jnp.array(score), jnp.zeros(4, jnp.uint8))
+    want = suppress(np.array(segment, np.float32), np.array(score, float), np.zeros(4, int))
     assert_same_survivors(halved, list(zip(want.row, want.score, strict=True)))
     apart = suppress(segment, score, np.array([1, 0, 1, 0], np.uint8))  # negatives of unsigned numbers are large
     assert_array_equal(apart.row, [3, 1, 2, 0])
