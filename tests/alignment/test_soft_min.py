@@ -178,7 +178,7 @@ def test_what_takes_no_part_is_inert(rng, minimum, n):
 def test_refuses_or_shows_what_is_wrong(minimum):
     values = jnp.asarray([1.0, 2.0, 3.0])
     for gamma in (-0.1, np.nan, np.inf):
-        with pytest.raises(ValueError, match=f"gamma must be 0 or more and finite, got {gamma}"):
+        with pytest.raises(ValueError, match=f"gamma must be .*, got {gamma}"):
             minimum(values, gamma)
     for shape, axis in (((), -1), ((2, 0), 1), ((2, 3), 2)):
         with pytest.raises(ValueError, match="nothing to take the minimum of"):
