@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -16,22 +16,24 @@ from casejax.methods.case.whole_split import make_whole_split_labels
 from casejax.records import Dataset, Features, SnippetScores
 from casejax.run.config import Config
 
+T = TypeVar("T")
+
 Scorer = Callable[..., SnippetScores]
 """(params, Q^C, features, rows=None, mask=None) to snippet scores, compiled."""
 
 
 def score_videos(
-    scorer: Callable[[tuple[Any, ...], Any], SnippetScores],
+    scorer: Callable[[tuple[Any, ...], Any], T],
     features: Features,
     *,
     num_snippets: int,
     batch_size: int = 16,
     compact: bool = True,
-) -> SnippetScores:
+) -> T:
     """Score every video of a split, resampled evenly to T snippets.
 
     Args:
-      scorer: features and rows to scores, a `Scorer` with its parameters bound.
+      scorer: features and rows to scores, a `Scorer` with its parameters bound, or to other arrays of videos.
       features: the split's packed features, V videos.
       num_snippets: T.
       batch_size: videos a call; the last call is filled up, so that one compilation serves all of a shape. There
@@ -39,7 +41,7 @@ def score_videos(
       compact: whether they may be: the network sees each snippet alone.
 
     Returns:
-      Scores as NumPy arrays with a leading axis of V.
+      What the scorer gives, as NumPy arrays with a leading axis of V.
     """
     lengths = features.lengths
     # as `uniform_snippets`, on the host, where another number of videos needs no compilation
