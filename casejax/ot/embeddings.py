@@ -106,7 +106,9 @@ def sinkhorn_embeddings(
     """
     embeddings = numbers("embeddings", embeddings)
     if callable(prototypes):
-        dtype, score = embeddings.dtype, jax.tree_util.Partial(prototypes)
+        # a Partial within another would be taken for a constant, with the arrays that it holds
+        score = prototypes if isinstance(prototypes, jax.tree_util.Partial) else jax.tree_util.Partial(prototypes)
+        dtype = embeddings.dtype
     else:
         prototypes = numbers("prototypes", prototypes)
         _check_product(embeddings, prototypes)

@@ -138,5 +138,5 @@ def test_float32_far_scores_and_what_takes_no_part(rng):
     got = ot.sinkhorn(scores, num_iters=300, tolerance=1e-4, **options)
     np.testing.assert_allclose(gradient, got.plan, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(primal, (np.where(MASK[:, None], scores, 0) * got.plan).sum(), rtol=2e-2)
-    with pytest.raises(ValueError, match=r"scores must have shape \(9, 4\)"):
+    with pytest.raises(ValueError, match=r"result.plan must have shape \(4, 9\)"):
         ot.sinkhorn_objective(got, jnp.zeros((4, 9)))

@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused():
         objective(np.ones((8, 4), np.float32), [rows])
     with pytest.raises(ValueError, match=r"2 branches of 3 classes need centers \(2, 3, D\) .* got \(2, 5, 4\)"):
         objective(labels, [jnp.ones((2, 5, 4))])
-    with pytest.raises(ValueError, match=r"dimension of the features, got features \(24, 4\) and centers \(3, 7\)"):
+    with pytest.raises(ValueError, match=r"centers must be \(C, D=4\), got \(3, 7\)"):
         objective(labels, [jnp.ones((2, 3, 7))])
     with pytest.raises(ValueError, match=r"range of temperatures from 0 on, got \(0.2, 0.1\)"):
         objective(labels, [rows], betas=(0.2, 0.1))
