@@ -236,7 +236,9 @@ def test_second_derivatives(rng, minimum):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("minimum", "height"), [(smooth_min, 2), (min_gamma, 6), (hard_min, 3)])
+@pytest.mark.parametrize(
+    ("minimum", "height"), [(smooth_min, 2), (min_gamma, 6), pytest.param(hard_min, 3, marks=pytest.mark.slow)]
+)
 def test_forward_mode_agrees_with_reverse_mode(rng, minimum, height):
     cost, weights = rng.random((2, 6, 5)), rng.normal(size=(2, 6, 5))
     cost[0, 2, 3] = np.inf

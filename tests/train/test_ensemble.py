@@ -57,7 +57,7 @@ def alone(world, tmp_path_factory):
     return {i: loop.train(world, CONFIGS[i], out / str(i), devices=1).state for i in (0, 1)}
 
 
-@pytest.mark.parametrize(("side_by_side", "num_runs"), [(1, 5), (2, 4)])
+@pytest.mark.parametrize(("side_by_side", "num_runs"), [(1, 5), pytest.param(2, 4, marks=pytest.mark.slow)])
 def test_every_run_is_the_run_alone(world, alone, side_by_side, num_runs):
     """Three runs of one shape, one that differs from them in inference alone, and one of another shape."""
     configs, seen, found = CONFIGS[:num_runs], [], {}

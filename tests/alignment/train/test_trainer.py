@@ -81,7 +81,9 @@ def test_videos_that_cannot_be_learned_from_are_refused():
         pack_videos([good, good, good], ["a", "a", "b"])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("gta", "tcc") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_learns_from_its_own_action_alone(videos, name):
     """The gradient is finite and not zero, and the other action's features have no part in it."""
     method = METHODS[name]
