@@ -6,32 +6,17 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quarters import QUARTERS, embed, write_weights
 from video_files import write_video
 
 from casejax.data.layouts import find_videos, read_timing
 from casejax.errors import DataError, OptionError
-from casejax.features import BACKBONES, Backbone, Extractor, Weights, extract_videos, optical_flow, read_frames
+from casejax.features import BACKBONES, Extractor, extract_videos, optical_flow, read_frames
 from casejax.features import extraction as extraction_module
 from casejax.records import Timing
 
 pytest.importorskip("av")
 pytest.importorskip("cv2")
-
-
-def embed(network, windows, *, dtype):
-    """Means over the window of quarters of the picture, moved by the network's number."""
-    means = windows.astype(jnp.float32).reshape(*windows.shape[:2], 2, 8, 2, 8, -1).mean(axis=(1, 3, 5))
-    return means.reshape(len(windows), -1) + network
-
-
-def read(path):
-    stream, number = path.read_text().split()
-    return Weights(stream, jnp.float32(number), f"sum of {path.name}", None)
-
-
-QUARTERS = Backbone(
-    "quarters", Timing(8.0, 4.0, 10.0), 20, 16, {"rgb": 12, "flow": 8}, read=read, embed=embed, window_bytes=10_000
-)
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +26,7 @@ def _listed(monkeypatch):
 
 @pytest.fixture
 def weights(tmp_path):
-    for stream, number in (("rgb", 1), ("flow", 2)):
-        (tmp_path / f"{stream}.txt").write_text(f"{stream} {number}")
-    return [tmp_path / "rgb.txt", tmp_path / "flow.txt"]
+    return write_weights(tmp_path)
 
 
 @pytest.fixture
