@@ -19,7 +19,7 @@ from casejax.cli.options import Parser, add_options, asks_for_all, parse_for_run
 from casejax.cli.sources import add_timing_options, given_arrangement, given_timing
 from casejax.data.layouts import Found, find_videos, read_durations, read_provenance, read_timing
 from casejax.errors import DataError, DataWarning, OptionError
-from casejax.features import SUFFIXES
+from casejax.features import SUFFIXES, sample_frames
 from casejax.inference.evaluate import default_console
 from casejax.inference.predict import Localizer
 from casejax.inference.predictions import (
@@ -34,6 +34,8 @@ from casejax.run.folder import Restored
 
 BEST = 5
 """Segments of a video in the table, unless --top says how many."""
+FRAMES = 8
+"""Frames of a video above its timeline."""
 MANY = 20
 """Videos in the table, where all are written to a file."""
 
@@ -79,10 +81,12 @@ class Source(NamedTuple):
     Attributes:
       id: its name.
       read: gives its features as `Localizer` takes them, and its duration in seconds where it is known.
+      file: the video itself, where it is at hand.
     """
 
     id: str
     read: Callable[[], tuple[Any, float | None]]
+    file: Path | None = None
 
 
 def _predict(localizer: Localizer, parsed: argparse.Namespace) -> None:
@@ -145,7 +149,7 @@ def _of_videos(localizer: Localizer, files: Sequence[str], parsed: argparse.Name
         made = extractor(path)
         return dict(zip(extractor.streams, made.rows, strict=True)), made.seconds
 
-    return [Source(video, partial(read, path)) for video, path in find_video_files(files).items()]
+    return [Source(video, partial(read, path), path) for video, path in find_video_files(files).items()]
 
 
 def _find(localizer: Localizer, videos: Sequence[Source], parsed: argparse.Namespace) -> dict[str, tuple[Segment, ...]]:
@@ -156,7 +160,8 @@ def _find(localizer: Localizer, videos: Sequence[Source], parsed: argparse.Names
         features, duration = video.read()
         prediction = localizer(features, duration=duration, video=video.id)
         if parsed.pictures is not None:
-            draw_timeline(parsed.pictures / f"{video.id}.png", prediction)
+            frames = [] if video.file is None or duration is None else sample_frames(video.file, duration, FRAMES)
+            draw_timeline(parsed.pictures / f"{video.id}.png", prediction, frames)
         kept = (s for s in prediction.segments if parsed.min_score is None or s.score >= parsed.min_score)
         found[video.id] = tuple(kept)[: parsed.top]
     return found

@@ -4,7 +4,7 @@ Reading videos needs PyAV, and flow OpenCV: `pip install 'casejax[video]'`.
 """
 
 from casejax.features.backbones import BACKBONES, Backbone, Weights, find_backbone
-from casejax.features.decoder import SUFFIXES, VideoInfo, count_frames, probe, read_frames
+from casejax.features.decoder import SUFFIXES, VideoInfo, count_frames, probe, read_frames, sample_frames
 from casejax.features.extraction import Extracted, Extractor, extract_videos
 from casejax.features.flow import FLOWS, optical_flow
 from casejax.features.windows import Cutting, Stretch
@@ -21,6 +21,7 @@ __all__ = [
     "find_backbone",
     # videos to pictures, pictures to flow, both to windows
     "read_frames",
+    "sample_frames",
     "count_frames",
     "probe",
     "VideoInfo",

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib import image
 from quarters import QUARTERS, write_weights
 from untrained import save_untrained
 from video_files import write_video
@@ -48,11 +49,15 @@ def test_videos_in_features_and_segments_out(videos, weights, network, tmp_path,
     for given, name in ((tmp_path / "features", "by_features"), (videos / "*.mkv", "by_videos")):
         own = [*weights, *OPTIONS] if name == "by_videos" else []
         places = [str(given)] if name == "by_features" else [str(p) for p in sorted(videos.iterdir())]
-        assert cli.main(["predict", str(network), *places, *own, "--json", str(tmp_path / f"{name}.json")]) == 0
+        own += ["--json", str(tmp_path / f"{name}.json"), "--pictures", str(tmp_path / name)]
+        assert cli.main(["predict", str(network), *places, *own]) == 0
     found, expected = (
         json.loads((tmp_path / f"{name}.json").read_text())["results"] for name in ("by_videos", "by_features")
     )
     assert found.keys() == expected.keys() == {"long", "short"}
+    # frames of the video above the axis, where it is at hand
+    heights = [image.imread(tmp_path / name / "long.png").shape[0] for name in ("by_videos", "by_features")]
+    assert heights[0] > heights[1] + 90
     for video, segments in found.items():
         assert len(segments) == len(expected[video]) > 0
         for one, other in zip(segments, expected[video], strict=True):

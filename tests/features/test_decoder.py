@@ -7,7 +7,7 @@ import pytest
 from video_files import grey_pictures, write_video
 
 from casejax.errors import DataError, OptionError
-from casejax.features import count_frames, probe, read_frames
+from casejax.features import count_frames, probe, read_frames, sample_frames
 
 pytest.importorskip("av")
 LEVELS = list(range(10, 210, 5))
@@ -79,6 +79,11 @@ def test_pictures_are_upright(tmp_path):
     assert shown[28:].max() < 100
     info = probe(path)
     assert (info.width, info.height) == (32, 48)
+
+
+def test_samples_are_from_the_middles(steady):
+    found = sample_frames(steady, len(LEVELS) / 25, 4, short_side=32)
+    assert [int(5 * np.round(picture[0, 0, 0] / 5)) for picture in found] == [LEVELS[i] for i in (5, 15, 25, 35)]
 
 
 @pytest.mark.parametrize("side", [16, 33])
