@@ -3,7 +3,7 @@
 Reading videos needs PyAV, and flow OpenCV: `pip install 'casejax[video]'`.
 """
 
-from casejax.features.backbones import BACKBONES, Backbone, Weights, find_backbone
+from casejax.features.backbones import BACKBONES, Backbone, StreamWeights, find_backbone
 from casejax.features.decoder import SUFFIXES, VideoInfo, count_frames, probe, read_frames, sample_frames
 from casejax.features.extraction import Extracted, Extractor, extract_videos
 from casejax.features.flow import FLOWS, optical_flow
@@ -16,7 +16,7 @@ __all__ = [
     "extract_videos",
     # the networks
     "Backbone",
-    "Weights",
+    "StreamWeights",
     "BACKBONES",
     "find_backbone",
     # videos to pictures, pictures to flow, both to windows

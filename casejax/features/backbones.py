@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import jax
 
 
-class Weights(NamedTuple):
+class StreamWeights(NamedTuple):
     """A network as a file holds it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Backbone:
     short_side: int
     size: int
     dims: Mapping[str, int]
-    read: Callable[[Path], Weights]
+    read: Callable[[Path], StreamWeights]
     embed: Callable[..., jax.Array]
     window_bytes: int
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import casejax
 from casejax.errors import DataError, OptionError
-from casejax.features.backbones import Backbone, Weights, find_backbone
+from casejax.features.backbones import Backbone, StreamWeights, find_backbone
 from casejax.features.decoder import count_frames, probe, read_frames
 from casejax.features.flow import LIMIT, check_flow, optical_flow
 from casejax.features.windows import Cutting, Stretch, prepared
@@ -57,7 +57,7 @@ class Extractor:
     """
 
     backbone: Backbone
-    weights: tuple[Weights, ...]
+    weights: tuple[StreamWeights, ...]
     timing: Timing
     flow: str
     batch: int
@@ -94,7 +94,7 @@ class Extractor:
             the flow.
         """
         network = find_backbone(backbone)
-        found: dict[str, Weights] = {}
+        found: dict[str, StreamWeights] = {}
         for path in map(Path, weights):
             read = network.read(path)
             if read.stream in found:
@@ -182,7 +182,7 @@ class Extractor:
                 for stretch in coming:
                     yield stretch.first, tuple(self._rows(each, stretch, cutting) for each in self.weights)
 
-    def _rows(self, weights: Weights, stretch: Stretch, cutting: Cutting) -> np.ndarray:
+    def _rows(self, weights: StreamWeights, stretch: Stretch, cutting: Cutting) -> np.ndarray:
         pictures = stretch.rgb if weights.stream == "rgb" else stretch.flow
         rows = _embed(
             weights.network, pictures, self.backbone.embed, cutting.window, cutting.stride, cutting.batch, self.dtype

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from casejax.errors import DataError
-from casejax.features import Backbone, Weights
+from casejax.features import Backbone, StreamWeights
 from casejax.records import Timing
 
 
@@ -18,7 +18,7 @@ def read(path):
     stream, _, number = path.read_text().partition(" ")
     if stream not in ("rgb", "flow"):
         raise DataError(f"{path}: are no weights of quarters")
-    return Weights(stream, jnp.float32(number), f"sum of {path.name}", None)
+    return StreamWeights(stream, jnp.float32(number), f"sum of {path.name}", None)
 
 
 QUARTERS = Backbone(
@@ -27,7 +27,7 @@ QUARTERS = Backbone(
 
 
 def write_weights(folder):
-    """Weights of both streams."""
+    """StreamWeights of both streams."""
     for stream, number in (("rgb", 1), ("flow", 2)):
         (folder / f"{stream}.txt").write_text(f"{stream} {number}")
     return [folder / "rgb.txt", folder / "flow.txt"]
