@@ -5,6 +5,7 @@ Reading videos needs PyAV, and flow OpenCV: `pip install 'casejax[video]'`.
 
 from casejax.features.backbones import BACKBONES, Backbone, StreamWeights, find_backbone
 from casejax.features.decoder import SUFFIXES, VideoInfo, count_frames, probe, read_frames, sample_frames
+from casejax.features.encoder import write_video
 from casejax.features.extraction import Extracted, Extractor, extract_videos
 from casejax.features.flow import FLOWS, optical_flow
 from casejax.features.windows import Cutting, Stretch
@@ -26,6 +27,7 @@ __all__ = [
     "probe",
     "VideoInfo",
     "SUFFIXES",
+    "write_video",
     "optical_flow",
     "FLOWS",
     "Cutting",
