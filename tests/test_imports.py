@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "localize": "records errors arrays",
     "runtime": "errors",
     "data": "records errors runtime.files",
-    "features": "records errors data runtime.files",
+    "features": "records errors data arrays runtime.files",
     "evaluate": "records localize errors",
     "methods": "losses labels ot data.sampling data.pickles records errors",
     "run": "methods runtime records data.pickles errors",

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
+from flax import nnx
+
 from casejax.errors import OptionError
+from casejax.features.efficientnet import EFFICIENTNET_SIZE, efficientnet_features, read_efficientnet
+from casejax.features.i3d import i3d_features
+from casejax.features.i3d_weights import read_i3d
+from casejax.features.weights import checksum, known_weights
 from casejax.records import Timing
 
 if TYPE_CHECKING:
@@ -19,13 +26,15 @@ class StreamWeights(NamedTuple):
 
     Attributes:
       stream: which pictures it reads, "rgb" or "flow".
-      network: its parameters, a pytree.
+      graph: what the network is apart from its parameters, hashable.
+      params: a pytree of arrays.
       sha256: of the file.
       known_as: what file that is, where it is a published one.
     """
 
     stream: str
-    network: Any
+    graph: Any
+    params: Any
     sha256: str
     known_as: str | None
 
@@ -40,9 +49,10 @@ class Backbone:
       short_side: pixels to which the shorter side of a picture is scaled.
       size: side of the square in the middle of it that the network sees, pixels.
       dims: numbers in a row, by the stream that it can read.
-      read: from a file of weights to them; DataError for a wrong file.
-      embed: pure function from parameters and windows (B, T, size, size, C) to (B, D) float32: RGB of uint8, or flow in
-        pixels. With `dtype`, that of the convolutions.
+      read: from a file of weights, and the type that convolutions compute in, to the network; DataError for a wrong
+        file.
+      embed: pure function of graph, parameters and windows (B, T, size, size, C) to (B, D) float32: RGB of uint8, or
+        flow in pixels.
       window_bytes: memory that a window takes on its way through the network, about.
     """
 
@@ -51,7 +61,7 @@ class Backbone:
     short_side: int
     size: int
     dims: Mapping[str, int]
-    read: Callable[[Path], StreamWeights]
+    read: Callable[[Path, str], StreamWeights]
     embed: Callable[..., jax.Array]
     window_bytes: int
 
@@ -68,4 +78,42 @@ def find_backbone(name: str) -> Backbone:
         raise OptionError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}") from None
 
 
-BACKBONES: dict[str, Backbone] = {}
+def _read_i3d(path: Path, dtype: str) -> StreamWeights:
+    network = read_i3d(path, dtype=jnp.dtype(dtype))
+    stream = "rgb" if network.channels == 3 else "flow"
+    graph, params = nnx.split(network)
+    return StreamWeights(stream, graph, params, checksum(path), known_weights(path))
+
+
+def _read_efficientnet(path: Path, dtype: str) -> StreamWeights:
+    network = read_efficientnet(path, dtype=jnp.dtype(dtype))
+    graph, params = nnx.split(network)
+    return StreamWeights("rgb", graph, params, checksum(path), known_weights(path))
+
+
+BACKBONES = {
+    each.name: each
+    for each in (
+        Backbone(
+            "i3d",
+            Timing(16.0, 16.0, 25.0),
+            short_side=256,
+            size=224,
+            dims={"rgb": 1024, "flow": 1024},
+            read=_read_i3d,
+            embed=i3d_features,
+            window_bytes=150_000_000,
+        ),
+        Backbone(
+            "efficientnet_lite0",
+            Timing(16.0, 16.0, 25.0),
+            short_side=256,
+            size=EFFICIENTNET_SIZE,
+            dims={"rgb": 1280},
+            read=_read_efficientnet,
+            embed=efficientnet_features,
+            window_bytes=150_000_000,
+        ),
+    )
+}
+"""The networks, by name. A new one is a file with its network and reader, and an entry here."""

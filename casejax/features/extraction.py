@@ -94,9 +94,11 @@ class Extractor:
             the flow.
         """
         network = find_backbone(backbone)
+        if dtype not in ("float32", "bfloat16"):
+            raise OptionError(f"dtype must be float32 or bfloat16, got {dtype!r}")
         found: dict[str, StreamWeights] = {}
         for path in map(Path, weights):
-            read = network.read(path)
+            read = network.read(path, dtype)
             if read.stream in found:
                 raise OptionError(f"{path} holds weights for {read.stream}, as another file does; name one a stream")
             found[read.stream] = read
@@ -118,8 +120,6 @@ class Extractor:
             timing = replace(timing, stride=float(stride))
         if batch is not None and batch < 1:
             raise OptionError(f"batch must be 1 window or more, got {batch}")
-        if dtype not in ("float32", "bfloat16"):
-            raise OptionError(f"dtype must be float32 or bfloat16, got {dtype!r}")
         if "flow" in names:
             check_flow(flow)
         chosen = tuple(found[name] for name in names)
@@ -184,9 +184,7 @@ class Extractor:
 
     def _rows(self, weights: StreamWeights, stretch: Stretch, cutting: Cutting) -> np.ndarray:
         pictures = stretch.rgb if weights.stream == "rgb" else stretch.flow
-        rows = _embed(
-            weights.network, pictures, self.backbone.embed, cutting.window, cutting.stride, cutting.batch, self.dtype
-        )
+        rows = _embed(weights.params, pictures, weights.graph, self.backbone.embed, cutting)
         return np.asarray(rows, np.float32)[: stretch.rows]
 
 
@@ -257,19 +255,11 @@ def _extract(
     parts.finish({"frames": frames, "duration": round(frames / extractor.timing.fps, 6)})
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
-def _embed(
-    network: Any,
-    pictures: Array,
-    embed: Callable[..., jax.Array],
-    window: int,
-    stride: int,
-    batch: int,
-    dtype: str,
-) -> jax.Array:
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _embed(params: Any, pictures: Array, graph: Any, embed: Callable[..., jax.Array], cutting: Cutting) -> jax.Array:
     """(batch, D), a row of each window."""
-    at = np.arange(batch)[:, None] * stride + np.arange(window)[None, :]
-    return embed(network, pictures[at], dtype=dtype)
+    at = np.arange(cutting.batch)[:, None] * cutting.stride + np.arange(cutting.window)[None, :]
+    return embed(graph, params, pictures[at])
 
 
 def _affordable(network: Backbone, streams: int) -> int:

@@ -52,7 +52,7 @@ def whole(path, extractor):
     rows = max(1, (len(pictures) - 8) // 4 + 1)
     at = np.minimum(4 * np.arange(rows)[:, None] + np.arange(8)[None, :], len(pictures) - 1)
     streams = np.stack(pictures)[:, 2:18, 6:22], np.stack(moves)[:, 2:18, 6:22]
-    return [embed(i + 1, jnp.asarray(x[at]), dtype="") for i, x in enumerate(streams)], len(pictures)
+    return [embed(None, i + 1, jnp.asarray(x[at])) for i, x in enumerate(streams)], len(pictures)
 
 
 def test_rows_are_those_of_the_whole_video(extractor, videos):

@@ -7,18 +7,18 @@ from casejax.features import Backbone, StreamWeights
 from casejax.records import Timing
 
 
-def embed(network, windows, *, dtype):
+def embed(graph, number, windows):
     """(B, 4 C) means over time and a quarter each."""
     means = windows.astype(jnp.float32).reshape(*windows.shape[:2], 2, 8, 2, 8, -1).mean(axis=(1, 3, 5))
-    return means.reshape(len(windows), -1) + network
+    return means.reshape(len(windows), -1) + number
 
 
-def read(path):
+def read(path, dtype):
     """A file such as `rgb 1`."""
     stream, _, number = path.read_text().partition(" ")
     if stream not in ("rgb", "flow"):
         raise DataError(f"{path}: are no weights of quarters")
-    return StreamWeights(stream, jnp.float32(number), f"sum of {path.name}", None)
+    return StreamWeights(stream, None, jnp.float32(number), f"sum of {path.name}", None)
 
 
 QUARTERS = Backbone(
