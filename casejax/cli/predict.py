@@ -160,7 +160,8 @@ def _find(localizer: Localizer, videos: Sequence[Source], parsed: argparse.Names
         features, duration = video.read()
         prediction = localizer(features, duration=duration, video=video.id)
         if parsed.pictures is not None:
-            frames = [] if video.file is None or duration is None else sample_frames(video.file, duration, FRAMES)
+            end = float(prediction.snippet_times[-1, 1])
+            frames = [] if video.file is None else sample_frames(video.file, end, FRAMES)
             draw_timeline(parsed.pictures / f"{video.id}.png", prediction, frames)
         kept = (s for s in prediction.segments if parsed.min_score is None or s.score >= parsed.min_score)
         found[video.id] = tuple(kept)[: parsed.top]
