@@ -132,6 +132,8 @@ def _expand(place: str) -> list[Path]:
 def _extract(extractor: Extractor, videos: dict[str, Path], out: Path) -> int:
     streams = ", ".join(f"{name} {dim}" for name, dim in zip(extractor.streams, extractor.dims, strict=True))
     stage(f"{extractor.backbone.name}: {streams}; {extractor.timing.describe()}; {extractor.batch} windows at a time")
+    if left := [name for name in extractor.backbone.dims if name not in extractor.streams]:
+        stage(f"without {', '.join(left)}: train and predict on {', '.join(extractor.streams)} alone")
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

@@ -12,13 +12,19 @@ from flax import nnx
 
 from casejax.errors import OptionError
 from casejax.features.efficientnet import EFFICIENTNET_SIZE, efficientnet_features, read_efficientnet
+from casejax.features.efficientnet import REMEDY as EFFICIENTNET_FILES
 from casejax.features.i3d import i3d_features
+from casejax.features.i3d_weights import REMEDY as I3D_FILES
 from casejax.features.i3d_weights import read_i3d
 from casejax.features.weights import checksum, known_weights
 from casejax.records import Timing
 
 if TYPE_CHECKING:
     import jax
+
+
+EVERY = 4
+"""EfficientNet sees every fourth picture of a window: those between are nearly the same, and cost as much."""
 
 
 class StreamWeights(NamedTuple):
@@ -54,6 +60,7 @@ class Backbone:
       embed: pure function of graph, parameters and windows (B, T, size, size, C) to (B, D) float32: RGB of uint8, or
         flow in pixels.
       window_bytes: memory that a window takes on its way through the network, about.
+      published: which files of weights it reads and where they are, a sentence for messages.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Backbone:
     read: Callable[[Path, str], StreamWeights]
     embed: Callable[..., jax.Array]
     window_bytes: int
+    published: str
 
 
 def find_backbone(name: str) -> Backbone:
@@ -91,6 +99,10 @@ def _read_efficientnet(path: Path, dtype: str) -> StreamWeights:
     return StreamWeights("rgb", graph, params, checksum(path), known_weights(path))
 
 
+def _embed_efficientnet(graph: Any, params: Any, windows: jax.Array) -> jax.Array:
+    return efficientnet_features(graph, params, windows[:, ::EVERY])
+
+
 BACKBONES = {
     each.name: each
     for each in (
@@ -103,6 +115,7 @@ BACKBONES = {
             read=_read_i3d,
             embed=i3d_features,
             window_bytes=150_000_000,
+            published=I3D_FILES,
         ),
         Backbone(
             "efficientnet_lite0",
@@ -111,8 +124,9 @@ BACKBONES = {
             size=EFFICIENTNET_SIZE,
             dims={"rgb": 1280},
             read=_read_efficientnet,
-            embed=efficientnet_features,
-            window_bytes=150_000_000,
+            embed=_embed_efficientnet,
+            window_bytes=40_000_000,
+            published=EFFICIENTNET_FILES,
         ),
     )
 }

@@ -106,9 +106,9 @@ class Extractor:
         if unknown := sorted(set(streams or ()) - set(network.dims)):
             raise OptionError(f"{backbone} has the streams {', '.join(network.dims)}, not {unknown[0]!r}")
         if missing := [name for name in names if name not in found]:
-            raise OptionError(f"no weights for {missing[0]}; name their file, or leave the stream out")
+            raise OptionError(f"no weights for {missing[0]}; name their file, or leave it out. {network.published}")
         if not names:
-            raise OptionError(f"no weights of {backbone}; name a file, docs/features.md says where they are published")
+            raise OptionError(f"no weights of {backbone}; name their files. {network.published}")
         timing = network.timing
         if fps is not None:
             if not fps > 0:
@@ -134,6 +134,11 @@ class Extractor:
     def dims(self) -> tuple[int, ...]:
         """Numbers in a row, a stream each."""
         return tuple(self.backbone.dims[stream] for stream in self.streams)
+
+    @property
+    def cutting(self) -> Cutting:
+        """How windows lie in a video."""
+        return Cutting(int(self.timing.frames), int(self.timing.stride), self.batch, self.backbone.size)
 
     def stated(self) -> dict[str, Any]:
         """What `features.json` says of the rows."""
@@ -171,21 +176,24 @@ class Extractor:
           counted: gains the number of pictures.
         """
         counted = Counter() if counted is None else counted
-        cutting = Cutting(int(self.timing.frames), int(self.timing.stride), self.batch, self.backbone.size)
-        skipped = first * cutting.stride
+        skipped = first * self.cutting.stride
         pictures = read_frames(path, fps=self.timing.fps, short_side=self.backbone.short_side, first=skipped)
         counted.frames = skipped
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             flow = partial(optical_flow, kind=self.flow, pool=pool) if "flow" in self.streams else None
-            stretches = cutting.stretches(counted.count(pictures), flow, first)
+            stretches = self.cutting.stretches(counted.count(pictures), flow, first)
             with prepared(stretches) as coming:
                 for stretch in coming:
-                    yield stretch.first, tuple(self._rows(each, stretch, cutting) for each in self.weights)
+                    yield stretch.first, self.embed(stretch)
 
-    def _rows(self, weights: StreamWeights, stretch: Stretch, cutting: Cutting) -> np.ndarray:
-        pictures = stretch.rgb if weights.stream == "rgb" else stretch.flow
-        rows = _embed(weights.params, pictures, weights.graph, self.backbone.embed, cutting)
-        return np.asarray(rows, np.float32)[: stretch.rows]
+    def embed(self, stretch: Stretch) -> tuple[Float[np.ndarray, "rows _"], ...]:
+        """The rows of a stretch of `cutting`, an array a stream."""
+        pictures = {"rgb": stretch.rgb, "flow": stretch.flow}
+        found = [
+            _embed(each.params, pictures[each.stream], each.graph, self.backbone.embed, self.cutting)
+            for each in self.weights
+        ]
+        return tuple(np.asarray(rows, np.float32)[: stretch.rows] for rows in found)
 
 
 @dataclass

@@ -22,7 +22,15 @@ def read(path, dtype):
 
 
 QUARTERS = Backbone(
-    "quarters", Timing(8.0, 4.0, 10.0), 20, 16, {"rgb": 12, "flow": 8}, read=read, embed=embed, window_bytes=10_000
+    "quarters",
+    Timing(8.0, 4.0, 10.0),
+    short_side=20,
+    size=16,
+    dims={"rgb": 12, "flow": 8},
+    read=read,
+    embed=embed,
+    window_bytes=10_000,
+    published="They are a line of text.",
 )
 
 
