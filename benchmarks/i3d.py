@@ -3,13 +3,29 @@
 Run:     python benchmarks/i3d.py              a minute on 2 CPU cores
          python benchmarks/i3d.py --cores 1    on one of them: the time of a busy machine is then that of the processor
 
-The peer is the network as the common port writes it, convolutions of oneDNN, and batch normalisation on its
-own; `peer, tuned` has channels last and batch normalisation folded, the fastest that PyTorch offers here. Times are
+The peer is the network as the common port writes it, convolutions of oneDNN, and batch normalisation on its own;
+`peer, tuned` has channels last and batch normalisation folded, the fastest that PyTorch offers here. Times are
 processor seconds, medians of interleaved runs; the wall clock is printed for the whole. The bound is FLOPs at the rate
-of a large matrix product, that of JAX or PyTorch, whichever is faster: no direct convolution is below it.
+of a large matrix product, that of JAX or PyTorch, whichever is faster: a direct convolution is hardly below it.
 
-Last printout:
+As single operations XLA on CPUs makes a convolution over three axes at half that rate, the first layer at an eighth,
+and a maximum over 3 x 3 x 3 takes 7 to 20 times as long as axis by axis; hence `casejax/features/convolutions.py`. The first
+layer stays the slow one: matrix products with its 64 columns run at 40 to 50 GFLOP/s, before patches are gathered.
+Winograd's F(4 x 4, 3 x 3), also with F(2, 3) over time, does a fourth to a sixth of the products, but its products
+and transforms are bound by memory: 55 to 95 GFLOP/s in direct terms on the large maps, for ten times the error and the time to compile.
 
+Last printout, on a machine busy with other work:
+
+    AMD EPYC, 2 cores, cpu, jax 0.10.2, flax 0.12.8, torch 2.13.0+cpu, 1 used
+    16 frames of 224 x 224; large matrix products run at 56 GFLOP/s
+                     GFLOP      peer  peer, tuned      ours  GFLOP/s  ratio  tuned    bound
+    7x7x7, stride 2  13.22    215 ms       227 ms    399 ms       33  0.54x  0.57x   235 ms
+    1x1x1, 3x3x3     16.85    270 ms       267 ms    285 ms       59  0.95x  0.94x   300 ms
+    Mixed_3          15.33    543 ms       469 ms    363 ms       42  1.50x  1.29x   273 ms
+    Mixed_4           9.24    353 ms       340 ms    196 ms       47  1.80x  1.73x   165 ms
+    Mixed_5           0.93   46.1 ms      46.7 ms   34.5 ms       27  1.34x  1.36x  16.6 ms
+    whole network    55.58  1,598 ms     1,496 ms  1,363 ms       41  1.17x  1.10x   990 ms
+    wall clock of the whole: ours 1,484 ms, peer 1,685 ms, tuned 1,654 ms
 """
 
 from __future__ import annotations

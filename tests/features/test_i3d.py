@@ -145,6 +145,20 @@ def test_both_convolutions_agree(shape):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_accelerators_get_the_plain_operation():
+    x, kernel = jnp.zeros((1, 4, 8, 8, 3)), jnp.zeros((3, 3, 3, 3, 4))
+    traced = jax.jit(convolutions.convolve).trace(x, kernel)
+    for platform, axes in (("cpu", "[b, 0, 1, f]"), ("cuda", "[b, 0, 1, 2, f]"), ("tpu", "[b, 0, 1, 2, f]")):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == text.count(f"dim_numbers = {axes}x") == 1, platform
+    traced = jax.jit(convolutions.depthwise).trace(x[0], kernel[0, ..., 0])
+    counts = [
+        traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
+        for platform in ("cpu", "cuda", "tpu")
+    ]
+    assert counts == [0, 1, 1]
+
+
 @pytest.mark.parametrize("shape", [(7, 8, 3, 1), (7, 8, 3, 2), (1, 6, 5, 2), (9, 3, 5, 1)])
 def test_both_depthwise_convolutions_agree(shape):
     *lengths, size, stride = shape
