@@ -9,10 +9,11 @@ processor seconds, medians of interleaved runs; the wall clock is printed for th
 of a large matrix product, that of JAX or PyTorch, whichever is faster: a direct convolution is hardly below it.
 
 As single operations XLA on CPUs makes a convolution over three axes at half that rate, the first layer at an eighth,
-and a maximum over 3 x 3 x 3 takes 7 to 20 times as long as axis by axis; hence `casejax/features/convolutions.py`. The first
-layer stays the slow one: matrix products with its 64 columns run at 40 to 50 GFLOP/s, before patches are gathered.
-Winograd's F(4 x 4, 3 x 3), also with F(2, 3) over time, does a fourth to a sixth of the products, but its products
-and transforms are bound by memory: 55 to 95 GFLOP/s in direct terms on the large maps, for ten times the error and the time to compile.
+and a maximum over 3 x 3 x 3 takes 7 to 20 times as long as axis by axis; hence `casejax/features/convolutions.py`.
+The first layer stays the slow one: matrix products with its 64 columns run at 40 to 50 GFLOP/s, before patches are
+gathered. Winograd's F(4 x 4, 3 x 3), also with F(2, 3) over time, does a fourth to a sixth of the products, but its
+products and transforms are bound by memory: 55 to 95 GFLOP/s in direct terms on the large maps, for ten times the
+error and the time to compile.
 
 Last printout, on a machine busy with other work:
 
