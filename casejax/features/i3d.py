@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 FLOW_LIMIT = 20.0
-"""Pixels of flow that become 1; what is longer is cut off (`flow` of the published features, scaled to [-1, 1])."""
+"""Pixels that an axis of flow is cut off at, and that become 1 (as in the original release)."""
 
 STEM, REDUCE, CONV, LOGITS = "Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "Logits/Conv3d_0c_1x1"
 BRANCHES = (

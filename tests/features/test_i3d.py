@@ -56,22 +56,19 @@ def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, size=(*shape, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("shape", [(1, 10, 64, 64), (2, 17, 75, 90), (1, 5, 33, 47)])
-def test_equals_pytorch(peer, shape):
-    """Features, logits, maps; sizes that are even, odd, and so short that one frame is left of the map."""
+@pytest.mark.parametrize(
+    ("output", "shape"), [("features", (2, 17, 75, 90)), ("logits", (1, 5, 33, 47)), ("map", (1, 10, 64, 64))]
+)
+def test_equals_pytorch(peer, output, shape):
+    """Sizes that are even, odd, and so short that one frame is left of the map."""
     (graphdef, params), theirs = peer(3)
     clips = pixels(*shape)
-    features, logits, maps = theirs(clips / 127.5 - 1)
-    assert maps.shape[1:4] == tuple(-(-n // d) for n, d in zip(shape[1:], (8, 32, 32), strict=True))
-
-    @jax.jit
-    def ours(params, clips):
-        network = nnx.merge(graphdef, params)
-        return network(clips), network(clips, output="logits"), network(clips, output="map")
-
-    for got, want in zip(ours(params, clips), (features, logits, maps), strict=True):
-        assert got.dtype == jnp.float32
-        np.testing.assert_allclose(got, want, atol=1e-4 * max(1, np.abs(want).max()), rtol=0)
+    want = theirs(clips / 127.5 - 1)[("features", "logits", "map").index(output)]
+    got = i3d_features(graphdef, params, clips, output=output)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, atol=1e-4 * max(1, np.abs(want).max()), rtol=0)
+    if output == "map":
+        assert got.shape[1:4] == tuple(-(-n // d) for n, d in zip(shape[1:], (8, 32, 32), strict=True))
 
 
 def test_flow_is_cut_off(peer):
@@ -143,6 +140,20 @@ def test_both_convolutions_agree(shape):
     )(x, kernel)
     assert want.shape == (2, *(-(-n // stride) for n in lengths), 4)
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_accelerators_get_the_plain_operation():
+    x, kernel = jnp.zeros((1, 4, 8, 8, 3)), jnp.zeros((3, 3, 3, 3, 4))
+    traced = jax.jit(convolutions.convolve).trace(x, kernel)
+    for platform, axes in (("cpu", "[b, 0, 1, f]"), ("cuda", "[b, 0, 1, 2, f]"), ("tpu", "[b, 0, 1, 2, f]")):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == text.count(f"dim_numbers = {axes}x") == 1, platform
+    traced = jax.jit(convolutions.depthwise).trace(x[0], kernel[0, ..., 0])
+    counts = [
+        traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution")
+        for platform in ("cpu", "cuda", "tpu")
+    ]
+    assert counts == [0, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(7, 8, 3, 1), (7, 8, 3, 2), (1, 6, 5, 2), (9, 3, 5, 1)])
