@@ -10,6 +10,7 @@ Rooms, each imported when it is first asked for:
   evaluate    from detections to numbers: `casejax.evaluate.evaluate_detections`
   alignment   temporal alignment of videos: `casejax.alignment.dtw`
   data        files: layouts, packed features, the embedded world
+  features    raw video to features: `casejax.features.Extractor`
   methods     CASE and its relatives: `casejax.methods.find("co2net+case")`
   run         options, state and folder of a run: `casejax.run.Config`
   inference   a trained network used: `casejax.inference.evaluate_run`
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         data,
         errors,
         evaluate,
+        features,
         inference,
         labels,
         localize,
@@ -57,6 +59,7 @@ __all__ = [
     "evaluate",
     "alignment",
     "data",
+    "features",
     "methods",
     "run",
     "inference",

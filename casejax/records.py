@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -226,6 +226,7 @@ class Dataset:
       train: split to learn from; only its video-level labels are used.
       test: split to evaluate on; it may have no video, and videos that nothing is known of.
       timing: which time a row of features belongs to.
+      provenance: what made the features, as `features.json` beside them says; empty where nothing does.
     """
 
     source: str
@@ -234,6 +235,7 @@ class Dataset:
     train: Split
     test: Split
     timing: Timing = Timing()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def snippet_seconds(self) -> float:

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "localize": "records errors arrays",
     "runtime": "errors",
     "data": "records errors runtime.files",
+    "features": "records errors data arrays runtime.files",
     "evaluate": "records localize errors",
     "methods": "losses labels ot data.sampling data.pickles records errors",
     "run": "methods runtime records data.pickles errors",
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "inference": "run methods localize evaluate report data runtime records errors labels",
     "train": "inference run methods localize evaluate report data runtime records errors labels",
     "alignment": "arrays data.penn_action data.poses runtime report.canvas errors",
-    "cli": "train inference run methods evaluate report data runtime records errors",
+    "cli": "features train inference run methods evaluate report data runtime records errors",
 }
 """What of casejax each room may import; a room may always import itself."""
 

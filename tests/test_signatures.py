@@ -17,6 +17,7 @@ ROOMS = (
     "casejax.methods.a2cl_pt",
     "casejax.alignment.networks",
     "casejax.inference",
+    "casejax.features",
 )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import casejax
 
 COMMANDS = {
+    "extract": "make features of videos, which train and predict read",
     "train": "train a method on features with video-level labels, or on an embedded synthetic world, and evaluate it",
     "predict": "find the segments of a trained network in features of any videos",
     "eval": "evaluate a run, or a converted network, on the test videos of a data set",

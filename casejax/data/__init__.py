@@ -35,7 +35,7 @@ from casejax.data.layouts import (
     write_dataset,
 )
 from casejax.data.penn_action import PoseTrack, read_penn_action, read_pose_track
-from casejax.data.pickles import read_object_array, read_torch, write_torch
+from casejax.data.pickles import read_object_array, read_pickle, read_torch, write_torch
 from casejax.data.poses import Poses, normalise_pose, pose_features
 from casejax.data.store import packed, release
 from casejax.data.surrogate import make_surrogate_features
@@ -81,6 +81,7 @@ __all__ = [
     "read_torch",
     "write_torch",
     "read_object_array",
+    "read_pickle",
     "DataWarning",
     "DurationMismatchWarning",
 ]

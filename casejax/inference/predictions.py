@@ -113,8 +113,13 @@ def print_segments(console: Console, found: Mapping[str, Sequence[Segment]], *, 
         console.print(f"and {len(found) - len(shown)} more videos", highlight=False)
 
 
-def draw_timeline(path: Path, prediction: Prediction) -> None:
+def draw_timeline(path: Path, prediction: Prediction, frames: Sequence[np.ndarray] = ()) -> None:
     """Draw a video over time: foreground probabilities and the strongest segments, as a PNG file.
+
+    Args:
+      path: of the file.
+      prediction: what is drawn.
+      frames: RGB pictures of the video to show above, from the middles of as many equal parts of it.
 
     Raises:
       ImportError: matplotlib is missing; the message says how to install it.
@@ -133,6 +138,7 @@ def draw_timeline(path: Path, prediction: Prediction) -> None:
             (label, np.asarray([(s.start, s.end) for s in found]), np.asarray([s.score for s in found]))
             for label, found in own.items()
         ],
+        frames=frames,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(figure, path)

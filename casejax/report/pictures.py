@@ -26,11 +26,12 @@ from casejax.report.canvas import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Real
+    from jaxtyping import Float, Real, UInt8
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LANE = 0.36  # inches, height of one class's lane of segments
+PICTURE = 0.9  # inches, height of a frame of the video
 CROWDED = 400  # with more snippets than these, the curves get a row each
 MAX_LANES = 8  # classes drawn as predictions
 SCORE_FRACTION = 0.2  # detections below this fraction of the video's best score are not drawn
@@ -122,6 +123,7 @@ def timeline(
     transformed: Float[np.ndarray, " t"] | None,
     fused: Float[np.ndarray, " t"],
     predictions: Sequence[tuple[str, Real[np.ndarray, "_ 2"], Float[np.ndarray, " _"]]],
+    frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
 ) -> Figure:
     """One video over time: annotated segments, foreground probabilities and detections, as in CASE's Fig. 5.
 
@@ -140,6 +142,7 @@ def timeline(
       transformed: (T,) P^T, from the cluster assignments; None for a model without clusters.
       fused: (T,) P^M.
       predictions: (class name, (m, 2) seconds, (m,) scores), one entry a class; may be empty.
+      frames: RGB pictures of the video to show above, from the middles of as many equal parts of it.
     """
     curves = [("$P^A$ attention", ORANGE, np.asarray(attention)), ("$P^M$ fused", INK, np.asarray(fused))]
     if transformed is not None:
@@ -157,6 +160,8 @@ def timeline(
     heights = [LANE * max(len(truth), 1), *[2.4 / len(rows)] * len(rows), LANE * max(len(found), 1)]
     if ground_truth is None:
         headings, heights = headings[1:], heights[1:]
+    if len(frames):
+        headings, heights = ["Pictures", *headings], [PICTURE, *heights]
     gaps = [0.42 if heading else 0.14 for heading in headings]
     total = 0.45 + sum(gaps) + sum(heights) + 0.6
     figure = new_figure(total)
@@ -174,8 +179,10 @@ def timeline(
         style(panels[-1], heading)
         panels[-1].tick_params(axis="x", labelbottom=heading == "Predictions")
 
+    if len(frames):
+        _draw_frames(panels[0], frames, duration, (WIDTH - left - 0.3) / len(frames) / PICTURE)
     if ground_truth is not None:
-        _draw_lanes(panels[0], truth, GREEN, "none annotated")
+        _draw_lanes(panels[headings.index("Ground truth")], truth, GREEN, "none annotated")
     middle = panels[-1 - len(rows) : -1]
     for panel, row in zip(middle, rows, strict=True):
         _draw_curves(panel, row, duration, truth)
@@ -185,6 +192,21 @@ def timeline(
     panels[-1].set_title(note, loc="right", size=10, color=MUTED)
     panels[-1].set(xlabel="seconds", xlim=(0, duration))
     return figure
+
+
+def _draw_frames(ax: Axes, frames: Sequence[np.ndarray], duration: float, shape: float) -> None:
+    """Pictures side by side over the whole axis, each cut to `shape`, its width over its height."""
+    part = duration / len(frames)
+    for i, frame in enumerate(frames):
+        height, width = frame.shape[:2]
+        high, wide = min(height, round(width / shape)), min(width, round(height * shape))
+        top, left = (height - high) // 2, (width - wide) // 2
+        shown = frame[top : top + max(high, 1), left : left + max(wide, 1)]
+        ax.imshow(
+            shown, extent=((i + 0.02) * part, (i + 0.98) * part, 0, 1), aspect="auto", interpolation="antialiased"
+        )
+    ax.set(ylim=(0, 1), yticks=[])
+    ax.grid(visible=False)
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "streams": list(dataset.streams),
             "dims": list(dataset.dims),
             "timing": asdict(dataset.timing),
+            "provenance": dict(dataset.provenance),
             "train_videos": len(dataset.train.videos),
             "longest_train_video": extent(dataset)[1],
             "train_snippets": distributed.total(int(dataset.train.features.lengths.sum())),
@@ -135,6 +137,20 @@ class Restored(NamedTuple):
                 f"{self.folder} was trained on {self.timing.describe()}, {source} has {timing.describe()}; extract the "
                 "features at the rate of training, or leave out the option or file that states another"
             )
+
+    def check_provenance(self, provenance: Mapping[str, Any], source: str) -> None:
+        """Refuse features that another network made, or the same one of other pictures; `source` is where they are.
+
+        Raises:
+          CheckpointError: naming what differs. Where it is not known on one of both sides, nothing is.
+        """
+        own = self.meta["data"].get("provenance", {})
+        for name in own.keys() & provenance.keys():
+            if own[name] != provenance[name]:
+                raise CheckpointError(
+                    f"{self.folder} was trained on features with {name} {own[name]}, {source} has {provenance[name]}; "
+                    "extract the features as those of training were"
+                )
 
 
 def restore_run(folder: Path) -> Restored:

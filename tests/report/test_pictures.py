@@ -136,6 +136,24 @@ def test_timeline_shows_long_and_mathematical_names_whole(rng, tmp_path):
     assert max(tick.x1 for tick in ticks) < 1200
 
 
+def test_timeline_shows_frames_of_the_video_in_their_parts(rng, tmp_path):
+    frames = [np.full((40, width, 3), level, np.uint8) for level, width in ((10, 90), (120, 20), (250, 400))]
+    for truth in (None, [("Diving", np.array([[3.0, 9.0]]))]):
+        figure = draw(pictures.timeline(**video(rng, 75, frames=frames, ground_truth=truth)), tmp_path)
+        assert len(figure.axes) == (3 if truth is None else 4)
+        first, width = figure.axes[0], figure.axes[0].get_window_extent().width / 3
+        assert len(first.images) == 3
+        for i, image in enumerate(first.images):
+            start, end, *_ = image.get_extent()
+            assert 20 * i < start < end < 20 * (i + 1)
+            shown = np.asarray(image.get_array())
+            assert (shown == frames[i][0, 0, 0]).all()
+            # as high and wide as there is room for, so that nothing is stretched
+            shape = width / first.get_window_extent().height
+            assert shown.shape[1] / shown.shape[0] == pytest.approx(shape, rel=0.08)
+        assert first.get_xlim() == (0, 60)
+
+
 @pytest.mark.parametrize("duration", [0.0, -1.0, np.inf, np.nan])
 def test_timeline_refuses_impossible_durations(rng, duration):
     with pytest.raises(ValueError, match="duration"):

@@ -18,6 +18,7 @@ def save_untrained(
     streams=("rgb", "flow"),
     classes=("a", "b", "c"),
     timing=Timing(),
+    provenance=None,
     **options,
 ):
     """Write the folder; returns its configuration."""
@@ -30,5 +31,6 @@ def save_untrained(
         drawn = rng.dirichlet(np.ones(2), state.cluster_labels.shape[:2])
         state = state._replace(cluster_labels=jnp.asarray(drawn, jnp.float32))
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(state, describe(config, Dataset("nowhere", classes, streams, *splits, timing)))
+        dataset = Dataset("nowhere", classes, streams, *splits, timing, provenance or {})
+        checkpoints.save(state, describe(config, dataset))
     return config

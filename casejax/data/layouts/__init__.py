@@ -25,7 +25,7 @@ from casejax.data.layouts.lists import read_charades, read_multithumos
 from casejax.data.layouts.opentad import read_opentad
 from casejax.data.layouts.published import read_dataset, read_features, write_dataset
 from casejax.data.layouts.table import Splitting, read_table
-from casejax.data.layouts.timing import read_timing, timing_of
+from casejax.data.layouts.timing import read_provenance, read_timing, timing_of
 from casejax.data.layouts.unlabelled import Found, find_videos, read_durations
 from casejax.data.layouts.wtalc import read_wtalc
 from casejax.records import Dataset
@@ -99,6 +99,7 @@ __all__ = [
     "Arrangement",
     "timing_of",
     "read_timing",
+    "read_provenance",
     "read_table",
     "Splitting",
     "find_videos",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from casejax.data.layouts.annotations import find_ids, parse_video, read_lines, 
 from casejax.data.layouts.assemble import SPLITS, ReadOptions, assemble, check_labels, given_timing, settle_classes
 from casejax.data.layouts.checks import Remarks, check_streams, first_three, raise_first
 from casejax.data.layouts.feature_files import find_streams, list_videos
-from casejax.data.layouts.timing import check_durations, settle_timing
+from casejax.data.layouts.timing import check_durations, read_provenance, settle_timing
 from casejax.errors import DataError, DataWarning
 from casejax.records import Dataset, Timing, Video
 
@@ -281,7 +282,8 @@ def finish(
     places = [place for place in (root, folders["train"]) if (place / "features.json").is_file()]
     timing = settle_timing(places[0] if places else root, given, default=default)
     check_durations(timing, [video for split in SPLITS for video in kept[split]], source)
-    return assemble(root, kept, names, folders, timing, {**options, "streams": streams})
+    dataset = assemble(root, kept, names, folders, timing, {**options, "streams": streams})
+    return replace(dataset, provenance=read_provenance(places[0])) if places else dataset
 
 
 def _with_features(

@@ -19,7 +19,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -38,7 +38,7 @@ from casejax.data.layouts.assemble import (
 from casejax.data.layouts.checks import Remarks, check_id, first_three, raise_first
 from casejax.data.layouts.feature_files import find_streams, list_videos
 from casejax.data.layouts.folders import WORDS
-from casejax.data.layouts.timing import check_durations, settle_timing
+from casejax.data.layouts.timing import check_durations, read_provenance, settle_timing
 from casejax.errors import DataError, DataWarning, OptionError
 from casejax.records import Dataset, Video
 
@@ -117,7 +117,8 @@ def read_table(
     timing = settle_timing(root, given)
     check_durations(timing, [video for split in SPLITS for video in videos[split]], labels)
     folders = {split: features for split in SPLITS}
-    return assemble(features, videos, names, folders, timing, {**options, "streams": streams})
+    dataset = assemble(features, videos, names, folders, timing, {**options, "streams": streams})
+    return replace(dataset, provenance=read_provenance(root))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from casejax.errors import DataError, OptionError
 from casejax.records import Timing, Video
 
 KEYS = ("snippet_seconds", "stride", "fps", "frames", "first_frame", "rescaled")
+PROVENANCE = ("backbone", "weights", "pictures", "flow", "dtype")
 
 
 def timing_of(
@@ -84,6 +85,17 @@ def read_timing(root: Path) -> Timing | None:
     if timing is None:
         raise DataError(f'{path}: states no timing; write {{"stride": 16, "fps": 25}} or {{"snippet_seconds": 0.64}}')
     return timing
+
+
+def read_provenance(root: Path) -> dict[str, Any]:
+    """What `features.json` in a folder says of the network and the pictures that made the features; {} without.
+
+    Raises:
+      DataError: a file that is no JSON.
+    """
+    path = root / "features.json"
+    document = read_json(path) if path.is_file() else {}
+    return {name: document[name] for name in PROVENANCE if name in document} if isinstance(document, dict) else {}
 
 
 def settle_timing(

@@ -1,4 +1,4 @@
-"""Objects in files of `numpy.save`, such as a dictionary of arrays, read without executing their pickle.
+"""Objects in files of `numpy.save`, and pickles of arrays alone, read without executing their pickle.
 
 Arrays stay in the mapped file. Whatever sizes a file declares, the memory taken is in proportion to its length.
 """
@@ -59,9 +59,37 @@ def read_object_array(path: str | os.PathLike[str]) -> np.ndarray:
     return value
 
 
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Read a pickle of containers of arrays, such as the parameters of a network.
+
+    Pickles of protocols 2 to 5 are read, as by `read_object_array`.
+
+    Args:
+      path: the file. It is mapped, so it must not change as long as arrays from it are in use.
+
+    Returns:
+      The pickled object, made of dictionaries, lists, tuples, numbers, strings, booleans, None, and read-only arrays
+      in the byte order and memory order of the file.
+
+    Raises:
+      DataError: for every other file. Nothing that a file names is ever imported or called.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            if not (start := file.read(2)).startswith(b"\x80"):
+                raise damaged(f"not a pickle of protocol 2 or later (it begins with {start!r})")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _interpret(memoryview(mapped))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error.__cause__
+
+
 def _refused(what: str) -> DataError:
     """The error for a file that holds more than arrays."""
-    return DataError(f"{what}; save a dictionary of plain arrays with numpy.save, and use that file")
+    return DataError(f"{what}; save a dictionary of plain arrays, and use that file")
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], int]:

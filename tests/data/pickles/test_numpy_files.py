@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pickle_samples import group, named, number, short
 
-from casejax.data.pickles.numpy_files import _interpret, read_object_array
+from casejax.data.pickles.numpy_files import _interpret, read_object_array, read_pickle
 from casejax.errors import DataError
 
 
@@ -307,3 +307,51 @@ def test_other_files(read, tmp_path):
             read(contents)
     with pytest.raises(DataError, match="cannot be opened"):
         read_object_array(tmp_path / "none.npy")
+
+
+# Pickles alone
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_alone(tmp_path, protocol):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(pickle.dumps({"params": varied(), "step": 3}, protocol))
+    got = read_pickle(path)
+    assert got["step"] == 3
+    assert_same(got["params"], varied())
+    assert not got["params"]["large"].flags.writeable
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(DataError, match=r"x\.ckpt: it has 1 bytes after its pickle"):
+        read_pickle(path)
+    for length in (0, 1, 2, 40, len(path.read_bytes()) // 2):
+        (tmp_path / "cut").write_bytes(path.read_bytes()[:length])
+        with pytest.raises(DataError, match=r"cut: .*fetch it again"):
+            read_pickle(tmp_path / "cut")
+
+
+def test_a_pickle_alone_calls_nothing_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))
+    path, witness = tmp_path / "x.ckpt", tmp_path / "w"
+    for case, (body, message) in HOSTILE.items():
+        body = body.replace(short(b"touch {}"), short(f"touch {witness}".encode()))
+        for around in (body, b"}(" + short(b"a") + body + b"u", b"](" + body + b"e"):
+            path.write_bytes(b"\x80\x02" + around + b".")
+            with pytest.raises(DataError) as refused:
+                read_pickle(path)
+            assert str(refused.value).startswith(str(path)), case
+            assert message in str(refused.value), (case, str(refused.value))
+    for protocol in range(6):
+        path.write_bytes(pickle.dumps({"a": np.ones(2), "b": subprocess.run}, protocol))
+        with pytest.raises(DataError):
+            read_pickle(path)
+    assert not witness.exists()
+
+
+def test_other_files_are_no_pickles(tmp_path):
+    path = tmp_path / "x.ckpt"
+    for contents in (b"", b"epoch: 3\n", npy(bytes(8)), b"PK\x03\x04"):
+        path.write_bytes(contents)
+        with pytest.raises(DataError, match="not a pickle of protocol 2 or later"):
+            read_pickle(path)
+    with pytest.raises(DataError, match="cannot be opened"):
+        read_pickle(tmp_path / "none")
