@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
@@ -12,9 +11,6 @@ if TYPE_CHECKING:
 
 MEMORY = 6
 """Past iterations that Anderson acceleration uses."""
-
-RIDGE = 10
-"""What is added to the squares of their lengths, 1, in units of round-off."""
 
 
 class Memory(NamedTuple):
@@ -42,27 +38,10 @@ def remember(memory: Memory, residual: Float[Array, " k"], useful: Bool[Array, "
     pair = jnp.stack([change, residual + memory.correction]) * divide(jnp.ones_like(length), length)
     pairs = jnp.where(useful, jnp.concatenate([memory.pairs[1:], pair[None]]), 0)
     unit, results = pairs[:, 0], pairs[:, 1]
-    ridge = RIDGE * float(jnp.finfo(unit.dtype).eps)
+    ridge = 10 * float(jnp.finfo(unit.dtype).eps)
     gram = jnp.matmul(unit, unit.T, precision="highest") + ridge * jnp.eye(len(unit), dtype=unit.dtype)
-    weights = _solve(gram, (unit * residual[None, :]).sum(axis=1))
+    weights = jnp.linalg.solve(gram, (unit * residual[None, :]).sum(axis=1))
     return Memory(pairs, residual, -jnp.matmul(weights, results, precision="highest"))
-
-
-def _solve(matrix: Float[Array, "m m"], right: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Solution of a few equations with a positive definite matrix; a direction lost to rounding gives 0.
-
-    By Gauss and Jordan without pivots, which takes a tenth of the time that `jnp.linalg.solve` takes to compile.
-    """
-    size = len(right)
-
-    def eliminate(done: Any, rows: jax.Array) -> jax.Array:
-        i = size - 1 - done  # what is newest comes first, and what adds nothing to it is left out
-        pivot = jnp.where(rows[i, i] > 4 * RIDGE * float(jnp.finfo(rows.dtype).eps), rows[i, i], 0)
-        row = rows[i][None, :] * divide(jnp.ones_like(pivot), pivot)
-        return jnp.where((jnp.arange(size) == i)[:, None], row, rows - rows[:, i][:, None] * row)
-
-    rows = jnp.concatenate([matrix, right[:, None]], axis=1)
-    return jax.lax.fori_loop(0, size, eliminate, rows)[:, size]
 
 
 def divide(x: Float[Array, "*m"], y: Float[Array, "*m"]) -> Float[Array, "*m"]:

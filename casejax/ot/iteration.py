@@ -209,7 +209,12 @@ class Iteration:
             far = jnp.full((), jnp.inf, none.dtype)
             safe = Safe(sums, v, far, jnp.full_like(far, 3), jnp.zeros_like(far), zero, zero, memory)
         point = Point(sums, u, v, following, zero, jnp.ones((), bool), safe, centred, drifted)
-        return varying_as(point, problem.epsilon)
+        varying = varying_as(point, problem.epsilon)
+        return (
+            varying._replace(done=zero)
+            if safe is not None
+            else varying._replace(done=zero, unfinished=point.unfinished)
+        )
 
     def _centred_start(self) -> tuple[Centred, jax.Array]:
         """A kernel that is centred at the start of the rows, and the first scaling of the columns."""
@@ -222,9 +227,7 @@ class Iteration:
             of_rows = -self._tops(jnp.where(v.factor > 0, v.exponent, -jnp.inf)[None, :], 1)
             kernel = centred_kernel(centred_at(scores, log_prior, epsilon, of_rows, v.exponent))
             u = Wide(kernel.scaling(rows, kernel.row_sums(v.factor), None), of_rows)
-        of_columns = -greatest_over(
-            self.axis_name, self._tops(jnp.where(u.factor > 0, u.exponent, -jnp.inf)[:, None], 0)
-        )
+        of_columns = -self._tops(jnp.where(u.factor > 0, u.exponent, -jnp.inf)[:, None], 0)
         held = centred_at(scores, log_prior, epsilon, u.exponent, of_columns)
         kernel = centred_kernel(held, self.axis_name)
         return held, kernel.scaling(columns, kernel.column_sums(u.factor), None)
@@ -240,6 +243,7 @@ class Iteration:
 
         def tops() -> jax.Array:
             top = (residues_and_exponents(scores, log_prior, epsilon)[1] + shift).max(axis=axis)
+            top = greatest_over(self.axis_name, top) if axis == 0 else top
             return jnp.where(top == -jnp.inf, 0, top)
 
         return jax.lax.cond(self.narrow, lambda: jnp.zeros_like(self.problem[3 - axis]), tops)

@@ -151,7 +151,8 @@ def plain_kernel(
     axis_name: AxisName = None,
 ) -> Kernel:
     """The kernel as it is, in one array."""
-    none = (varying_as(jnp.zeros(size, scores.dtype), scores) for size in scores.shape)
+    rows, columns = (jnp.zeros(size, scores.dtype) for size in scores.shape)
+    none = varying_as(rows, scores), varying_as(columns, epsilon)
     return centred_kernel(centred_at(scores, log_prior, epsilon, *none), axis_name)
 
 
