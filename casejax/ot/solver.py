@@ -106,9 +106,9 @@ def sinkhorn(
     domain, and in float32 every entry of the plan above 1e-30 is within 1e-5 of its own exact value. (With a
     relaxed marginal this holds up to ±30 epsilon; beyond, float32 rounds the power of the update.) While
     scores / epsilon + log_prior stays within ±24, the usual case, an iteration costs two matrix-vector products
-    and hardly more memory than `scores` and the plan; beyond ±24 it costs more of both.
+    and hardly more memory than `scores` and the plan; beyond ±24 the kernel is made anew until the scalings settle.
 
-    Differentiable in forward and reverse mode: through the unrolled iteration where `tolerance` is None, else
+    Differentiable in forward and reverse mode, but for the errors: through all iterations where `tolerance` is None, else
     implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
     of the column potential, weighted with the columns, stays. Wrap the result in `jax.lax.stop_gradient`
     where a plan serves as a label. Batches: `jax.vmap`, ragged ones with a mask.
