@@ -45,7 +45,10 @@ def _(num_iters: int, axis_name: AxisName, primals: tuple, tangents: tuple) -> t
     solution, us, vs = _scalings(num_iters, axis_name, problem)
     first, of_first = jax.jvp(lambda p: first_scalings(wide(p, axis_name), p)[0], primals, tangents)
     before = jax.tree.map(lambda x, y: jnp.concatenate([x[None], y[:-1]]), first, us)
-    of_kernel, kernel = _of_kernel(problem, change), residues_and_exponents(*problem[:2], problem.epsilon)
+    of_kernel, kernel = (
+        _of_kernel(problem, change),
+        residues_and_exponents(problem.scores, problem.log_prior, problem.epsilon),
+    )
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(df: jax.Array, x: tuple[Wide, Wide, Wide]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -155,6 +158,7 @@ def _of_kernel(problem: Problem, change: Problem) -> Float[Array, "n k"]:
     of_kernel = change.scores / epsilon - scores * (change.epsilon / epsilon**2)
     if log_prior is None:
         return of_kernel
+    assert change.log_prior is not None
     return of_kernel + jnp.where(log_prior == -jnp.inf, 0, change.log_prior)
 
 

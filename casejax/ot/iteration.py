@@ -194,6 +194,7 @@ class Iteration:
         """Before the first iteration."""
         problem, centred, drifted = self.problem, None, None
         if self.kernel is None:
+            assert self.narrow is not None
             centred, following = self._centred_start()
             drifted = jnp.logical_not(self.narrow)
         else:
@@ -234,6 +235,7 @@ class Iteration:
 
     def _wide_start(self, logs: Float[Array, " m"]) -> Wide:
         """The scaling of a logarithm; for a kernel that is never centred anew, as near to it as that can hold."""
+        assert self.narrow is not None
         far, near = wide_exp(logs), jnp.where(logs == -jnp.inf, 0, jnp.exp(jnp.clip(logs, -REACHED, REACHED)))
         return Wide(jnp.where(self.narrow, near, far.factor), jnp.where(self.narrow, 0, far.exponent))
 
@@ -246,7 +248,8 @@ class Iteration:
             top = greatest_over(self.axis_name, top) if axis == 0 else top
             return jnp.where(top == -jnp.inf, 0, top)
 
-        return jax.lax.cond(self.narrow, lambda: jnp.zeros_like(self.problem[3 - axis]), tops)
+        none = self.problem.columns if axis == 0 else self.problem.rows
+        return jax.lax.cond(self.narrow, lambda: jnp.zeros_like(none), tops)
 
     def run(self, point: Point) -> Point:
         """Iterate to the end; in a batch, to the end of all problems."""
@@ -300,6 +303,7 @@ class Iteration:
             return where_in_batch(point.drifted, new, point), jnp.zeros_like(pending)
 
         # A loop of one round or none: its result takes the place of what was held.
+        assert point.drifted is not None
         pending = jnp.logical_not(in_whole_batch(~point.drifted))
         return jax.lax.while_loop(lambda state: state[1], centred, (point, pending))[0]
 
@@ -410,6 +414,7 @@ def first_scalings(kernel: Kernel, problem: Problem) -> tuple[Any, Any]:
 
 def _column_start(problem: Problem) -> Float[Array, " k"]:
     """The start of the columns, -inf where they take no part; with exact rows about 0, since a constant is free."""
+    assert problem.column_start is not None
     live = problem.columns > 0
     shown = live & (problem.column_start > -jnp.inf)
     start = jnp.where(shown, problem.column_start, 0)

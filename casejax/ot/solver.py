@@ -108,8 +108,8 @@ def sinkhorn(
     scores / epsilon + log_prior stays within ±24, the usual case, an iteration costs two matrix-vector products
     and hardly more memory than `scores` and the plan; beyond ±24 the kernel is made anew until the scalings settle.
 
-    Differentiable in forward and reverse mode, but for the errors: through all iterations where `tolerance` is None, else
-    implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
+    Differentiable in forward and reverse mode, but for the errors: through all iterations where `tolerance` is None,
+    else implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
     of the column potential, weighted with the columns, stays. Wrap the result in `jax.lax.stop_gradient`
     where a plan serves as a label. Batches: `jax.vmap`, ragged ones with a mask.
 
