@@ -2,13 +2,14 @@
 
 Run:     python benchmarks/sinkhorn.py                                  everything, about three minutes
          python benchmarks/sinkhorn.py truncated --rows 12000 200000 --columns 16
-         python benchmarks/sinkhorn.py converged ragged relaxed memory
+         python benchmarks/sinkhorn.py converged ragged far gradients compile relaxed memory
 
 Scores lie within ±1 and epsilon is 1/20, as CASE has them; half of a score is a preference common to all rows. Before
 a time is printed, plans are compared entry by entry. `ours` is all that `ot.sinkhorn` returns, marginal errors included
-and without an outer jit; PyTorch works in place, without a guard against overflow. The bound is the greater of two: the
-bytes that must pass at the rate at which all cores copy arrays of that size, and one empty dispatch. Bytes are those of
-whole-array passes: the range of the scores, the kernel written, two reads an iteration, the marginal error, the plan.
+and without an outer jit; PyTorch works in place, without a guard against overflow. The bound, with its name, is the
+greatest of the bytes that must pass at the rate at which all cores copy arrays of that size, one exponential for each
+score, and one empty dispatch. Bytes are those of whole-array passes: the range of the scores, the kernel written, two
+reads an iteration, the marginal error, the plan. `first` is what the first call takes longer, compilation for the most.
 A `+` after an iteration count: in float32 that peer had not met its tolerance after five times our iterations.
 
 Last printout:
@@ -127,11 +128,21 @@ def traffic_bound(num_bytes: float, array_bytes: int) -> float:
     return num_bytes * taken / (16 * size)
 
 
-def bound(scores: jax.Array, num_iters: int) -> float:
-    """The least time of an iteration count, in seconds."""
-    empty = jax.jit(lambda x: x + 1)
-    dispatch = medians({"empty": lambda: empty(jnp.zeros(8))}, repeats=50)["empty"]
-    return max(dispatch, traffic_bound((6 + 2 * num_iters) * scores.nbytes, scores.nbytes))
+def bound(scores: jax.Array, num_iters: int) -> tuple[float, str]:
+    """The least time of an iteration count, in seconds, and which of the three bounds it is."""
+    empty, exponentials = jax.jit(lambda x: x + 1), jax.jit(jnp.exp)
+    some = jnp.zeros(2**18)  # within a cache, so that it is no copy that is timed
+    runs = {"dispatch": lambda: empty(jnp.zeros(8)), "exp": lambda: exponentials(some)}
+    took = medians(runs, repeats=50)
+    took["exp"] = max(0, took["exp"] - took["dispatch"]) * scores.size / some.size
+    took["bytes"] = traffic_bound((6 + 2 * num_iters) * scores.nbytes, scores.nbytes)
+    which = max(took, key=lambda name: took[name])
+    return took[which], which
+
+
+def against(least: tuple[float, str], ours: float) -> list[str]:
+    """A bound, which it is, and its share of our time."""
+    return [milliseconds(least[0]), least[1], f"{least[0] / ours:.0%}"]
 
 
 def times(theirs: float | None, ours: float) -> list[str]:
@@ -168,9 +179,9 @@ def truncated(sizes: Sequence[tuple[int, int]]) -> None:
         row = [f"{num_rows:,} x {num_columns}", milliseconds(ours)]
         for name in ("torch", "lse", "kernel"):
             row += times(took.get(name), ours)
-        table.append([*row, milliseconds(least), f"{least / ours:.0%}", f"{first - ours:.1f} s"])
+        table.append([*row, *against(least, ours), f"{first - ours:.1f} s"])
     print("3 iterations")
-    head = ["rows x columns", "ours", "PyTorch", "", "OTT lse", "", "OTT kernel", "", "bound", "", "compile"]
+    head = ["rows x columns", "ours", "PyTorch", "", "OTT lse", "", "OTT kernel", "", "bound", "", "", "first"]
     print_table(head, table)
 
 
@@ -211,9 +222,9 @@ def converged(sizes: Sequence[tuple[int, int]], tolerance: float = 1e-6, most: i
         row = [f"{num_rows:,} x {num_columns}", milliseconds(ours)]
         for theirs in (took.get("lse"), took.get("kernel"), pot_seconds):
             row += times(theirs, ours)
-        table.append([*row, milliseconds(least), f"{least / ours:.0%}", " / ".join(done)])
+        table.append([*row, *against(least, ours), " / ".join(done)])
     print(f"\nto {tolerance:g}")
-    head = ["rows x columns", "ours", "OTT lse", "", "OTT kernel", "", "POT log", "", "bound", "", "iterations"]
+    head = ["rows x columns", "ours", "OTT lse", "", "OTT kernel", "", "POT log", "", "bound", "", "", "iterations"]
     print_table(head, table)
 
 
@@ -244,8 +255,8 @@ def ragged(num_problems: int = 64, longest: int = 750, num_columns: int = 16) ->
     ours, least = took["ours"], bound(scores, 3)
     print(f"\n{num_problems} problems of 50 to {longest} rows x {num_columns}, 3 iterations")
     row = ["batch", milliseconds(ours), *times(took.get("torch"), ours), *times(took.get("lse"), ours)]
-    row += [milliseconds(least), f"{least / ours:.0%}", f"{first - ours:.1f} s"]
-    print_table(["", "ours", "PyTorch, a loop", "", "OTT lse, vmap", "", "bound", "", "compile"], [row])
+    row += [*against(least, ours), f"{first - ours:.1f} s"]
+    print_table(["", "ours", "PyTorch, a loop", "", "OTT lse, vmap", "", "bound", "", "", "first"], [row])
 
 
 def relaxed(num_rows: int = 300, num_columns: int = 7, epsilon: float = 0.2, tolerance: float = 1e-6) -> None:
@@ -271,6 +282,95 @@ def relaxed(num_rows: int = 300, num_columns: int = 7, epsilon: float = 0.2, tol
         )
         check("the plain update", np.asarray(ours.plan), u[:, None] * kernel * v, 1e-4)
         print(f"relaxation {share} epsilon: plain {plain}, ours {int(ours.iterations)}, {bool(ours.converged)=}")
+
+
+def far(sizes: Sequence[tuple[int, int]]) -> None:
+    """Scores beyond 24 epsilon, where the kernel is centred, beside the same within; inside a jit."""
+    table = []
+    for num_rows, num_columns in sizes:
+        scores = jnp.asarray(make_scores(num_rows, num_columns))
+        row = [f"{num_rows:,} x {num_columns}"]
+        for options in ({}, {"num_iters": 10}, {"num_iters": 2000, "tolerance": 1e-6}):
+            solve = jax.jit(lambda s, o=options: ot.sinkhorn(s, epsilon=EPSILON, **o))
+            runs = {scale: lambda s=scale * scores: solve(s) for scale in (1.0, 1.5)}  # noqa: B023
+            took = medians(runs, repeats=int(np.clip(4e8 // scores.size, 10, 100)))
+            row += [milliseconds(took[1.0]), *times(took[1.5], took[1.0])]
+        table.append(row)
+    print("\nscores to 20 epsilon, and to 30")
+    head = ["rows x columns"]
+    for each in ("3 iterations", "10 iterations", "to 1e-06"):
+        head += [each, "to 30", ""]
+    print_table(head, table)
+
+
+def gradients(sizes: Sequence[tuple[int, int]] = ((32, 6000), (6000, 32), (12_000, 16))) -> None:
+    """Plans, and gradients through them, converged and truncated; inside a jit."""
+    table = []
+    for num_rows, num_columns in sizes:
+        scores = jnp.asarray(make_scores(num_rows, num_columns))
+        row = [f"{num_rows:,} x {num_columns}"]
+        for solve in (_plan(num_iters=2000, tolerance=1e-6), _plan(), _plan(num_iters=50), naive):
+            both = jax.jit(solve), jax.jit(_gradient(solve))
+            took = medians({i: lambda f=f: f(scores) for i, f in enumerate(both)}, repeats=50)  # noqa: B023
+            row += [f"{milliseconds(took[0])}, {milliseconds(took[1])}"]
+        table.append(row)
+    print("\na plan, and its gradient")
+    print_table(["rows x columns", "to 1e-06", "3 iterations", "50 iterations", "3, naive loop"], table)
+
+
+def naive(scores: jax.Array, num_iters: int = 3) -> jax.Array:
+    """What a JAX user writes."""
+    plan = jnp.exp(scores / EPSILON)
+    for _ in range(num_iters):
+        plan = plan * (plan.shape[0] / plan.shape[1] / plan.sum(axis=0))
+        plan = plan / plan.sum(axis=1, keepdims=True)
+    return plan
+
+
+def _plan(**options) -> Callable[[jax.Array], jax.Array]:
+    return lambda scores: ot.sinkhorn(scores, epsilon=EPSILON, **options).plan
+
+
+def _gradient(solve: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    return jax.grad(lambda scores: (solve(scores) ** 2).sum())
+
+
+COMPILED: dict[str, Callable[[], Callable]] = {
+    "3 iterations": _plan,
+    "3 iterations, naive loop": lambda: naive,
+    "to 1e-06": lambda: _plan(num_iters=2000, tolerance=1e-6),
+    "to 1e-06, OTT lse": lambda: ott_plan(lse_mode=True, threshold=1e-6, max_iterations=2000),
+    "to 1e-06, OTT kernel": lambda: ott_plan(lse_mode=False, threshold=1e-6, max_iterations=2000),
+    "gradient of 3 iterations": lambda: _gradient(_plan()),
+    "gradient of 3 iterations, naive loop": lambda: _gradient(naive),
+    "gradient of 20 iterations": lambda: _gradient(_plan(num_iters=20)),
+    "gradient of 20 iterations, naive loop": lambda: _gradient(lambda s: naive(s, 20)),
+}
+"""What is compiled in a process of its own each, from its name."""
+
+
+def compile_times(repeats: int = 3) -> None:
+    """Seconds to trace and compile at 1,000 x 16, least of some processes, nothing of it in a cache."""
+    print("\nto trace and compile, in a new process each")
+    table = []
+    for name in COMPILED:
+        if "OTT" in name and not has("ott"):
+            continue
+        command = [sys.executable, __file__, "compile", "--compile-of", name]
+        environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        took = [
+            float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+            for _ in range(repeats)
+        ]
+        table.append([name, f"{min(took):.2f} s"])
+    print_table(["1,000 x 16", "seconds"], table)
+
+
+def compile_time(name: str) -> float:
+    """Seconds to trace and compile what has this name."""
+    scores, solve = jnp.asarray(make_scores(1000, 16)), jax.jit(COMPILED[name]())
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(scores))  # threads and libraries
+    return seconds(lambda: solve.lower(scores).compile() and None)
 
 
 def memory(num_rows: int, num_columns: int = 16) -> None:
@@ -333,18 +433,22 @@ def peak_of(name: str, num_rows: int, num_columns: int) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["truncated", "converged", "ragged", "relaxed", "memory", "rows"]
+    parts = ["truncated", "converged", "ragged", "far", "gradients", "compile", "relaxed", "memory", "rows"]
     parser.add_argument("parts", nargs="*", default=parts, help=f"which of {', '.join(parts)}; default all")
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 12_000, 200_000, 1_000_000, 10_000_000])
     parser.add_argument("--columns", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--largest", type=int, default=160_000_000, help="entries of the largest problem")
     parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--compile-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if arguments.peak_of:
         name, num_rows, num_columns = arguments.peak_of
         print(f"{peak_of(name, int(num_rows), int(num_columns)):.2f}")
+        return
+    if arguments.compile_of:
+        print(f"{compile_time(arguments.compile_of):.3f}")
         return
     sys.stdout.reconfigure(line_buffering=True)
     print(machine(*(package for module, package in PACKAGES.items() if has(module))))
@@ -358,6 +462,12 @@ def main() -> None:
         converged([(n, k) for n, k in sizes if n * k <= 4_000_000])
     if "ragged" in arguments.parts:
         ragged()
+    if "far" in arguments.parts:
+        far([(n, k) for n, k in sizes if n * k <= 4_000_000])
+    if "gradients" in arguments.parts:
+        gradients()
+    if "compile" in arguments.parts:
+        compile_times()
     if "relaxed" in arguments.parts:
         relaxed()
     if "memory" in arguments.parts:

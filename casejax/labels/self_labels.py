@@ -142,8 +142,11 @@ def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]
         raise ValueError(f"weights must be (N, K) and embeddings (N, D), got {weights.shape} and {embeddings.shape}")
     refuse("weights", weights, least=0)
     refuse("embeddings", embeddings)
-    specs = PartitionSpec(*spec_of(weights, 1), *spec_of(embeddings, 1))
-    return with_automatic_axes(_weighted_means, specs, weights, embeddings)
+
+    def spec() -> PartitionSpec:
+        return PartitionSpec(*spec_of(weights, 1), *spec_of(embeddings, 1))
+
+    return with_automatic_axes(_weighted_means, spec, weights, embeddings)
 
 
 def _weighted_means(weights: jax.Array, embeddings: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
@@ -18,14 +17,13 @@ class Memory(NamedTuple):
     """What the acceleration remembers of the points that it went through.
 
     Attributes:
-      results: (M, K) differences of successive results of an iteration.
-      residuals: (M, K) differences of successive residuals, result less argument.
+      pairs: (M, 2, K) differences of successive residuals (result less argument), of length 1, and the differences of
+        successive results that belong to them.
       residual: (K,) the last residual.
       correction: (K,) what was added to the last result.
     """
 
-    results: Float[Array, "m k"]
-    residuals: Float[Array, "m k"]
+    pairs: Float[Array, "m 2 k"]
     residual: Float[Array, " k"]
     correction: Float[Array, " k"]
 
@@ -36,19 +34,14 @@ def remember(memory: Memory, residual: Float[Array, " k"], useful: Bool[Array, "
     Only differences are kept, so that large potentials lose no digits.
     """
     change = residual - memory.residual
-
-    def append(rows: jax.Array, row: jax.Array) -> jax.Array:
-        return jnp.where(useful, jnp.concatenate([rows[1:], row[None]]), 0)
-
-    residuals, results = append(memory.residuals, change), append(memory.results, residual + memory.correction)
-    length = jnp.sqrt((residuals * residuals).sum(axis=1))
-    unit = residuals * divide(jnp.ones_like(length), length)[:, None]
-    gram = jnp.matmul(unit, unit.T, precision="highest")
-    ridge = jnp.where(length == 0, 1, 10 * jnp.finfo(gram.dtype).eps)
-    gram = gram + jnp.diag(ridge.astype(gram.dtype))
-    weights = divide(jnp.linalg.solve(gram, jnp.matmul(unit, residual, precision="highest")), length)
-    correction = -jnp.matmul(weights, results, precision="highest")
-    return Memory(results, residuals, residual, correction)
+    length = jnp.sqrt((change * change).sum())
+    pair = jnp.stack([change, residual + memory.correction]) * divide(jnp.ones_like(length), length)
+    pairs = jnp.where(useful, jnp.concatenate([memory.pairs[1:], pair[None]]), 0)
+    unit, results = pairs[:, 0], pairs[:, 1]
+    ridge = 10 * float(jnp.finfo(unit.dtype).eps)
+    gram = jnp.matmul(unit, unit.T, precision="highest") + ridge * jnp.eye(len(unit), dtype=unit.dtype)
+    weights = jnp.linalg.solve(gram, (unit * residual[None, :]).sum(axis=1))
+    return Memory(pairs, residual, -jnp.matmul(weights, results, precision="highest"))
 
 
 def divide(x: Float[Array, "*m"], y: Float[Array, "*m"]) -> Float[Array, "*m"]:

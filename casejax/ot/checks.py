@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     Scalar = float | np.number | Num[Array, ""] | Num[np.ndarray, ""]
 
 
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
 def numbers(name: str, value: Any, shape: tuple[Any, ...] | None = None) -> Array:
     """The value as an array of real numbers: float32 or float64 as it is, other types in float32."""
+    if isinstance(value, jax.Array) and value.dtype in FLOATS and shape in (None, value.shape):
+        return value  # the usual case, by the shortest way
     if not isinstance(value, jax.Array | np.ndarray):
         try:
             value = np.asarray(value)
@@ -35,7 +40,7 @@ def numbers(name: str, value: Any, shape: tuple[Any, ...] | None = None) -> Arra
     if shape is not None and value.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {value.shape}")
     value = jnp.asarray(value)
-    return value if value.dtype in (jnp.float32, jnp.float64) else value.astype(jnp.float32)
+    return value if value.dtype in FLOATS else value.astype(jnp.float32)
 
 
 def boolean(name: str, value: Any, shape: tuple[Any, ...] | None = None) -> Array:
@@ -86,8 +91,8 @@ def refuse(name: str, value: Array, *, least: float = -math.inf, live: Any = Non
     if not (on_host(value) and (live is None or on_host(live))):
         return
     known = np.asarray(value)
-    if known.max(initial=least) < math.inf and known.min(initial=math.inf) >= least:  # False for NaN
-        return
+    if known.max(initial=least) < math.inf and (least == -math.inf or known.min(initial=math.inf) >= least):
+        return  # the greatest of numbers with a NaN is NaN
     wrong = ~((known >= least) & (known < math.inf))
     if live is not None:
         wrong &= np.broadcast_to(np.asarray(live), wrong.shape)

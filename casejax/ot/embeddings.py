@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from casejax.ot.checks import boolean, count, numbers, positive, refuse
 from casejax.ot.iteration import Problem, iterate
@@ -137,7 +138,10 @@ def sinkhorn_embeddings(
     if columns is not None:
         refuse("column_marginal", columns, least=0)
     solver = partial(_solve, num_iters, rows_at_once, axis_name)
-    specs = spec_of(embeddings, 0), *[spec_of(embeddings)] * 5
+
+    def specs() -> tuple[PartitionSpec, ...]:
+        return spec_of(embeddings, 0), *[spec_of(embeddings)] * 5
+
     arrays = (embeddings, score, rows, columns, shown, *checked, *starts)
     return SinkhornPotentials(*with_automatic_axes(solver, specs, *jax.lax.stop_gradient(arrays)))
 
@@ -249,7 +253,8 @@ def _kernel(
         shift=lambda sums, x: sums + x,
         count=lambda v: jnp.isfinite(v).sum(dtype=jnp.int32),
         product=lambda sums, v: jnp.exp(_together(sums, v)),
-        log=lambda x: x,
+        row_log=lambda x: x,
+        column_log=lambda x: x,
         exp=lambda x: x,
         plan=lambda u, v, sums: None,
     )

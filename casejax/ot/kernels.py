@@ -1,7 +1,8 @@
 """Sums and products with the kernel exp(scores / epsilon + log_prior) of a transport problem, in two ways.
 
-`plain_kernel` holds an entry as one float: fast, and safe as long as `is_narrow`. `wide_kernel` holds a float and a
-power of two beside it: safe at any range. Both give every entry of a plan to the digits of its float type.
+`centred_kernel` holds an entry as one float: fast, and safe as long as `is_narrow`, or as the scalings stay near those
+that it was centred at. `wide_kernel` holds a float and a power of two beside it: safe at any range. Both give every
+entry of a plan to the digits of its float type.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ REACH = 24.0
 REACHED = 40.0
 """Logarithm of a scaling that a plain kernel starts from or moves by at most; its sums stay within float32."""
 
+DRIFT = 4096.0
+"""Factor up to which scalings may leave those that a kernel was centred at: entries of a plan above 1e-30 are exact."""
+
 MASSES = 1e6
 """Greatest ratio of two masses of one marginal that a plain kernel is trusted with."""
 
@@ -40,9 +44,24 @@ class Kernel(NamedTuple):
     shift: Callable[[Any, Any], Any]  # sums times the exponential of a number
     count: Callable[[Any], Any]  # scaling -> how many of its numbers are positive and finite
     product: Callable[[Any, Any], Any]  # sums times scaling, as an array
-    log: Callable[[Any], Any]  # logarithm of a scaling, -inf where the scaling is 0
+    row_log: Callable[[Any], Any]  # logarithm of a scaling of the rows, -inf where the scaling is 0
+    column_log: Callable[[Any], Any]  # the same of the columns
     exp: Callable[[Any], Any]  # the scaling of a logarithm, as near to it as the kernel can hold
     plan: Callable[[Any, Any, Any], Any]  # scalings of rows and columns, last column sums -> the scaled kernel
+
+
+class Centred(NamedTuple):
+    """The kernel times powers of two of its rows and columns; scalings by it are relative to these.
+
+    Attributes:
+      values: (N, K).
+      row_exponents: (N,) whole numbers.
+      column_exponents: (K,) whole numbers.
+    """
+
+    values: Float[Array, "n k"]
+    row_exponents: Float[Array, " n"]
+    column_exponents: Float[Array, " k"]
 
 
 class Wide(NamedTuple):
@@ -70,20 +89,42 @@ def is_narrow(
         greatest = greatest_over(axes, masses.max())
         least = -greatest_over(axes, -jnp.where(masses > 0, masses, greatest).min())
         narrow = narrow & (greatest <= MASSES * least) & (greatest <= 1e8) & (greatest >= 1e-8)
-    return everywhere_narrow(narrow)
+    return in_whole_batch(narrow)
 
 
 @jax.custom_batching.custom_vmap
-def everywhere_narrow(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+def in_whole_batch(flag: Bool[Array, ""]) -> Bool[Array, ""]:
     """Whether all problems of a batch say so."""
-    # For a batch of flags `lax.cond` would compute both branches for every problem.
+    # For a batch of flags `lax.cond` would compute both branches for every problem, and a loop select all it carries.
     return flag
 
 
-@everywhere_narrow.def_vmap
+@in_whole_batch.def_vmap
 def _(axis_size: int, in_batched: list[bool], flag: Bool[Array, " b"]) -> tuple[Bool[Array, ""], bool]:
     del axis_size
-    return everywhere_narrow(flag.all(axis=0) if in_batched[0] else flag), False
+    return in_whole_batch(flag.all(axis=0) if in_batched[0] else flag), False
+
+
+@jax.custom_batching.custom_vmap
+def where_in_batch(flag: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """The new arrays; those of a problem in a batch whose flag is False, the old ones."""
+    del flag, old
+    return new
+
+
+@where_in_batch.def_vmap
+def _(axis_size: int, in_batched: list, flag: Bool[Array, "*b"], new: Any, old: Any) -> tuple[Any, Any]:
+    of_flag, of_new, of_old = in_batched
+    if not of_flag:
+        return where_in_batch(flag, new, old), of_new
+
+    def spread(x: jax.Array, batched: bool) -> jax.Array:
+        return x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+
+    new, old = jax.tree.map(spread, new, of_new), jax.tree.map(spread, old, of_old)
+    return jax.vmap(lambda *x: jax.tree.map(partial(jnp.where, x[0]), *x[1:]))(flag, new, old), jax.tree.map(
+        lambda _: True, new
+    )
 
 
 def rows_a_part(num_rows: Any) -> int:
@@ -109,9 +150,64 @@ def plain_kernel(
     epsilon: Float[Array, ""],
     axis_name: AxisName = None,
 ) -> Kernel:
-    """The kernel in one array, which the plan is written over; N is a multiple of `rows_a_part(N)`."""
-    exponents, rest = _log_kernel(scores, log_prior, epsilon)
-    values = jnp.exp(rest) * _power_of_two(exponents)
+    """The kernel as it is, in one array."""
+    rows, columns = (jnp.zeros(size, scores.dtype) for size in scores.shape)
+    none = varying_as(rows, scores), varying_as(columns, epsilon)
+    return centred_kernel(centred_at(scores, log_prior, epsilon, *none), axis_name)
+
+
+def centred_at(
+    scores: Float[Array, "n k"],
+    log_prior: Float[Array, "n k"] | None,
+    epsilon: Float[Array, ""],
+    of_rows: Float[Array, " n"],
+    of_columns: Float[Array, " k"],
+) -> Centred:
+    """The kernel times powers of two."""
+    residues, exponents = residues_and_exponents(scores, log_prior, epsilon)
+    shift = of_rows[:, None] + of_columns[None, :]
+    return Centred(residues * _power_of_two(exponents + shift), of_rows, of_columns)
+
+
+def centre(
+    scores: Float[Array, "n k"],
+    log_prior: Float[Array, "n k"] | None,
+    epsilon: Float[Array, ""],
+    before: Centred,
+    v: Float[Array, " k"],
+) -> tuple[Centred, Float[Array, " k"]]:
+    """The kernel centred at a scaling of the columns: there the greatest entry of each row is about 1.
+
+    Args:
+      scores: (N, K).
+      log_prior: (N, K) or None.
+      epsilon: scalar.
+      before: of this, the exponents of the columns count.
+      v: (K,) relative to it. Columns without a scaling are left out.
+
+    Returns:
+      The kernel, and the powers of two (K,) that scalings relative to the one before are multiplied by.
+    """
+    shift = _exponent(v)
+    of_columns = before.column_exponents + shift
+    exponents = residues_and_exponents(scores, log_prior, epsilon)[1]
+    live = jnp.where(v > 0, of_columns, -jnp.inf)
+    top = (exponents + live[None, :]).max(axis=1)
+    held = centred_at(scores, log_prior, epsilon, jnp.where(top == -jnp.inf, 0, -top), live)
+    return held._replace(column_exponents=of_columns), _power_of_two(-shift)
+
+
+def has_drifted(v: Float[Array, " k"]) -> Bool[Array, ""]:
+    """Whether the scaling of a column has left what the kernel was centred at by more than `DRIFT`."""
+    return ((v > 0) & ((v < 1 / DRIFT) | (v > DRIFT))).any()
+
+
+def centred_kernel(held: Centred, axis_name: AxisName = None) -> Kernel:
+    """The kernel in one array, which the plan is written over; N is a multiple of `rows_a_part(N)`.
+
+    Powers and starts are right where the exponents are all 0.
+    """
+    values = held.values
 
     def scaling(wanted: jax.Array, sums: jax.Array, power: jax.Array | None) -> jax.Array:
         return _raised(_ratio(wanted, sums), power)
@@ -125,13 +221,13 @@ def plain_kernel(
         shift=lambda sums, x: sums * jnp.exp(jnp.clip(x, -REACHED, REACHED)),
         count=_count_positive,
         product=lambda sums, v: sums * v,
-        log=_log,
+        row_log=lambda u: log_of(Wide(u, held.row_exponents)),
+        column_log=lambda v: log_of(Wide(v, held.column_exponents)),
         exp=lambda x: jnp.where(x == -jnp.inf, 0, jnp.exp(jnp.clip(x, -REACHED, REACHED))),
         plan=lambda u, v, sums: _scaled(values, u, v, sums),
     )
 
 
-@jax.custom_jvp
 def _scaled(
     values: Float[Array, "n k"], u: Float[Array, " n"], v: Float[Array, " k"], sums: Float[Array, " k"]
 ) -> Float[Array, "n k"]:
@@ -149,13 +245,6 @@ def _scaled(
     return jax.lax.while_loop(lambda carry: carry[1], scale, (values, pending))[0]
 
 
-@_scaled.defjvp
-def _(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    (values, u, v, _), (of_values, of_u, of_v, _) = primals, tangents
-    of_scalings = of_u[:, None] * v[None, :] + u[:, None] * of_v[None, :]
-    return _scaled(*primals), of_values * (u[:, None] * v[None, :]) + values * of_scalings
-
-
 def wide_kernel(
     scores: Float[Array, "n k"],
     log_prior: Float[Array, "n k"] | None,
@@ -168,8 +257,7 @@ def wide_kernel(
     Exponents are whole numbers, which add and cancel without rounding, so every entry of the plan keeps the digits of
     its float type. A logarithm of the kernel would not keep them: in float32 one near 2000 is good to 1e-4 only.
     """
-    exponents, rest = _log_kernel(scores, log_prior, epsilon)
-    residues = jnp.exp(rest)
+    residues, exponents = residues_and_exponents(scores, log_prior, epsilon)
     if active is not None:  # what takes no part is 0 in the kernel, and must not be the greatest term of a sum
         exponents = jnp.where(active, exponents, -jnp.inf)
 
@@ -182,10 +270,6 @@ def wide_kernel(
         if axis == 1:
             return Wide(jnp.dot(terms, scaling.factor, precision="highest"), top)
         return Wide(total_over(axis_name, _sum_rows(scaling.factor, terms)), top)
-
-    def plan(u: Wide, v: Wide, _: Wide) -> jax.Array:
-        powers = _power_of_two(exponents + (u.exponent[:, None] + v.exponent[None, :]))
-        return residues * powers * (u.factor[:, None] * v.factor[None, :])
 
     def ones(active: jax.Array) -> Wide:
         factor = active.astype(residues.dtype)
@@ -200,10 +284,32 @@ def wide_kernel(
         shift=_wide_shift,
         count=lambda v: _count_positive(v.factor),
         product=lambda sums, v: sums.factor * v.factor * _power_of_two(sums.exponent + v.exponent),
-        log=lambda x: _log(x.factor) + x.exponent * math.log(2),
-        exp=_wide_exp,
-        plan=plan,
+        row_log=log_of,
+        column_log=log_of,
+        exp=wide_exp,
+        plan=lambda u, v, _: scaled_entries(residues, exponents, u, v),
     )
+
+
+def residues_and_exponents(
+    scores: Float[Array, "n k"], log_prior: Float[Array, "n k"] | None, epsilon: Float[Array, ""]
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """The kernel as residues * 2**exponents."""
+    exponents, rest = _log_kernel(scores, log_prior, epsilon)
+    return jnp.exp(rest), exponents
+
+
+def scaled_entries(
+    residues: Float[Array, "n k"], exponents: Float[Array, "n k"], u: Wide, v: Wide
+) -> Float[Array, "n k"]:
+    """The kernel, scaled."""
+    powers = _power_of_two(exponents + (u.exponent[:, None] + v.exponent[None, :]))
+    return residues * powers * (u.factor[:, None] * v.factor[None, :])
+
+
+def log_of(x: Wide) -> Float[Array, "..."]:
+    """Logarithm of non-negative numbers, with a gradient of 0 where they are 0."""
+    return jnp.where(x.factor > 0, jnp.log(jnp.where(x.factor > 0, x.factor, 1)), -jnp.inf) + x.exponent * math.log(2)
 
 
 def _wide_scaling(wanted: Float[Array, " m"], sums: Wide, power: Float[Array, ""] | None) -> Wide:
@@ -215,11 +321,12 @@ def _wide_scaling(wanted: Float[Array, " m"], sums: Wide, power: Float[Array, ""
         whole = jax.lax.stop_gradient(jnp.round(exponent * leading))
         rest = (exponent * leading - whole) + exponent * (power - leading)
         factor, exponent = _raised(factor, power) * jnp.exp2(rest), whole
-    shift = jnp.round(jnp.log2(jnp.maximum(jax.lax.stop_gradient(factor), jnp.finfo(factor.dtype).tiny)))
+    shift = _exponent(factor)
     return Wide(factor * _power_of_two(-shift), exponent + shift)
 
 
-def _wide_exp(x: Float[Array, " m"]) -> Wide:
+def wide_exp(x: Float[Array, " m"]) -> Wide:
+    """Exponentials, 0 of -inf."""
     present = x > -jnp.inf
     return _wide_shift(Wide(present.astype(x.dtype), jnp.zeros_like(x)), jnp.where(present, x, 0))
 
@@ -256,10 +363,16 @@ def _nine_bits(x: Float[Array, ""]) -> Float[Array, ""]:
     return jax.lax.stop_gradient(jax.lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, 8))
 
 
+def _exponent(x: Float[Array, " m"]) -> Float[Array, " m"]:
+    """The whole logarithm to base two of positive numbers; 0 for others."""
+    x = jax.lax.stop_gradient(x)
+    return jnp.round(jnp.log2(jnp.where(x > 0, jnp.maximum(x, jnp.finfo(x.dtype).tiny), 1)))
+
+
 def _power_of_two(exponent: Float[Array, "*m"]) -> Float[Array, "*m"]:
-    """2**exponent of whole exponents, written into the bits of a float; 0 where that would be subnormal."""
+    """2**exponent of whole exponents, written into the bits of a float; 0 where that is subnormal, never infinite."""
     bits = jnp.finfo(exponent.dtype)
-    biased = jnp.maximum(exponent + (1 - bits.minexp), 0).astype(f"int{bits.bits}")
+    biased = jnp.clip(exponent + (1 - bits.minexp), 0, bits.maxexp - bits.minexp).astype(f"int{bits.bits}")
     return jax.lax.bitcast_convert_type(biased << bits.nmant, exponent.dtype)
 
 
@@ -290,8 +403,3 @@ def _count_positive(x: Float[Array, " m"]) -> Int[Array, ""]:
 def _raised(x: Float[Array, " m"], power: Float[Array, ""] | None) -> Float[Array, " m"]:
     """A power of non-negative numbers, with a gradient of 0 where they are 0."""
     return x if power is None else jnp.where(x > 0, jnp.where(x > 0, x, 1) ** power, 0)
-
-
-def _log(x: Float[Array, " m"]) -> Float[Array, " m"]:
-    """Logarithm of non-negative numbers, with a gradient of 0 where they are 0."""
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)

@@ -109,7 +109,7 @@ def sinkhorn_objective(
     refuse_broken(scores, prior, rows, columns, shown)
     inputs = (scores, prior, rows, columns, shown, *checked)
     return SinkhornObjective(
-        *with_automatic_axes(partial(_objective, axis_name), [spec_of(scores)] * 6, result, *inputs)
+        *with_automatic_axes(partial(_objective, axis_name), lambda: [spec_of(scores)] * 6, result, *inputs)
     )
 
 

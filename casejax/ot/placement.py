@@ -50,17 +50,17 @@ def greatest_over(axis_name: AxisName, tree: Any) -> Any:
     return tree if axis_name is None else jax.lax.pmax(jax.lax.stop_gradient(tree), axis_name)
 
 
-def with_automatic_axes(function: Callable[..., Any], out_specs: Any, *args: Any) -> Any:
+def with_automatic_axes(function: Callable[..., Any], out_specs: Callable[[], Any], *args: Any) -> Any:
     """`function(*args)`, with explicit axes of the mesh in scope left to the compiler; results lie as `out_specs` say.
 
     Args:
       function: of arrays and None.
-      out_specs: tree like the result of `PartitionSpec`s, of use on such a mesh alone.
+      out_specs: gives a tree like the result, of `PartitionSpec`s; called on such a mesh alone.
       args: what the function is called with.
     """
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return function(*args)
-    return jax.sharding.auto_axes(function, out_sharding=out_specs)(*args)
+    return jax.sharding.auto_axes(function, out_sharding=out_specs())(*args)
 
 
 def spec_of(x: Array, *dimensions: int) -> PartitionSpec:

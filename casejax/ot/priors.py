@@ -146,7 +146,7 @@ def _attention(attention: Any, mask: Any) -> tuple[Float[Array, " n"], Bool[Arra
 
 
 def _order(keys: Num[Array, " n"]) -> Int[Array, " n"]:
-    return with_automatic_axes(partial(jnp.argsort, stable=True), spec_of(keys, 0), keys)
+    return with_automatic_axes(partial(jnp.argsort, stable=True), lambda: spec_of(keys, 0), keys)
 
 
 def _share(rank: Int[Array, " n"], mask: Bool[Array, " n"] | None, dtype: jnp.dtype) -> Float[Array, " n"]:

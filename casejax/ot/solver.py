@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from casejax.ot.acceleration import divide
 from casejax.ot.checks import boolean, count, numbers, on_host, positive, refuse
-from casejax.ot.iteration import Problem, solve, solve_to_tolerance
+from casejax.ot.derivatives import solve_to_tolerance, solve_truncated
+from casejax.ot.iteration import Problem
 from casejax.ot.kernels import filled_up
 from casejax.ot.placement import (
     AxisName,
@@ -104,10 +106,10 @@ def sinkhorn(
     domain, and in float32 every entry of the plan above 1e-30 is within 1e-5 of its own exact value. (With a
     relaxed marginal this holds up to ±30 epsilon; beyond, float32 rounds the power of the update.) While
     scores / epsilon + log_prior stays within ±24, the usual case, an iteration costs two matrix-vector products
-    and hardly more memory than `scores` and the plan; beyond ±24 it costs more of both.
+    and hardly more memory than `scores` and the plan; beyond ±24 the kernel is made anew until the scalings settle.
 
-    Differentiable in forward and reverse mode: through the unrolled iteration where `tolerance` is None, else
-    implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
+    Differentiable in forward and reverse mode, but for the errors: through all iterations where `tolerance` is None,
+    else implicitly, as the exact solution that the result approaches; the potentials then move such that the mean
     of the column potential, weighted with the columns, stays. Wrap the result in `jax.lax.stop_gradient`
     where a plan serves as a label. Batches: `jax.vmap`, ragged ones with a mask.
 
@@ -177,7 +179,10 @@ def sinkhorn(
     }
     checked = [None if value is None else positive(name, value) for name, value in options.items()]
     refuse_broken(scores, prior, rows, columns, shown)
-    specs = spec_of(scores, 0, 1), spec_of(scores, 0), spec_of(scores, 1), *[spec_of(scores)] * 4
+
+    def specs() -> tuple[PartitionSpec, ...]:
+        return spec_of(scores, 0, 1), spec_of(scores, 0), spec_of(scores, 1), *[spec_of(scores)] * 4
+
     solver = partial(_solve, num_iters, axis_name)
     return SinkhornOutput(*with_automatic_axes(solver, specs, scores, prior, rows, columns, shown, *checked, *starts))
 
@@ -277,7 +282,7 @@ def _solve(
     )
     problem = Problem(scores, prior, rows, columns, strength, row_power, column_power, row_init, column_init)
     if tolerance is None:
-        solution = solve(problem, num_iters, None, axis_name)
+        solution = solve_truncated(num_iters, axis_name, problem)
     else:
         asked = varying_as(jnp.asarray(tolerance, dtype), problem.epsilon)
         solution = solve_to_tolerance(num_iters, axis_name, problem, asked)

@@ -50,8 +50,8 @@ def test_a_linear_map_is_solved_in_as_many_steps_as_it_has_dimensions(rng, size)
     matrix *= 0.95 / np.linalg.eigvalsh(matrix).max()
     offset = rng.normal(size=size)
     solution = np.linalg.solve(np.eye(size) - matrix, offset)
-    none = jnp.zeros((MEMORY, size))
-    memory = Memory(none, none, none[0], none[0])
+    none = jnp.zeros((MEMORY, 2, size))
+    memory = Memory(none, none[0, 0], none[0, 0])
     x = np.zeros(size)
     for i in range(size + 2):
         residual = matrix @ x + offset - x
@@ -62,13 +62,13 @@ def test_a_linear_map_is_solved_in_as_many_steps_as_it_has_dimensions(rng, size)
 
 
 def test_what_was_no_use_is_forgotten(rng):
-    rows = jnp.asarray(rng.normal(size=(MEMORY, 3)), jnp.float32)
-    memory = Memory(rows, rows + 1, rows[0], rows[1])
+    pairs = jnp.asarray(rng.normal(size=(MEMORY, 2, 3)), jnp.float32)
+    memory = Memory(pairs, pairs[0, 0], pairs[1, 0])
     residual = jnp.asarray([0.1, -0.2, 0.3])
     kept = step(memory, residual, jnp.asarray(True))
     assert np.asarray(kept.correction).any()
     lost = step(memory, residual, jnp.asarray(False))
-    for leaf in (lost.correction, lost.results, lost.residuals):
+    for leaf in (lost.correction, lost.pairs):
         assert not np.asarray(leaf).any()
     np.testing.assert_array_equal(lost.residual, residual)
 

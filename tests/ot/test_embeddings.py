@@ -196,5 +196,4 @@ def test_an_iteration_has_one_all_reduce_of_the_columns():
                     walk(each)
 
     walk(jax.make_jaxpr(solve)(jnp.zeros((N, K))).jaxpr)
-    # A plain kernel needs a sum, a wide one the greatest exponent too; the last loop writes the plan.
-    assert sorted(x for x in found if any(x)) == [(1, 0), (1, 1)]
+    assert [x for x in found if any(x)] == [(1, 0)]  # the last loop, which writes the plan, has none
