@@ -9,8 +9,8 @@ from casejax.features.decoder import SUFFIXES, VideoInfo, count_frames, probe, r
 from casejax.features.efficientnet import EFFICIENTNET_SIZE, EfficientNetLite0, efficientnet_features, read_efficientnet
 from casejax.features.encoder import write_video
 from casejax.features.extraction import Extracted, Extractor, extract_videos
-from casejax.features.flow import FLOWS, optical_flow
-from casejax.features.i3d import FLOW_LIMIT, I3D, i3d_features
+from casejax.features.flow import FLOW_LIMIT, FLOWS, optical_flow
+from casejax.features.i3d import I3D, i3d_features
 from casejax.features.i3d_weights import read_i3d, read_i3d_weights
 from casejax.features.kinetics import KINETICS_400
 from casejax.features.weights import KNOWN_FILES, checksum, known_weights
@@ -32,7 +32,6 @@ __all__ = [
     "read_i3d_weights",
     "i3d_features",
     "KINETICS_400",
-    "FLOW_LIMIT",
     # single images
     "EfficientNetLite0",
     "read_efficientnet",
@@ -52,6 +51,7 @@ __all__ = [
     "write_video",
     "optical_flow",
     "FLOWS",
+    "FLOW_LIMIT",
     "Cutting",
     "Stretch",
 ]

@@ -17,7 +17,7 @@ import casejax
 from casejax.errors import DataError, OptionError
 from casejax.features.backbones import Backbone, StreamWeights, find_backbone
 from casejax.features.decoder import count_frames, probe, read_frames
-from casejax.features.flow import LIMIT, check_flow, optical_flow
+from casejax.features.flow import FLOW_LIMIT, check_flow, optical_flow
 from casejax.features.windows import Cutting, Stretch, prepared
 from casejax.features.writer import FeatureFolder
 from casejax.records import Timing
@@ -152,7 +152,7 @@ class Extractor:
             "dtype": self.dtype,
             "casejax": casejax.__version__,
         }
-        return stated | ({"flow": f"{self.flow}, clipped to {LIMIT:g} pixels"} if "flow" in self.streams else {})
+        return stated | ({"flow": f"{self.flow}, clipped to {FLOW_LIMIT:g} pixels"} if "flow" in self.streams else {})
 
     def __call__(self, path: str | os.PathLike[str]) -> Extracted:
         """The features of one video, in memory.

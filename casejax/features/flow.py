@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 FLOWS = ("tvl1", "dis")
-LIMIT = 20.0
+FLOW_LIMIT = 20.0
 """Pixels to which a component of the flow is clipped (Carreira & Zisserman, 2017, arXiv 1705.07750)."""
 
 
@@ -60,7 +60,7 @@ def _between(make: Callable[[], Any], one: np.ndarray, other: np.ndarray) -> np.
         return np.zeros((*one.shape[:2], 2), np.float32)
     grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (one, other)]
     # made for each pair: it keeps its workspace, which two threads must not share, and nothing of an earlier pair
-    return np.clip(make().calc(*grey, None), -LIMIT, LIMIT)
+    return np.clip(make().calc(*grey, None), -FLOW_LIMIT, FLOW_LIMIT)
 
 
 def _maker(kind: str) -> Callable[[], Any]:

@@ -15,14 +15,12 @@ import numpy as np
 from flax import nnx
 
 from casejax.features.convolutions import convolve, max_pool
+from casejax.features.flow import FLOW_LIMIT
 from casejax.features.weights import Weights
 
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
     from jaxtyping import Array, Float
-
-FLOW_LIMIT = 20.0
-"""Pixels that an axis of flow is cut off at, and that become 1 (as in the original release)."""
 
 STEM, REDUCE, CONV, LOGITS = "Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "Logits/Conv3d_0c_1x1"
 BRANCHES = (
