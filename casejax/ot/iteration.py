@@ -329,8 +329,9 @@ class Iteration:
 
         This is no bound on the iterations, since a point with a smaller error can be farther away: on random problems
         of 1 x 1 to 30 x 12 with epsilon down to 1/2000 and masses down to 1e-4 (`tests/ot/test_safeguard.py`), half of
-        the plain iterations are needed in sum, but one problem in 1,000 takes more than 1.2 times as many and 5, most of
-        them of 2 x 2 to 5 x 3. To carry the plain iteration along would bound them, and make each 1.5 to 2 times as slow.
+        the plain iterations are needed in sum, but one problem in 1,000 takes more than 1.2 times as many and 5, most
+        of them of 2 x 2 to 5 x 3. To carry the plain iteration along would bound them, and make each 1.5 to 2 times as
+        slow.
         """
         columns, went = self.problem.columns, safe.memory.correction
         slope = ((columns - kernel.product(sums, v)) * (safe.memory.residual + went)).sum()
