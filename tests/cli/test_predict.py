@@ -296,8 +296,8 @@ def empty(folder):
 
 
 def another_kind(folder):
-    (folder / "clip.mp4").write_text("")
-    return [folder / "clip.mp4"]
+    (folder / "clip.txt").write_text("")
+    return [folder / "clip.txt"]
 
 
 def narrow(folder):
@@ -355,7 +355,7 @@ def pickled(folder):
         (nothing, "nothing.npy: no such file or folder"),
         (no_match, "matches no file"),
         (empty, "empty: no .npy"),
-        (another_kind, "clip.mp4: features are read from"),
+        (another_kind, "clip.txt: features are read from"),
         (narrow, "has dim 6, the network reads 6 of rgb and 4 of flow"),
         (turned, "--order dim,snippets"),
         (no_flow, "no such stream 'flow'"),

@@ -121,6 +121,7 @@ def test_checkpoint_of_a_run(files, tmp_path):
         "streams": ["rgb", "flow"],
         "dims": list(DIMS),
         "timing": {"frames": 16.0, "stride": 16.0, "fps": 25.0, "first_frame": 0.0, "rescaled": False},
+        "provenance": {},
         "train_videos": 0,
         "longest_train_video": 0,
         "train_snippets": 0,
