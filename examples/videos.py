@@ -73,7 +73,8 @@ def make_videos(out: Path, clips: Path | None, count: int, seconds: float, seed:
     for v in range(count):
         split = "test" if v < num_tests else "train"
         name = f"{split}_{v:02d}"
-        own = list(kinds)[v % len(kinds)]
+        # those for testing are of kinds that training has too
+        own = list(kinds)[(v if split == "test" else v - num_tests) % len(kinds)]
         pictures, instances = join(rng, kinds, own, seconds)
         duration = len(pictures) / FPS
         write_video(out / "videos" / f"{name}.mp4", pictures, fps=FPS)
