@@ -72,7 +72,8 @@ def test_calibration_error_by_enumeration():
     assert clusters.calibration_error(np.array([0.25, 0.25, 0.25, 0.25]), np.array([1, 0, 0, 0]) > 0) == 0
 
 
-@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
 def test_assignments_are_those_of_inference(shared):
     """P^T is P^S times Q^C, and Q^A has as many snippets of each class of a video as training selects."""
     sizes = {"num_classes": 2, "dim": 4, "train_videos": 6, "test_videos": 6}

@@ -207,6 +207,7 @@ def activities():
     return synthetic.make_activitynet_world(num_classes=20, dim=1, train_videos=3000, test_videos=3000)
 
 
+@pytest.mark.slow
 def test_statistics_of_activitynet(activities):
     """Computed from the annotations of ActivityNet 1.3, training and validation."""
     for split in (activities.train, activities.test):

@@ -279,6 +279,7 @@ def test_options_of_inference_may_change(made, localizer):
 # The front door
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept_steps")
 def test_training_is_as_short(world, tmp_path):
     """From files to segments with two names of the front door."""

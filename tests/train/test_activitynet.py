@@ -16,6 +16,8 @@ from casejax.train import loop
 
 TIOUS = tuple(np.arange(0.5, 1, 0.05).tolist())
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world():

@@ -138,7 +138,7 @@ def check_padding(config):
     assert np.isfinite(clean[1]["loss"])
 
 
-@pytest.mark.parametrize("name", ["zhou+case", "a2cl_pt"])
+@pytest.mark.parametrize("name", [pytest.param("zhou+case", marks=pytest.mark.slow), "a2cl_pt"])
 def test_a_resumed_run_ends_with_the_same_bits(world, tmp_path, monkeypatch, name):
     config = small(name)
     check_scores(world, config, check_resumes(world, config, tmp_path, monkeypatch))

@@ -120,6 +120,7 @@ def test_the_step_is_traced_once_a_shape(packed, kind, num_snippets, compact, sh
     assert len(traces) == shapes
 
 
+@pytest.mark.slow
 def test_bfloat16_features_train_close_to_float32(root, runs, tmp_path):
     half = read_dataset(root, streams=("rgb",), packed=tmp_path / "packed", packed_dtype="bfloat16")
     assert half.train.features.streams[0].dtype == jnp.bfloat16

@@ -108,6 +108,7 @@ def test_the_state_stays_float32(world):
     assert set(floats) == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 def test_losses_of_the_first_steps_stay_close(world):
     one = mesh.make_mesh(1)
     terms = ("loss", "loss_video", "loss_attention", "loss_snippet", "loss_cluster")
