@@ -157,7 +157,7 @@ def _weighted_means(weights: jax.Array, embeddings: jax.Array) -> jax.Array:
 
 
 def foreground_background(labels: Float[Array, " n"], *, mask: Bool[Array, " n"] | None = None) -> Float[Array, "n 2"]:
-    """StreamWeights (Q^A, 1 - Q^A) for the prototypes of foreground and background; masked rows weigh 0."""
+    """Weights (Q^A, 1 - Q^A) for the prototypes of foreground and background; masked rows weigh 0."""
     labels = numbers("labels", labels)
     if labels.ndim != 1:
         raise ValueError(f"labels must be (N,), got {labels.shape}")

@@ -208,7 +208,7 @@ def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = No
 
 @takes()
 def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b t c"]:
-    """StreamWeights of a video's real snippets that sum to 1 over time, for each class apart.
+    """Weights of a video's real snippets that sum to 1 over time, for each class apart.
 
     Padding has weight 0; in a video without a real snippet all weights are equal.
     """

@@ -121,7 +121,7 @@ def progress_weights(
     amplitude: float | Float[Array, ""] = 0.7,
     rank: Rank = ot.ascending_rank,
 ) -> Float[Array, "b t"]:
-    """StreamWeights of snippets: at first the more uncertain count more, in the end the more certain.
+    """Weights of snippets: at first the more uncertain count more, in the end the more certain.
 
     1 + amplitude * tanh(theta * delta), where theta goes from -1 to 1 by rank and delta from 1 to -1 by progress.
 

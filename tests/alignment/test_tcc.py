@@ -37,7 +37,7 @@ def variant(weights, cosine, options):
 
 
 def only(name, similarity="l2"):
-    """StreamWeights of one loss, and of one similarity."""
+    """Weights of one loss, and of one similarity."""
     return [float(name == other) for other in LOSSES], {"l2": 0.0, "cosine": 1.0}[similarity]
 
 

@@ -1,4 +1,4 @@
-"""StreamWeights that Keras saved in an `.h5` file, read without Keras. Needs h5py: `pip install 'casejax[keras]'`."""
+"""Weights that Keras saved in an `.h5` file, read without Keras. Needs h5py: `pip install 'casejax[keras]'`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from casejax.alignment.networks.resnet import ResNetV2
 from casejax.errors import DataError
 
 AnyPath = str | os.PathLike[str]
-StreamWeights = dict[str, dict[str, np.ndarray]]
+Weights = dict[str, dict[str, np.ndarray]]
 
 NAMES = {
     nnx.Conv: {"kernel": "kernel", "bias": "bias"},
@@ -25,7 +25,7 @@ NAMES = {
 """What Keras and what Flax call the weights of a layer."""
 
 
-def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> StreamWeights:
+def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> Weights:
     """Read the weights of a model that Keras saved as `.h5`, alone or with the model.
 
     A group at the top of the file (below `model_weights` where the model was saved with it) is a layer, unless
@@ -65,7 +65,7 @@ def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> 
         raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
 
 
-def _read(path: Path, datasets: Mapping[str, Any], layers: Collection[str] | None) -> StreamWeights:
+def _read(path: Path, datasets: Mapping[str, Any], layers: Collection[str] | None) -> Weights:
     if any(name.split("/")[-2:-1] == ["vars"] for name in datasets):
         raise DataError(
             f"{path}: written in the `.weights.h5` layout of Keras 3, which does not name layers; save the model "
@@ -74,7 +74,7 @@ def _read(path: Path, datasets: Mapping[str, Any], layers: Collection[str] | Non
     groups: dict[str, set[str]] = defaultdict(set)
     for name in datasets:
         groups[name.split("/")[0]].add(name.rpartition("/")[0])
-    weights: StreamWeights = {}
+    weights: Weights = {}
     owner: dict[str, str] = {}
     for name, dataset in datasets.items():
         group, _, weight = name.rpartition("/")
