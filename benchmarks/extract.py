@@ -7,8 +7,19 @@ The peer is what people run: pictures by the same decoder, windows in batches th
 with its settings, one after the other. Rows are compared before a time is printed. Whole extractions take turns,
 medians; stages are timed apart, so that their shares say which of them bounds a pipeline in which they overlap.
 
-Last printout:
+Last printout, beside other work on the machine:
 
+    AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu, av 18.1.0, opencv-contrib-python-headless 5.0.0.93
+    drawn.mp4: 13.4 s, 336 pictures, 340 x 256
+                                     time  seconds of video a second  to PyTorch
+    ours, rgb                     21.15 s                       0.64       0.98x
+    PyTorch, rgb                  20.71 s                       0.65
+    ours, rgb and flow by DIS     42.86 s                       0.31
+    ours, rgb and flow by TV-L1  234.33 s                       0.06
+    decoding                       2.44 s                       5.51
+    flow by dis                    2.89 s                       4.65
+    flow by tvl1                 170.28 s                       0.08
+    network, a stream             21.18 s                       0.63
 """
 
 from __future__ import annotations
