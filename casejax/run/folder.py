@@ -22,9 +22,9 @@ MAY_CHANGE = {"log_every", "checkpoint_every", "feed"}
 """Options that may differ when a run is resumed: none of them changes what a step computes."""
 
 
-def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint is saved with: enough to rebuild the network, and to recognise the run."""
-    return {
+def describe(config: Config, dataset: Dataset, teacher: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint is saved with: enough to rebuild the network, to recognise the run, and to know its teacher."""
+    return ({} if teacher is None else {"teacher": dict(teacher)}) | {
         "casejax": casejax.__version__,
         "config": config.as_dict(),
         "data": {
