@@ -4,7 +4,7 @@ Pure functions of arrays. Self-labels couple all snippets of a batch, so over se
 batch.
 """
 
-from casejax.labels.instances import Instances, Kept, keep_instances
+from casejax.labels.instances import Instances
 from casejax.labels.interior_point import LeastMass, least_mass
 from casejax.labels.pseudo_labels import (
     LABEL_EPOCHS,
@@ -57,8 +57,6 @@ __all__ = [
     "PUBLISHED_TEMPERATURES",
     "LABEL_EPOCHS",
     "Instances",
-    "keep_instances",
-    "Kept",
     "least_mass",
     "LeastMass",
 ]

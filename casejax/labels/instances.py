@@ -85,8 +85,8 @@ def keep_instances(
 ) -> Kept:
     """Which fused instances are taught, and with what weight.
 
-    With r the score as a share of the best of its group, an instance is kept from r >= keep, ignored from r >= doubt, and
-    background below. Its weight is r exp(-spread_weight u), with u the mean spread of start and end in lengths.
+    With r the score as a share of the best of its group, an instance is kept from r >= keep, ignored from r >= doubt,
+    and background below. Its weight is r exp(-spread_weight u), with u the mean spread of start and end in lengths.
 
     Args:
       segment: start and end, any unit.

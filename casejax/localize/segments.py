@@ -119,7 +119,7 @@ def localize_proposals(
       Detections in seconds, ordered by video, then class, then as suppression or fusion leaves them.
 
     Raises:
-      ValueError: shapes that disagree, or a label that is no class.
+      ValueError: shapes that disagree, a label that is no class, or `suppress` where nothing is suppressed.
     """
     shape = scores.shape
     wrong = segments.shape != (*shape, 2) or labels.shape != shape or scores.ndim != 2 or video_scores.ndim != 2
@@ -129,6 +129,8 @@ def localize_proposals(
             f"snippet_seconds (V,), got {segments.shape}, {labels.shape}, {shape}, {video_scores.shape} and "
             f"{snippet_seconds.shape}"
         )
+    if suppress is not None and options.fusion != "none":
+        raise ValueError(f'suppress takes the place of suppression, which needs fusion="none", got "{options.fusion}"')
     if labels.size and not 0 <= labels.min() <= labels.max() < video_scores.shape[1]:
         raise ValueError(f"labels must lie from 0 to {video_scores.shape[1] - 1}, got {labels.min()} to {labels.max()}")
     selected = select_classes(video_scores, threshold=options.class_threshold)
@@ -156,7 +158,7 @@ def _suppressed(
     options: Localization,
     suppress: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] | None,
 ) -> SegmentTable:
-    """What suppression or fusion leaves of proposals (n, 2) in seconds and in snippets, with video and label by group."""
+    """What suppression or fusion leaves of proposals in seconds and in snippets, with video and label by group."""
     video, label, segment, score = found
     if options.fusion != "none":
         fused = fuse_table(segment, score, group, template=TEMPLATES[options.fusion])

@@ -1,7 +1,7 @@
 """Instances of the training videos that a student learns from: found by a teacher, annotated, or around time stamps.
 
 A teacher is the run of any method. Its proposals in the training videos, of classes that a video is labelled with, are
-fused; what `casejax.labels.keep_instances` keeps is taught. Test videos are never looked at.
+fused; what `casejax.labels.instances.keep_instances` keeps is taught. Test videos are never looked at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from casejax import localize
 from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.inference.evaluate import localize_snippets
 from casejax.inference.scoring import make_scorer, make_test_scorer, score_whole_videos
-from casejax.labels import Instances, keep_instances
+from casejax.labels import Instances
+from casejax.labels.instances import keep_instances
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.run.config import Config
 from casejax.run.folder import Restored, restore_run
@@ -31,7 +32,7 @@ from casejax.runtime import mesh as placement
 from casejax.train.step import num_steps_per_epoch
 
 MOST_FUSED = 256  # proposals of a class in a video, the best
-FUSED_OVERLAP = 0.4  # tIoU from which proposals are one instance
+FUSED_OVERLAP = 0.2  # tIoU from which proposals are one instance
 
 
 class Taught(NamedTuple):
@@ -130,15 +131,14 @@ def first_instances(dataset: Dataset, config: Config, teacher: Restored | None =
         return Taught(annotated, (f"{len(annotated.score)} annotated instances",))
     if teacher is None and settings.teacher:
         teacher = restore_run(Path(settings.teacher))
-    if teacher is None and settings.supervision == "weak":
+    found = None if teacher is None else _found_by(teacher, dataset, config)
+    if settings.supervision == "points":
+        return _around_points(annotated, found, dataset, config)
+    if found is None or teacher is None:
         raise OptionError(
             "method student learns from a teacher's instances: name its run by --teacher RUN, or annotate the training "
             "videos and pass --supervision segments"
         )
-    found = None if teacher is None else _found_by(teacher, dataset, config)
-    if settings.supervision == "points":
-        return _around_points(annotated, found, dataset, config)
-    assert found is not None and teacher is not None
     return found._replace(notes=tuple(f"{teacher.folder}: {note}" for note in found.notes))
 
 
@@ -236,7 +236,6 @@ def teach(scores: SnippetScores, dataset: Dataset, options: Localization, config
     return Taught(table, tuple(notes))
 
 
-
 def _best_of_groups(segment: np.ndarray, score: np.ndarray, group: np.ndarray) -> localize.Survivors:
     """In the place of suppression: every proposal, the best `MOST_FUSED` of a group."""
     order = np.lexsort((-score, group))
@@ -255,9 +254,7 @@ def _in_snippets(table: SegmentTable, dataset: Dataset) -> SegmentTable:
     return table._replace(segment=segment).take(segment[:, 1] > segment[:, 0])
 
 
-def _around_points(
-    annotated: SegmentTable, found: Taught | None, dataset: Dataset, config: Config
-) -> Taught:
+def _around_points(annotated: SegmentTable, found: Taught | None, dataset: Dataset, config: Config) -> Taught:
     """Instances around one time stamp in each annotated instance, drawn at random: the teacher's best that covers it.
 
     Where no proposal does, or there is no teacher, a segment of `point_width`. Proposals without a time stamp are
@@ -292,7 +289,8 @@ def pack_instances(table: SegmentTable, num_videos: int, most: int) -> Instances
     sure = np.bincount(table.video[table.score > 0], minlength=num_videos)
     if sure.max(initial=0) > most:
         raise OptionError(
-            f"a training video has {sure.max()} instances, above max_instances {most}; pass --max-instances {sure.max()}"
+            f"a training video has {sure.max()} instances, above max_instances {most}; pass --max-instances "
+            f"{sure.max()}"
         )
     order = np.lexsort((-table.score, table.video))
     table = table.take(order)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from casejax.losses import without_padding
+from casejax.losses import top_k_mean, without_padding
 from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step, adam
 from casejax.methods.student.decoding import decode
 from casejax.methods.student.losses import diou_loss, focal_loss
@@ -31,11 +31,11 @@ def student_loss(
     settings: StudentSettings = StudentSettings(),
     mask: Bool[Array, "b t"] | None = None,
 ) -> Loss:
-    """The loss of one batch: focal loss of the classes and DIoU loss of the boundaries, over the weight of positives.
+    """The loss of one batch: focal loss of classes, DIoU loss of boundaries, and that of the labels of the videos.
 
     Args:
       outputs: the network's predictions.
-      labels: not used; the instances have them.
+      labels: (B, C) video-level labels, zeros and ones.
       step: has the instances of the batch.
       settings: the method's.
       mask: True for real snippets; default all.
@@ -73,6 +73,8 @@ def student_loss(
         "loss_class": (jnp.where(positive, target.weights, 1.0) * jnp.where(known, focal, 0.0)).sum() / total,
         "loss_boundary": settings.boundary_weight * (weights * boundary).sum() / total,
     }
+    video = optax.sigmoid_binary_cross_entropy(video_logits(outputs, settings, mask), labels)
+    terms["loss_video"] = settings.video_weight * video.mean()
     return Loss.of(terms)
 
 
@@ -81,8 +83,20 @@ def student_scores(
 ) -> SnippetScores:
     """Inference: proposals; and for pictures and thresholds, class probabilities of snippets."""
     probability = without_padding(jax.nn.sigmoid(outputs.cas[0]), mask=mask)
-    proposals = decode(outputs.own, levels=settings.levels, max_proposals=settings.max_proposals, mask=mask)
-    return SnippetScores(probability, probability.max(axis=1), attention=probability.max(axis=2), proposals=proposals)
+    video = jax.nn.sigmoid(video_logits(outputs, settings, mask))
+    found = decode(
+        outputs.own,
+        levels=settings.levels,
+        max_proposals=settings.max_proposals,
+        factors=video**settings.video_share,
+        mask=mask,
+    )
+    return SnippetScores(probability, video, attention=probability.max(axis=2), proposals=found)
+
+
+def video_logits(outputs: Outputs, settings: StudentSettings, mask: Bool[Array, "b t"] | None) -> Float[Array, "b c"]:
+    """(B, C) mean of the greatest logits of each class over the snippets, as in multiple-instance learning."""
+    return top_k_mean(outputs.cas[0], divisor=settings.top_k_divisor, mask=mask)
 
 
 class Averaged(NamedTuple):

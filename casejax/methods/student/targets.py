@@ -1,6 +1,6 @@
 """What each location of the pyramid should say: the class of the instance it is in, and how far its ends are.
 
-A location of stride s belongs to an instance if it lies within `radius * s` of the middle and inside, and if the farther
+A location of stride s belongs to an instance if it lies inside, within `radius * s` of the middle, and if the farther
 end is in the regression range of its level (Tian et al., "FCOS", ICCV 2019, for pictures; Zhang et al., "ActionFormer",
 ECCV 2022, Sec. 3.3, for time). Where several instances of a class claim a location, the shortest has it.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Locations(NamedTuple):
-    """The N locations of a pyramid over T snippets, level after level; one that is not real parts a level from the next.
+    """The N locations of a pyramid over T snippets, level after level; one that is not real parts two levels.
 
     Attributes:
       position: (N,) where it stands, snippets; snippet i covers [i, i + 1).
@@ -38,7 +38,7 @@ def locations(num_snippets: int, levels: int) -> Locations:
 
     Args:
       num_snippets: T, a multiple of 2^(levels - 1).
-      levels: how many; level l has T / 2^l locations, at snippets 0, 2^l, ...
+      levels: how many; level l has T / 2^l locations, in the middles of as many equal parts
 
     Raises:
       ValueError: a T that is no such multiple.
@@ -50,7 +50,7 @@ def locations(num_snippets: int, levels: int) -> Locations:
     index = np.concatenate([np.arange(count + 1) for count in counts])
     real = np.concatenate([np.arange(count + 1) < count for count in counts])
     stride = (2.0**level).astype(np.float32)
-    return Locations((index * stride + 0.5).astype(np.float32), stride, level, real)
+    return Locations(((index + 0.5) * stride).astype(np.float32), stride, level, real)
 
 
 def ranges(level: np.ndarray, levels: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
