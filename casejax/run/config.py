@@ -278,7 +278,8 @@ class Config:
             return
         # This process has read a part of the features.
         flat = self.flat()
-        for name, needs in (("select", "train-holdout"), ("test_cluster_labels", "train"), ("pseudo_labels", True)):
+        needs_all = (("select", "train-holdout"), ("test_cluster_labels", "train"), ("pseudo_labels", True))
+        for name, needs in (*needs_all, ("supervision", "weak"), ("supervision", "points")):
             if flat.get(name) == needs:
                 raise OptionError(
                     f"--{name.replace('_', '-')} {needs} needs all training features in one process; leave out "

@@ -132,7 +132,7 @@ def rate(settings: StudentSettings, step: Step) -> Number:
 METHOD = Method(
     "student",
     StudentSettings(),
-    Schedule(num_snippets=512, batch_size=8, epochs=60, learning_rate=1e-3, weight_decay=1e-4, sampling="crop"),
+    Schedule(num_snippets=512, batch_size=8, epochs=40, learning_rate=3e-3, weight_decay=1e-4, sampling="crop"),
     replace(
         WHOLE,
         proposals="regressed",

@@ -41,9 +41,9 @@ class StudentSettings:
         0.99, "decay a step of that running mean", within="[0, 1)", when=lambda o: o.supervision == "weak" and o.relabel
     )
     keep: float = option(
-        0.5, "share of the best score of a class in a video from which an instance is kept", within="[0, 1]", when=_weak
+        0.7, "share of the best score of a class in a video from which an instance is kept", within="[0, 1]", when=_weak
     )
-    doubt: float = option(0.1, "share from which it is ignored; below, it is background", within="[0, 1]", when=_weak)
+    doubt: float = option(0.3, "share from which it is ignored; below, it is background", within="[0, 1]", when=_weak)
     spread_weight: float = option(
         2.0, "how fast the uncertainty of start and end lowers the weight of an instance", within="[0, inf)", when=_weak
     )
