@@ -33,7 +33,11 @@ class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer finite."""
+    """The loss, or something in the state, is no longer finite."""
+
+
+class TrainingWarning(UserWarning):
+    """A run has most likely gone wrong; the message names the step, the figure and a remedy."""
 
 
 class PeerLostError(RuntimeError):

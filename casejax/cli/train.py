@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, own_part
+from casejax.runtime.lock import own_folder
 from casejax.train.experiment import run, run_seeds
 from casejax.train.own_data import fit_batch
 
@@ -85,6 +86,14 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     out = arguments.out
     if out is None:
         out = defaults.out or Path("runs", world or method.name)
+    with own_folder(out):
+        _run(arguments, config, given, out, world, defaults)
+
+
+def _run(
+    arguments: Namespace, config: Config, given: dict[str, Any], out: Path, world: str | None, defaults: Defaults
+) -> None:
+    """Read the data, train and report, in a folder that is this run's alone."""
     if world is not None:
         write_world(world, arguments, out)
     if is_first():

@@ -39,7 +39,7 @@ _MODULE_OF = {
     "own_part": "distributed",
     "wait_for_all": "distributed",
     "largest": "distributed",
-    "total": "distributed",
+    "total_of_parts": "distributed",
     "from_first": "distributed",
     "raise_peer_lost": "distributed",
 }

@@ -119,7 +119,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove what killed processes left of `whole_file` and `whole_folder` in a folder; those below it are not searched.
+    """Remove what killed processes left of `whole_file` and `whole_folder` in a folder, not in those below it.
 
     Returns:
       What was removed. Hidden places that a living process holds stay, on whatever host it runs.

@@ -186,7 +186,7 @@ def read_json(
     return value
 
 
-def check_form(value: Any, form: Any, where: str, *, remedy: str) -> None:
+def check_form(value: Any, form: Any, where: str, *, remedy: str = "repair or download it again") -> None:
     """Refuse a value of another form.
 
     Args:
@@ -276,4 +276,3 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-

@@ -90,7 +90,18 @@ def update(
         cluster_labels=cluster_labels,
         memory=memory,
     )
-    return new, metrics
+    return _skipping(state, new, metrics) if config.training.on_nan == "skip" else (new, metrics)
+
+
+def _skipping(old: TrainState, new: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """A step that ends in anything not finite changes nothing but the count of steps, and its metrics are zero."""
+    checked = jax.tree.leaves((metrics["loss"], new.params, new.opt_state, new.cluster_labels, new.memory))
+    fine = jnp.all(
+        jnp.asarray([jnp.isfinite(leaf).all() for leaf in checked if jnp.issubdtype(leaf.dtype, jnp.inexact)])
+    )
+    kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new._replace(key=()), old._replace(key=()))
+    zeroed = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
+    return kept._replace(step=new.step, key=new.key), zeroed | {"skipped": 1.0 - fine}
 
 
 def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | None:
