@@ -106,6 +106,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add a line to a text file; one that a kill cuts short is for the reader to leave out.
+
+    Raises:
+      WriteError: a disk that is full, or a file that cannot be written.
+    """
+    path = Path(path)
+    with _explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """A folder, made with those above it where it is missing.
 
@@ -167,6 +178,8 @@ def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
+        if error.errno is None and str(error).endswith(" written"):  # NumPy's word for a full disk
+            error.errno = errno.ENOSPC
         if only is None or error.errno in only:
             raise write_error(path, error) from error
         raise

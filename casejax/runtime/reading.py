@@ -6,6 +6,8 @@ here blocks on a pipe or a device, and nothing is read beyond the limit of its k
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -30,7 +32,7 @@ LIMITS = {
 LIMIT_VARIABLE = "CASEJAX_LARGEST_FILE"
 DEPTH = 64
 """Objects and arrays within one another that JSON may have: annotations have six."""
-DIGITS = 400
+DIGITS = 1000
 """Digits of a whole number in JSON: more are infinite as a float."""
 
 _KINDS = {
@@ -184,6 +186,20 @@ def read_json(
         _check_text(value, path, remedy)
     check_form(value, form, str(path), remedy=remedy)
     return value
+
+
+def read_table(path: str | os.PathLike[str], *, missing: str = "") -> list[tuple[int, list[str]]]:
+    """The rows of a table, each with its number of line; tabs separate where the first line has one, else commas.
+
+    Raises:
+      DataError: as `read_text`, or a line that is no CSV.
+    """
+    text = read_text(path, missing=missing)
+    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text.split("\n", 1)[0] else ",")
+    try:
+        return [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); save the table again as text") from error
 
 
 def check_form(value: Any, form: Any, where: str, *, remedy: str = "repair or download it again") -> None:

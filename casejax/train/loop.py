@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 import warnings
@@ -23,7 +22,7 @@ from casejax.records import Dataset
 from casejax.run.config import Config
 from casejax.run.folder import check_folder, describe, extent, keep_lines_up_to
 from casejax.run.state import TrainState, initial_state
-from casejax.runtime import distributed
+from casejax.runtime import distributed, files
 from casejax.runtime import mesh as placement
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.interrupt import StopRequest
@@ -159,7 +158,6 @@ def _fit(
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
         StopRequest() as stop,
-        (metrics_file if distributed.is_first() else Path(os.devnull)).open("a") as log,
         _progress(console) as bar,
     ):
         if step < total:
@@ -187,8 +185,8 @@ def _fit(
                 remark(health.growth(largest, first_largest, step))
             rate = count * snippets_a_step / (time.perf_counter() - since)
             lines.append({"step": step, **metrics, "snippets_per_second": round(rate, 1)} | bounds)
-            log.write(json.dumps(lines[-1]) + "\n")
-            log.flush()
+            if distributed.is_first():
+                files.append_line(metrics_file, json.dumps(lines[-1]))
             remark(health.rise(lines))
             bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
             if candidates is not None and candidate:

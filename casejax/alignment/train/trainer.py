@@ -26,6 +26,7 @@ from casejax.alignment.train.methods import Method
 from casejax.errors import CheckpointError, DivergedError, Interrupted, OptionError
 from casejax.runtime import mesh as placement
 from casejax.runtime.checkpoint import Checkpoints, State
+from casejax.runtime.files import append_line
 from casejax.runtime.interrupt import StopRequest
 from casejax.runtime.lock import own_folder
 
@@ -317,8 +318,7 @@ def resumed(checkpoints: Checkpoints, state: S, meta: Mapping[str, Any], *, resu
 
 def log_line(out: Path, step: int, loss: float, seconds: float) -> None:
     """Append a line to `out`/metrics.jsonl."""
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 3)}) + "\n")
+    append_line(out / "metrics.jsonl", json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 3)}))
 
 
 def _advance_to_the_end(

@@ -18,6 +18,7 @@ from numpy.lib import format as npy
 
 from casejax.data.pickles.machine import Machine, damaged
 from casejax.errors import DataError
+from casejax.runtime.reading import open_plain
 
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8"}
 """Types of the arrays that are read, in NumPy's spelling."""
@@ -43,13 +44,13 @@ def read_object_array(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path, missing="check the path") as file:
             shape, start = _header(file)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
+        raise _at(path, error) from error.__cause__
     try:
         value = _interpret(memoryview(mapped)[start:])
         if not (isinstance(value, np.ndarray) and value.dtype.hasobject) or value.shape != shape:
@@ -76,7 +77,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path, "weights", missing="check the path") as file:
             if not (start := file.read(2)).startswith(b"\x80"):
                 raise damaged(f"not a pickle of protocol 2 or later (it begins with {start!r})")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -84,7 +85,12 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
+        raise _at(path, error) from error.__cause__
+
+
+def _at(path: Path, error: DataError) -> DataError:
+    """The error with the name of its file, once."""
+    return error if str(error).startswith(f"{path}: ") else DataError(f"{path}: {error}")
 
 
 def _refused(what: str) -> DataError:
