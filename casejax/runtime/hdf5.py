@@ -40,9 +40,14 @@ def datasets(root: Any, where: str) -> dict[str, Any]:
     """The arrays below a group, by their paths; each once, along hard links alone.
 
     Raises:
-      DataError: groups lie too deep in one another.
+      DataError: groups lie too deep in one another, or the file is damaged.
     """
-    return dict(_datasets(root, where))
+    try:
+        return dict(_datasets(root, where))
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises many types for damaged files
+        raise DataError(f"{where}: is a damaged HDF5 file ({error}); fetch or save it again") from error
 
 
 def _datasets(root: Any, where: str) -> Iterator[tuple[str, Any]]:

@@ -58,7 +58,9 @@ def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> 
             inside = isinstance(file.get("model_weights", getlink=True), h5py.HardLink)
             root = file["model_weights"] if inside and isinstance(file["model_weights"], h5py.Group) else file
             return _read(path, datasets(root, str(path)), layers)
-    except (OSError, RuntimeError, KeyError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises many types for damaged files
         raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
 
 

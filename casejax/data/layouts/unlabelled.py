@@ -20,6 +20,7 @@ from casejax.data.layouts.arrays import SUFFIXES, Arrangement, Source, keys, loa
 from casejax.data.layouts.checks import check_id, fill, raise_first
 from casejax.data.layouts.feature_files import feature_files, find_sources
 from casejax.errors import DataError
+from casejax.runtime.reading import is_text, read_table
 
 
 class Found(NamedTuple):
