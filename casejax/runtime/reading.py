@@ -30,7 +30,7 @@ LIMITS = {
 """The most bytes that a file of a kind can have; the variable `CASEJAX_LARGEST_FILE`, in bytes, stands above them."""
 
 LIMIT_VARIABLE = "CASEJAX_LARGEST_FILE"
-BLOCK = 1 << 22
+BLOCK = 1 << 16
 DEPTH = 64
 """Objects and arrays within one another that JSON may have: annotations have six."""
 DIGITS = 1000
@@ -111,8 +111,9 @@ def read_bytes(path: str | os.PathLike[str], kind: str, *, missing: str = "") ->
     most = limit(kind)
     try:
         with open_plain(path, kind, missing=missing) as file:
-            data = file.read(os.fstat(file.fileno()).st_size + 1)
-            while len(data) <= most and (more := file.read(BLOCK)):  # it grows, or does not say how long it is
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size + 1)
+            while size < len(data) <= most and (more := file.read(BLOCK)):  # it grows, or does not say how long it is
                 data += more
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the disk") from error
