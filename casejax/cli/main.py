@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +78,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if name in COMMANDS:
         if name == "train" and not {"-h", "--help", "--help-all"} & set(words):
             stage("loading JAX")
-        return _interruptible(lambda: importlib.import_module(f"casejax.cli.{name}").main(words[1:]))
+        command = _load(name)
+        return _interruptible(lambda: command.main(words[1:]))
     if name in ("-h", "--help", "--help-all"):
         lines = "\n".join(f"  {command:<11}{sentence}" for command, sentence in COMMANDS.items())
         stage(f"usage: casejax COMMAND ...\n\n{lines}\n\ncasejax COMMAND --help says more; casejax --version.")
@@ -99,7 +103,8 @@ def train(words: Sequence[str] | None = None, defaults: Defaults = Defaults(), *
     if not {"-h", "--help", "--help-all"} & set(words):
         stage("loading JAX")
     show_any_text()
-    return _interruptible(lambda: importlib.import_module("casejax.cli.train").main(words, defaults, command=command))
+    module = _load("train")
+    return _interruptible(lambda: module.main(words, defaults, command=command))
 
 
 def show_any_text() -> None:
@@ -109,8 +114,27 @@ def show_any_text() -> None:
             stream.reconfigure(errors="replace")
 
 
+def _load(name: str) -> Any:
+    """The module of a command; Ctrl-C while it is imported ends the process with one line.
+
+    An exception in the middle of importing JAX can end the process with a crash, and there is nothing to clean up.
+    """
+
+    def leave(signum: int, frame: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(f"casejax.cli.{name}")
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        return importlib.import_module(f"casejax.cli.{name}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _interruptible(command: Callable[[], int]) -> int:
-    """A command that says one line where Ctrl-C comes while its modules are imported."""
+    """A command that says one line where Ctrl-C comes before it takes care of that itself."""
     try:
         return command()
     except KeyboardInterrupt:

@@ -70,6 +70,8 @@ class FeatureFolder:
                     f"{path}: features there have {name} {there.get(name)!r}, those asked for {stated.get(name)!r}; "
                     "choose another folder, or the same options and weights"
                 )
+        for video in finished:  # stopped between its last file and this
+            shutil.rmtree(root / ".parts" / video, ignore_errors=True)
         return cls(root, stated, finished)
 
     def check(self, videos: Mapping[str, Path]) -> None:

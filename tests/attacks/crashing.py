@@ -66,18 +66,12 @@ def pack(folder: Path) -> None:
     """Two data sets packed into one folder, and one of them again after its source has changed."""
     from casejax.data.store import Source, packed
 
-    sources = folder / "sources"
-    for name in ("a", "b"):
-        if not (sources / name).exists():
-            sources.mkdir(parents=True, exist_ok=True)
-            (sources / name).write_text(name)
-            os.utime(sources / name, (0, 0))
-        packed(folder / "packed", "train", Source([sources / name], [3], [4], "float32"), iter([ROWS]))
-    os.utime(sources / "a", (1, 1))
-    got = packed(folder / "packed", "train", Source([sources / "a"], [3], [4], "float32"), iter([ROWS + 1]))
-    np.testing.assert_array_equal(got.streams[0], ROWS + 1)
-    os.utime(sources / "a", (0, 0))  # as it was, for the next call
-    packed(folder / "packed", "train", Source([sources / "a"], [3], [4], "float32"), iter([ROWS]))
+    for name, time, rows in (("a", 1, ROWS), ("b", 1, ROWS + 1), ("a", 2, ROWS + 2)):
+        path = folder / name
+        path.write_text(name)
+        os.utime(path, (time, time))
+        got = packed(folder / "packed", "train", Source([path], [3], [4], "float32"), iter([rows]))
+        np.testing.assert_array_equal(got.streams[0], rows)
 
 
 def extract(folder: Path) -> None:
@@ -175,14 +169,17 @@ def forked(job, folder: Path, at: int) -> tuple[int, int]:
 
 def every_moment(job, folder: Path) -> dict[str, object]:
     """Kill at every moment, once and once more while recovering; what does not end as an unkilled job does."""
-    job(folder / "warm")  # so that the processes have imported what they need
-    shutil.rmtree(folder / "warm")
-    status, count = forked(job, folder / "whole", 0)
+    place = folder / "place"  # always the same: keys of packed features stand for paths
+    place.mkdir(parents=True)
+    job(place)  # so that the processes have imported what they need
+    shutil.rmtree(place)
+    place.mkdir()
+    status, count = forked(job, place, 0)
     assert status == 0, "the job fails by itself"
-    want, wrong, tried = tree(folder / "whole"), [], 0
+    want, wrong, tried = tree(place), [], 0
     for at in range(1, count + 1):
         for again in (0, 1, at):  # killed while recovering: at once, or as late
-            place = folder / f"{at}-{again}"
+            shutil.rmtree(place)
             place.mkdir()
             status, _ = forked(job, place, at)
             if status != -signal.SIGKILL:
@@ -195,7 +192,6 @@ def every_moment(job, folder: Path) -> dict[str, object]:
             if status or got != want:
                 names = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
                 wrong.append(f"{at}, then {again}: status {status}, differs in {names[:6]}")
-            shutil.rmtree(place)
     return {"moments": count, "tried": tried, "wrong": wrong}
 
 
@@ -207,6 +203,4 @@ if __name__ == "__main__":
         JOBS[name](target)
         print(json.dumps({"moments": killer.count}))
     else:
-        (target / "whole").mkdir(parents=True)
-        (target / "warm").mkdir()
         print(json.dumps(every_moment(JOBS[name], target)))

@@ -321,7 +321,8 @@ def test_m_a_damaged_checkpoint_without_sums_is_named(world, whole, tmp_path):
 
 def test_j_a_second_run_in_a_folder_is_refused(world, whole, tmp_path):
     shutil.copytree(whole[1], tmp_path / "run")
-    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); f.write('process 7 on afar'); f.flush(); fcntl.flock(f, 2); print(1, flush=True); input()"
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); f.write('process 7 on afar'); f.flush();"
+    code += "fcntl.flock(f, 2); print(1, flush=True); input()"
     other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run" / ".lock"], stdin=-1, stdout=-1)
     other.stdout.readline()
     with pytest.raises(errors.CheckpointError, match=r"run: another run is in this folder \(process 7 on afar\)"):
@@ -343,9 +344,9 @@ def test_h_damaged_lines_of_metrics_cost_nothing_else(world, whole, tmp_path):
 
 
 def beyond(world, value):
-    """The world with one value of one video changed."""
+    """The world with the first feature of one video changed."""
     stream = world.train.features.streams[0].copy()
-    stream[0, 0] = value
+    stream[world.train.features.rows(0), 0] = value
     features = replace(world.train.features, streams=(stream,))
     return replace(world, train=replace(world.train, features=features))
 
