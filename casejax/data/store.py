@@ -70,7 +70,7 @@ def packed(folder: Path, name: str, source: Source, videos: Iterator[np.ndarray]
     try:
         if not (folder / f"{stem}.json").exists():
             _write(folder, stem, described, source, videos)
-            _delete_stale(folder, name, stem, described["origin"])
+        _delete_stale(folder, name, stem, described["origin"])  # after a kill, also where nothing was written
         return _open(folder, stem, described, source)
     except OSError as error:
         raise DataError(

@@ -33,13 +33,26 @@ def fast(tmp_path):
 
 @pytest.mark.parametrize("job", MOMENTS)
 def test_a_job_killed_anywhere_ends_as_one_that_was_not(job, fast):
-    words = [sys.executable, CRASHING, job, fast]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = moments(job, fast, 3)
     assert found["wrong"] == []
     assert found["moments"] >= MOMENTS[job]
-    assert found["tried"] == 3 * found["moments"]
+    assert found["tried"] > found["moments"] // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", MOMENTS)
+def test_every_single_moment(job, fast):
+    found = moments(job, fast, 1)
+    assert found["wrong"] == []
+    assert found["tried"] == 2 * found["moments"]
+
+
+def moments(job, folder, stride):
+    environment = ENVIRONMENT | {"CASEJAX_CRASH_STRIDE": str(stride)}
+    words = [sys.executable, CRASHING, job, folder]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def crash(job, folder, at, cache):
