@@ -14,7 +14,7 @@ import re
 import reprlib
 import stat
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from casejax.errors import DataError
 
@@ -90,7 +90,7 @@ def limit(kind: str) -> int:
     return int(stated) if stated else LIMITS[kind]
 
 
-def open_plain(path: str | os.PathLike[str], kind: str = "features", *, missing: str = "") -> BinaryIO:
+def open_plain(path: str | os.PathLike[str], kind: str = "features", *, missing: str = "") -> io.BufferedReader:
     """Open a plain file for reading; arguments and errors as `check_plain`."""
     check_plain(path, kind, missing=missing)
     try:

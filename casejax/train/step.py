@@ -99,9 +99,11 @@ def _skipping(old: TrainState, new: TrainState, metrics: Metrics) -> tuple[Train
     fine = jnp.all(
         jnp.asarray([jnp.isfinite(leaf).all() for leaf in checked if jnp.issubdtype(leaf.dtype, jnp.inexact)])
     )
-    kept = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new._replace(key=()), old._replace(key=()))
+    parts = [(x.params, x.opt_state, x.cluster_labels, x.memory, x.labels) for x in (new, old)]
+    params, opt_state, cluster_labels, memory, labels = jax.tree.map(lambda a, b: jnp.where(fine, a, b), *parts)
     zeroed = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
-    return kept._replace(step=new.step, key=new.key), zeroed | {"skipped": 1.0 - fine}
+    kept = TrainState(new.step, params, opt_state, cluster_labels, new.key, memory, labels)
+    return kept, zeroed | {"skipped": 1.0 - fine}
 
 
 def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | None:

@@ -20,7 +20,7 @@ from casejax.data import store
 from casejax.data.layouts.feature_files import list_videos, load_features_file
 from casejax.data.matlab import read_matlab
 from casejax.errors import DataError, WriteError
-from casejax.runtime import files, reading
+from casejax.runtime import distributed, files, reading
 
 JSON_READERS = [name for name, reader in READERS.items() if reader.is_json]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(casejax.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
@@ -319,6 +319,17 @@ def test_k_two_data_sets_in_one_packed_folder(tmp_path):
     use("a", 7)
     store.packed(tmp_path / "packed", "train", store.Source([sources["a"]], [3], [4], "float32"), iter([ROWS + 7]))
     assert len(list((tmp_path / "packed").iterdir())) == 4  # what was packed of it before is gone
+
+
+def test_l_processes_are_not_counted_as_data(monkeypatch):
+    def seen_by_two(own, other):
+        monkeypatch.setattr(distributed.multihost_utils, "process_allgather", lambda x: np.stack([x, np.int32(other)]))
+        return distributed.total_of_parts(np.array(own))
+
+    alone = distributed.total_of_parts(np.array([3, 0, 5]))
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    assert seen_by_two([3, 0, 5], [3, 0, 5]) == alone == 8  # each has read all
+    assert seen_by_two([3, 0, 0], [0, 0, 5]) == 8  # each has read its part
 
 
 @LINUX
