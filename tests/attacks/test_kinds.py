@@ -1,12 +1,14 @@
 """The kinds of fault that were seen once, each by its letter in docs/reliability.md, everywhere they could occur."""
 
+import contextlib
 import os
+import pickle
+import pickletools
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -19,6 +21,7 @@ from casejax.alignment.networks.keras_weights import read_keras_weights
 from casejax.data import store
 from casejax.data.layouts.feature_files import list_videos, load_features_file
 from casejax.data.matlab import read_matlab
+from casejax.data.pickles import read_pickle
 from casejax.errors import DataError, WriteError
 from casejax.runtime import distributed, files, reading
 
@@ -27,7 +30,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(casejax.__file__).parents[1])
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="of the files of Linux")
 
 
-@contextmanager
+@contextlib.contextmanager
 def within(seconds):
     """Fails what takes longer: a pipe blocks for ever."""
 
@@ -182,6 +185,29 @@ def test_c_links_of_keras_files_are_not_followed(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["model_weights"] = h5py.ExternalLink("other.h5", "model_weights")
     assert read_keras_weights(tmp_path / "a.h5") == {}
+
+
+def seconds(work, *arguments):
+    since = time.process_time()
+    with contextlib.suppress(DataError):
+        work(*arguments)
+    return time.process_time() - since
+
+
+def test_c_small_files_do_not_take_long(tmp_path):
+    """Keys of one hash, and arrays that are never remembered, once took time in the square of their number."""
+    same_hash = {n * (2**61 - 1): None for n in range(1, 4)}
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(same_hash, protocol=2))
+    with pytest.raises(DataError, match="a number beyond all counts for a key"):
+        read_pickle(path)
+    array = pickletools.optimize(pickle.dumps(np.arange(2.0), protocol=2))  # no memo
+    body = array[2:-1]
+    times = []
+    for count in (2000, 8000):
+        path.write_bytes(b"\x80\x02](" + (b"K\x00q" + b"\x01") * count + body * count + b"e.")
+        times.append(seconds(read_pickle, path))
+    assert times[1] < 10 * max(times[0], 0.05)
 
 
 FULL = """

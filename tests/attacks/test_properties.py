@@ -1,8 +1,8 @@
 """Every public function of arrays at the edge of numbers: a value, or a ValueError or TypeError of one line.
 
 Shapes are those of `every_function`; what stands in the arrays is drawn: zeros, one value, the least and the greatest
-numbers, infinities and NaN, half precision, whole numbers, masks that hide all. Input that is finite and of ordinary size
-gives output that is finite, but where the function says otherwise (`INFINITE`).
+numbers, infinities and NaN, half precision, whole numbers, masks that hide all. Input that is finite and of ordinary
+size gives output that is finite, but where the function says otherwise (`INFINITE`).
 """
 
 import jax

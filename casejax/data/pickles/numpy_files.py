@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
-from casejax.data.pickles.machine import Machine, damaged
+from casejax.data.pickles.machine import Machine, Unfinished, damaged
 from casejax.errors import DataError
 from casejax.runtime.reading import open_plain
 
@@ -130,7 +130,7 @@ class _Type:
                 raise _refused("it has an array of a type that is not plain")
 
 
-class _Unfilled:
+class _Unfilled(Unfinished):
     """An array before its contents."""
 
 
@@ -235,10 +235,8 @@ class _NumpyMachine(Machine):
             target.build(state)
         elif isinstance(target, _Unfilled):
             array = self.stack[-1] = self.filled(state)
-            for index, value in reversed(self.memo.items()):  # the newest: it was remembered a moment ago
-                if value is target:
-                    self.memo[index] = array
-                    break
+            if target.index is not None and self.memo.get(target.index) is target:
+                self.memo[target.index] = array
         else:
             raise _refused("refused: its pickle sets attributes (BUILD) of something else than an array")
 
