@@ -29,12 +29,12 @@ in time):
     1,000,000 x 128    959 ms    908 ms  0.9x         -                 -          230 ms     bytes   24%  2.2 s
 
     to 1e-06
-    rows x columns     ours  OTT lse         OTT kernel          POT log             bound                     iterations
-    1,000 x 16         1 ms  1.85 ms   1.8x     1.23 ms   1.2x     27 ms   26.9x  0.257 ms  dispatch   26%     7/20/20/20
-    12,000 x 16        2 ms  13.7 ms   6.9x     29.9 ms  15.0x    449 ms  224.8x  0.365 ms     bytes   18%   5/20/50+/44+
-    200,000 x 16    23.7 ms   449 ms  18.9x      848 ms  35.8x  7,144 ms  301.2x   29.1 ms     bytes  123%   4/20/40+/39+
-    1,000 x 128     2.05 ms   6.3 ms   3.1x     6.79 ms   3.3x   40.8 ms   19.9x   1.78 ms     bytes   87%     5/10/10/10
-    12,000 x 128    6.42 ms  29.5 ms   4.6x      240 ms  37.4x    498 ms   77.5x   2.02 ms     bytes   32%    4/10/40+/10
+    rows x columns     ours  OTT lse         OTT kernel          POT log             bound                   iterations
+    1,000 x 16         1 ms  1.85 ms   1.8x     1.23 ms   1.2x     27 ms   26.9x  0.257 ms  dispatch   26%   7/20/20/20
+    12,000 x 16        2 ms  13.7 ms   6.9x     29.9 ms  15.0x    449 ms  224.8x  0.365 ms     bytes   18% 5/20/50+/44+
+    200,000 x 16    23.7 ms   449 ms  18.9x      848 ms  35.8x  7,144 ms  301.2x   29.1 ms     bytes  123% 4/20/40+/39+
+    1,000 x 128     2.05 ms   6.3 ms   3.1x     6.79 ms   3.3x   40.8 ms   19.9x   1.78 ms     bytes   87%   5/10/10/10
+    12,000 x 128    6.42 ms  29.5 ms   4.6x      240 ms  37.4x    498 ms   77.5x   2.02 ms     bytes   32%  4/10/40+/10
 
     64 problems of 50 to 750 rows x 16, 3 iterations
               ours  PyTorch, a loop        OTT lse, vmap           bound              first
