@@ -38,16 +38,16 @@ def own_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     if _held.get(path) == thread:
         yield path
         return
-    descriptor, holder = None, ""
+    descriptor, holder, made = None, "", not path.exists()
     if distributed.is_first():
         files.make_folder(path)
         descriptor, holder = _take(path, thread)
-    if distributed.largest(int(bool(holder))):
-        raise CheckpointError(
-            f"{folder}: another run is in this folder ({holder or 'the first process says which'}); wait for its end, "
-            "or choose another --out"
-        )
     try:
+        if distributed.largest(int(bool(holder))):
+            raise CheckpointError(
+                f"{folder}: another run is in this folder ({holder or 'the first process says which'}); wait for its "
+                "end, or choose another --out"
+            )
         if distributed.is_first():
             files.sweep(path)
         yield path
@@ -56,7 +56,11 @@ def own_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):
                 (path / NAME).unlink()  # while it is held, so that nobody's lock is removed
             os.close(descriptor)
-        _held.pop(path, None)
+        if not holder:
+            _held.pop(path, None)
+        if made:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 def _take(path: Path, thread: int) -> tuple[int | None, str]:

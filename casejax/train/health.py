@@ -39,6 +39,11 @@ def measure(state: TrainState) -> tuple[str, float]:
     return " and ".join(CHECKED[name] for name in CHECKED if not finite[name]), float(largest)
 
 
+def largest(params: Any) -> float:
+    """The largest magnitude of a parameter, of arrays on the host."""
+    return max((float(np.abs(leaf).max()) for leaf in jax.tree.leaves(params) if np.size(leaf)), default=0.0)
+
+
 def not_finite(metrics: Mapping[str, float]) -> str:
     """The metrics that are not finite, with their values."""
     return ", ".join(f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value))

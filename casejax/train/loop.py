@@ -129,7 +129,7 @@ def _fit(
     step = saved = int(state.step)
     metrics_file = out / "metrics.jsonl"
     lines = keep_lines_up_to(metrics_file, step) if distributed.is_first() else []
-    first_largest = health.measure(initial)[1]
+    first_largest = health.largest(initial.params)
     remarks: list[str] = []
 
     def remark(text: str) -> None:
@@ -140,12 +140,19 @@ def _fit(
     def check(what: str) -> None:
         if what:
             kept = f"the checkpoint at step {checkpoints.latest}" if checkpoints.latest is not None else "the start"
+            skip = f", or go on from {kept} with --resume --on-nan skip, which leaves out steps that end so"
             raise DivergedError(
-                f"not finite by step {step}: {what}. Start again in another --out with a lower --learning-rate, or go "
-                f"on from {kept} with --resume --on-nan skip, which leaves out steps that end so"
+                f"not finite by step {step}: {what}. Start again in another --out with a lower --learning-rate"
+                + (skip if config.training.on_nan == "stop" else f"; what was good until then is {kept}")
             )
 
+    def look() -> None:
+        what, largest = health.measure(state)
+        check(what)
+        remark(health.growth(largest, first_largest, step))
+
     def keep() -> None:
+        look()
         found = None if candidates is None else candidates.found
         checkpoints.save(state, meta | {"selected": found})
         if candidates is not None:
@@ -177,21 +184,16 @@ def _fit(
             step += count
             if not math.isfinite(metrics["loss"]):
                 check(health.not_finite(metrics))
-            candidate = candidates is not None and (step % candidates.every == 0 or step == total)
-            saving = step - saved >= config.training.checkpoint_every
-            if candidate or saving or step == total or stop.signum:
-                what, largest = health.measure(state)
-                check(what)
-                remark(health.growth(largest, first_largest, step))
             rate = count * snippets_a_step / (time.perf_counter() - since)
             lines.append({"step": step, **metrics, "snippets_per_second": round(rate, 1)} | bounds)
             if distributed.is_first():
                 files.append_line(metrics_file, json.dumps(lines[-1]))
             remark(health.rise(lines))
             bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
-            if candidates is not None and candidate:
+            if candidates is not None and (step % candidates.every == 0 or step == total):
+                look()
                 candidates.consider(state)
-            if saving:
+            if step - saved >= config.training.checkpoint_every:
                 keep()
                 saved = step
         if step > saved or checkpoints.latest is None:
