@@ -9,6 +9,11 @@ from casejax.runtime import files
 from casejax.runtime.lock import own_folder
 
 
+def enter(path):
+    with own_folder(path):
+        pass
+
+
 def test_a_folder_is_held_by_one_and_may_be_asked_for_again(tmp_path):
     said = []
 
