@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pickle
-import pickletools
 import signal
 import subprocess
 import sys
@@ -187,27 +186,12 @@ def test_c_links_of_keras_files_are_not_followed(tmp_path):
     assert read_keras_weights(tmp_path / "a.h5") == {}
 
 
-def seconds(work, *arguments):
-    since = time.process_time()
-    with contextlib.suppress(DataError):
-        work(*arguments)
-    return time.process_time() - since
-
-
-def test_c_small_files_do_not_take_long(tmp_path):
-    """Keys of one hash, and arrays that are never remembered, once took time in the square of their number."""
-    same_hash = {n * (2**61 - 1): None for n in range(1, 4)}
+def test_c_keys_of_one_hash_are_refused(tmp_path):
+    """A dictionary of them takes time in the square of their number."""
     path = tmp_path / "a.pkl"
-    path.write_bytes(pickle.dumps(same_hash, protocol=2))
+    path.write_bytes(pickle.dumps({n * (2**61 - 1): None for n in range(1, 4)}, protocol=2))
     with pytest.raises(DataError, match="a number beyond all counts for a key"):
         read_pickle(path)
-    array = pickletools.optimize(pickle.dumps(np.arange(2.0), protocol=2))  # no memo
-    body = array[2:-1]
-    times = []
-    for count in (2000, 8000):
-        path.write_bytes(b"\x80\x02](" + (b"K\x00q" + b"\x01") * count + body * count + b"e.")
-        times.append(seconds(read_pickle, path))
-    assert times[1] < 10 * max(times[0], 0.05)
 
 
 FULL = """
