@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from casejax.cli.options import (
 from casejax.cli.sources import add_data_options, add_protocol_options, check_sources, given_protocol, read_data
 from casejax.cli.worlds import check_world, world_of, write_world
 from casejax.data.layouts import LAYOUTS, find_layout
+from casejax.errors import OptionError
 from casejax.inference.evaluate import report_on_grid, usual_protocol
 from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, own_part
+from casejax.runtime.lock import own_folder
+from casejax.runtime.reading import is_text
 from casejax.train.experiment import run, run_seeds
 from casejax.train.own_data import fit_batch
 
@@ -87,6 +90,16 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     out = arguments.out
     if out is None:
         out = defaults.out or Path("runs", world or method.name)
+    if not is_text(str(out)):
+        raise OptionError(f"--out {str(out)!r}: its name is no UTF-8, which files are written in; choose another")
+    with own_folder(out):
+        _run(arguments, config, given, out, world, defaults)
+
+
+def _run(
+    arguments: Namespace, config: Config, given: dict[str, Any], out: Path, world: str | None, defaults: Defaults
+) -> None:
+    """Read the data, train and report, in a folder that is this run's alone."""
     if world is not None:
         write_world(world, arguments, out)
     if is_first():

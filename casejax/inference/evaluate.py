@@ -104,8 +104,12 @@ def report_scores(
     selection: str,
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
     protocol: Protocol | None = None,
+    remarks: Callable[[Judged], list[str]] = lambda judged: [],
 ) -> tuple[Judged, Bootstrap | None]:
-    """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints."""
+    """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints.
+
+    `remarks` says what has most likely gone wrong; it is printed, and stands in results.json.
+    """
     protocol = protocol or usual_protocol(config, dataset)
     judged, truth = _evaluate(scored.scores, dataset, config.localization, protocol)
     described = config.describe()
@@ -113,6 +117,10 @@ def report_scores(
     console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
     results: dict[str, Any] = {"method": described, "seed": config.training.seed, "step": step}
     results |= {"selection": selection, "timing": asdict(dataset.timing)}
+    if said := remarks(judged):
+        results["remarks"] = said
+        for text in said:
+            console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
     detection, classification = judged.detection, judged.classification
     if detection is None or classification is None:
         count = f"{len(dataset.test.videos)} test videos have no annotated times, so there is no mAP"

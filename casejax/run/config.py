@@ -42,6 +42,9 @@ class Training:
         "auto",
         "features stay on the device and are sampled there, or are streamed a batch at a time; auto: if they fit",
     )
+    on_nan: Literal["stop", "skip"] = option(
+        "stop", "what a step does that ends in values that are not finite: stop the run, or change nothing"
+    )
 
 
 class Option(NamedTuple):

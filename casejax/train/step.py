@@ -91,7 +91,20 @@ def update(
         cluster_labels=cluster_labels,
         memory=memory,
     )
-    return new, metrics
+    return _skipping(state, new, metrics) if config.training.on_nan == "skip" else (new, metrics)
+
+
+def _skipping(old: TrainState, new: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """A step that ends in anything not finite changes nothing but the count of steps, and its metrics are zero."""
+    checked = jax.tree.leaves((metrics["loss"], new.params, new.opt_state, new.cluster_labels, new.memory))
+    fine = jnp.all(
+        jnp.asarray([jnp.isfinite(leaf).all() for leaf in checked if jnp.issubdtype(leaf.dtype, jnp.inexact)])
+    )
+    parts = [(x.params, x.opt_state, x.cluster_labels, x.memory, x.labels) for x in (new, old)]
+    params, opt_state, cluster_labels, memory, labels = jax.tree.map(lambda a, b: jnp.where(fine, a, b), *parts)
+    zeroed = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
+    kept = TrainState(new.step, params, opt_state, cluster_labels, new.key, memory, labels)
+    return kept, zeroed | {"skipped": 1.0 - fine}
 
 
 def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | None:
