@@ -91,7 +91,7 @@ def localize(
     return _suppressed(found, group, place / options.scale, options, suppress)
 
 
-@takes("segments", "scores", "video_scores", "snippet_seconds", whole=("labels",), nan=True)
+@takes("segments", "scores", "video_scores", "snippet_seconds", whole=("labels",))
 def localize_proposals(
     segments: Float[np.ndarray, "V K 2"],
     labels: Int[np.ndarray, "V K"],

@@ -285,7 +285,7 @@ def test_proposals_of_a_method_are_suppressed_by_video_and_class(rng):
     options = replace(options, fusion="none")
     assert 0 < len(fused.score) < (scores > 0).sum()
     with pytest.raises(ValueError, match=r"needs segments \(V, K, 2\).*got \(3, 12, 2\), \(3, 11\)"):
-        localize.localize_proposals(own, labels[:, 1:], scores, video, seconds)
+        inspect.unwrap(localize.localize_proposals)(own, labels[:, 1:], scores, video, seconds)
     with pytest.raises(ValueError, match="labels must lie from 0 to 1, got 0 to 2"):
         localize.localize_proposals(own, labels, scores, video[:, :2], seconds)
     with pytest.raises(ValueError, match="localize_proposals takes such segments"):
