@@ -251,7 +251,9 @@ def localize_snippets(
     durations = lengths * seconds
     if options.proposals == "regressed" and scores.proposals is not None:
         return localize.localize_proposals(
-            *(np.asarray(column) for column in scores.proposals),
+            np.asarray(scores.proposals.segments),
+            np.asarray(scores.proposals.labels),
+            np.asarray(scores.proposals.scores),
             np.asarray(scores.video),
             seconds if own is not None else durations / scores.fused.shape[1],
             options=options,

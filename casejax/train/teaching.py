@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -93,7 +94,7 @@ class Teaching:
             self._say(note)
         videos = len(self._dataset.train.videos)
         packed = pack_instances(taught.table, videos, self._config.settings.max_instances)
-        packed = packed._replace(made=np.int32(due))
+        packed = packed._replace(made=jnp.int32(due))
         shardings = placement.state_shardings(state, self._mesh, self._config.method.split)
         return state._replace(labels=placement.place(packed, shardings.labels))
 
@@ -195,7 +196,7 @@ def teach(scores: SnippetScores, dataset: Dataset, options: Localization, config
     settings, train, classes = config.settings, dataset.train, dataset.classes
     labels = train.multi_hot(classes)
     # A class is there if the video is labelled with it, whatever the teacher says of the video.
-    scores = scores._replace(video=labels)
+    scores = scores._replace(video=jnp.asarray(labels))
     options = replace(options, fusion="none", class_threshold=0.5, score_weight=0.0)
     keep_all = None if options.proposals == "positive" else _best_of_groups
     found = localize_snippets(scores, train.features.lengths, np.ones(len(labels)), options, keep_all)

@@ -235,8 +235,9 @@ class _NumpyMachine(Machine):
             target.build(state)
         elif isinstance(target, _Unfilled):
             array = self.stack[-1] = self.filled(state)
-            if target.index is not None and self.memo.get(target.index) is target:
-                self.memo[target.index] = array
+            index = target.index
+            if index is not None and self.memo.get(index) is target:
+                self.memo[index] = array
         else:
             raise _refused("refused: its pickle sets attributes (BUILD) of something else than an array")
 
