@@ -73,6 +73,8 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     start = Config.of(method.name, variant, THUMOS14 if world == PENN_UNTRIMMED else first.dataset)
     if world is not None:
         sizes = UNTRIMMED_MOTION if world == PENN_UNTRIMMED else defaults.sizes
+        if method.learns_instances:  # how long and fast it trains is its own
+            sizes = {name: value for name, value in sizes.items() if name not in ("epochs", "learning_rate")}
         start = start.changed(**{name: value for name, value in sizes.items() if name in start.flat()})
 
     parser = _parser(words, defaults, start, command)

@@ -227,16 +227,45 @@ def _evaluate(
 
 def localize_split(scores: SnippetScores, dataset: Dataset, options: Localization) -> SegmentTable:
     """Detections in the test split from its scores, in seconds."""
-    lengths = dataset.test.features.lengths
-    found = localize.localize(
+    found = localize_snippets(scores, dataset.test.features.lengths, dataset.row_seconds(dataset.test), options)
+    return found._replace(segment=found.segment + dataset.timing.offset) if dataset.timing.offset else found
+
+
+def localize_snippets(
+    scores: SnippetScores,
+    lengths: np.ndarray,
+    seconds: np.ndarray,
+    options: Localization,
+    suppress: Callable[[np.ndarray, np.ndarray, np.ndarray], localize.Survivors] | None = None,
+) -> SegmentTable:
+    """Detections in V videos from their scores, or from their proposals where the method makes them.
+
+    Args:
+      scores: of the videos.
+      lengths: (V,) their snippets.
+      seconds: (V,) that a snippet stands for.
+      options: how.
+      suppress: in the place of the suppression that the options name.
+    """
+    own = lengths if options.test_sampling == "whole" else None
+    durations = lengths * seconds
+    if options.proposals == "regressed" and scores.proposals is not None:
+        return localize.localize_proposals(
+            *(np.asarray(column) for column in scores.proposals),
+            np.asarray(scores.video),
+            seconds if own is not None else durations / scores.fused.shape[1],
+            options=options,
+            suppress=suppress,
+        )
+    return localize.localize(
         np.asarray(scores.fused),
         np.asarray(scores.video),
-        lengths * dataset.row_seconds(dataset.test),
+        durations,
         options=options,
         ranked=None if scores.ranked is None else np.asarray(scores.ranked),
-        lengths=lengths if options.test_sampling == "whole" else None,
+        lengths=own,
+        suppress=suppress,
     )
-    return found._replace(segment=found.segment + dataset.timing.offset) if dataset.timing.offset else found
 
 
 class _Truth(NamedTuple):

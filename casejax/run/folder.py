@@ -31,9 +31,9 @@ META = {
 """What the description of a checkpoint looks like."""
 
 
-def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint is saved with: enough to rebuild the network, and to recognise the run."""
-    return {
+def describe(config: Config, dataset: Dataset, teacher: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint is saved with: enough to rebuild the network, to recognise the run, and to know its teacher."""
+    return ({} if teacher is None else {"teacher": dict(teacher)}) | {
         "casejax": casejax.__version__,
         "config": config.as_dict(),
         "data": {

@@ -8,6 +8,7 @@ import shutil
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from casejax.errors import CheckpointError, DivergedError, Interrupted, TrainingWarning
 from casejax.records import Dataset
 from casejax.run.config import Config
-from casejax.run.folder import check_folder, describe, extent, keep_lines_up_to
+from casejax.run.folder import Restored, check_folder, describe, extent, keep_lines_up_to, restore_run
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files
 from casejax.runtime import mesh as placement
@@ -32,6 +33,7 @@ from casejax.train.feed import make_advance
 from casejax.train.pseudo_labelling import PseudoLabels
 from casejax.train.selection import Selection
 from casejax.train.step import num_steps_per_epoch
+from casejax.train.teaching import Teaching, check_teacher, provenance
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def train(
     devices: int | None = None,
     selection: Selection | None = None,
     console: Console | None = None,
+    teacher: Restored | None = None,
 ) -> Trained:
     """Train a method on the train split and keep checkpoints and metrics in `out`.
 
@@ -70,10 +73,13 @@ def train(
       devices: shard the batch over this many devices; default all.
       selection: how the returned state is chosen, kept in `out/selected`; default the last step's.
       console: where a progress bar goes while it is a terminal.
+      teacher: of a student; default the run that the option `teacher` names.
 
     Raises:
       DataError: fewer videos than one batch takes.
-      CheckpointError: `out` holds a run and `resume` is off, a run of other options or data, or one that is going on.
+      CheckpointError: `out` holds a run and `resume` is off, a run of other options or data, or one that is going on; a
+        teacher that does not fit the data.
+      OptionError: a student without anything to learn from.
       WriteError: a disk that is full, or a folder that cannot be written.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
       DivergedError: the loss or the state stopped being finite; the last good checkpoint stays.
@@ -94,17 +100,31 @@ def train(
     )
     try:
         with own_folder(out), Checkpoints(out / "checkpoints") as checkpoints:
-            meta = describe(config, dataset)
-            check_folder(checkpoints, config, meta, resume=resume)
+            check_folder(checkpoints, config, describe(config, dataset), resume=resume)
+            if checkpoints.latest is not None:
+                taught_by = checkpoints.meta().get("teacher")  # its labels are in the state
+            else:
+                teacher = teacher or _named_teacher(config)
+                if teacher is not None:
+                    check_teacher(teacher, dataset)
+                taught_by = None if teacher is None else provenance(teacher)
+            meta = describe(config, dataset, taught_by)
             if selection is None:
                 if distributed.is_first():  # left by a run that was killed before its first checkpoint
                     shutil.rmtree(out / "selected", ignore_errors=True)
-                return _fit(dataset, config, out, mesh, checkpoints, meta, console)
+                return _fit(dataset, config, out, mesh, checkpoints, meta, console, teacher=teacher)
             with Checkpoints(out / "selected", keep=None) as best:
                 candidates = _Candidates(selection, best, checkpoints, meta)
-                return _fit(dataset, config, out, mesh, checkpoints, meta, console, candidates)
+                return _fit(dataset, config, out, mesh, checkpoints, meta, console, candidates, teacher)
     except jax.errors.JaxRuntimeError as error:
         distributed.raise_peer_lost(error)
+
+
+def _named_teacher(config: Config) -> Restored | None:
+    """The run that the options of a student name as its teacher."""
+    own = {each.name: each.value for each in config.options() if each.acts and each.group == "settings"}
+    named = own.get("teacher") if config.method.learns_instances else None
+    return restore_run(Path(named)) if named else None
 
 
 def _fit(
@@ -116,6 +136,7 @@ def _fit(
     meta: dict[str, Any],
     console: Console,
     candidates: _Candidates | None = None,
+    teacher: Restored | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step."""
     total = config.schedule.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
@@ -160,7 +181,12 @@ def _fit(
 
     clusters = config.flat().get("num_clusters")
     bounds = {} if clusters is None else {"log_num_clusters": math.log(clusters)}  # of the entropies, in pictures
-    labeller = PseudoLabels(dataset, graphdef, config, mesh) if config.flat().get("pseudo_labels") else None
+    labeller: PseudoLabels | Teaching | None = None
+    if config.method.learns_instances:
+        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        labeller = Teaching(dataset, graphdef, config, mesh, teacher=teacher, say=say)
+    elif config.flat().get("pseudo_labels"):
+        labeller = PseudoLabels(dataset, graphdef, config, mesh)
     began = time.perf_counter()
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
-from casejax.labels import LabelHistory, label_target, label_weight
+from casejax.labels import Instances, LabelHistory, label_target, label_weight
 from casejax.labels.pseudo_labels import LABEL_EPOCHS
 from casejax.methods import Step
 from casejax.records import Batch
@@ -69,6 +69,7 @@ def update(
         cluster_labels=state.cluster_labels,
         memory=state.memory,
         snippet_labels=_snippet_labels(state, batch, total),
+        instances=_instances(state, batch),
     )
     params = method.prepare(state.params, settings)
 
@@ -117,6 +118,13 @@ def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | 
     return label_weight(epoch) * label_target(own, epoch)
 
 
+def _instances(state: TrainState, batch: Batch) -> Instances | None:
+    """The instances of a batch, in its snippets; None where there are none."""
+    if not isinstance(state.labels, Instances) or batch.videos is None or batch.snippets is None:
+        return None
+    return state.labels.seen(batch.videos, batch.snippets)
+
+
 def one_step(
     state: TrainState,
     split: PackedSplit,
@@ -140,7 +148,7 @@ def one_step(
         batch = sampling.gather(split, videos, snippets, num_rows=num_rows)
         if config.schedule.sampling == "crop":
             batch = batch._replace(mask=sampling.real_places(split.lengths[videos], snippets.shape[1]))
-        if isinstance(state.labels, LabelHistory):
+        if isinstance(state.labels, LabelHistory | Instances):
             batch = batch._replace(videos=videos, snippets=snippets)
         return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
 
