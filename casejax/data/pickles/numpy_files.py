@@ -230,7 +230,7 @@ class _NumpyMachine(Machine):
     def _build(self) -> None:
         """The opcode that gives contents to the value before it."""
         (state,) = self.pop(1)
-        target = self.top(object)
+        target: Any = self.top(object)
         if isinstance(target, _Type):
             target.build(state)
         elif isinstance(target, _Unfilled):
