@@ -116,7 +116,13 @@ def run(
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     try:
         pictures.draw_pictures(
-            out / "pictures", dataset, scored.scores, judged.detections, scored.cluster_labels, metrics
+            out / "pictures",
+            dataset,
+            scored.scores,
+            judged.detections,
+            scored.cluster_labels,
+            metrics,
+            whole=config.localization.test_sampling == "whole",
         )
     except ImportError as error:
         console.print(f"no pictures: {error}", markup=False)

@@ -114,7 +114,7 @@ def test_a_resumed_run_remembers_its_best(world, tmp_path):
 
 @pytest.mark.parametrize("select", ["train-holdout", "test-oracle"])  # the last step is that of test_experiment.py
 def test_every_selection_is_named_with_its_result(world, tmp_path, monkeypatch, select):
-    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
     printed = tmp_path / "printed"
     with printed.open("w") as file:
         run(world, CONFIG.changed(select=select), tmp_path / "out", devices=1, console=Console(file=file, width=100))
