@@ -123,7 +123,7 @@ def draw_pictures(
 
 
 def score_curves(
-    scores: SnippetScores, video: int | np.integer, length: int | None = None
+    scores: SnippetScores, video: int | np.integer, length: int | None = None, *, merge: bool = True
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The curves that a timeline shows of one video: the foreground probabilities, or what a method has in their place.
 
@@ -131,9 +131,10 @@ def score_curves(
       scores: NumPy arrays with a leading axis of videos.
       video: which of them.
       length: its snippets, where scores are padded behind them; default all.
+      merge: whether equal curves are one.
 
     Returns:
-      What the curves are, and each by its name, (T,). Equal ones are one.
+      What the curves are, and each by its name, (T,).
     """
     shown = [
         (name, np.asarray(values)[video, :length])
@@ -144,7 +145,7 @@ def score_curves(
         return "Class scores", {BEST_CLASS: np.asarray(scores.fused)[video, :length].max(axis=1)}
     curves: dict[str, np.ndarray] = {}
     for name, values in shown:
-        if not any(np.array_equal(values, other) for other in curves.values()):
+        if not merge or not any(np.array_equal(values, other) for other in curves.values()):
             curves[name] = values
     return "Foreground probability", curves
 

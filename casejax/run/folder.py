@@ -18,7 +18,7 @@ from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files
 from casejax.runtime.checkpoint import Checkpoints
 
-MAY_CHANGE = {"log_every", "checkpoint_every", "feed"}
+MAY_CHANGE = {"log_every", "checkpoint_every", "feed", "log"}
 """Options that may differ when a run is resumed: none of them changes what a step computes."""
 
 
@@ -154,11 +154,15 @@ class Restored(NamedTuple):
 
 
 def restore_run(folder: Path) -> Restored:
-    """The selected network of a run where a step was selected, else that of the last step.
+    """The selected network of a run where a step was selected, else that of the last step; or an exported network.
 
     Raises:
       CheckpointError: no checkpoint in the folder, or one that cannot be read.
     """
+    from casejax.run import exported  # which is made of what is above
+
+    if exported.is_exported(folder):
+        return exported.read_network(folder)
     selected = folder / "selected"
     place = selected if selected.is_dir() else folder / "checkpoints"
     if not place.is_dir():

@@ -15,6 +15,7 @@ from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import DetectionResult
 from casejax.evaluate.protocols import Protocol
+from casejax.inference.analysis import make_look
 from casejax.inference.evaluate import default_console, evaluate_scores, report_scores, usual_protocol
 from casejax.inference.scoring import make_test_scorer
 from casejax.records import Dataset, SegmentTable, SnippetScores
@@ -64,7 +65,7 @@ def run(
     """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
 
     `out` then holds `checkpoints/`, `config.json`, `metrics.jsonl`, `predictions.json`,
-    `average_precision.csv`, `results.json` and `pictures/`, and `selected/` where a step was selected.
+    `average_precision.csv`, `results.json`, `analysis.npz` and `pictures/`, and `selected/` where a step was selected.
 
     Args:
       dataset: as a reader of `casejax.data` returns it.
@@ -88,8 +89,6 @@ def run(
     params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
     if not distributed.is_first():
         return None
-    files.write_json(out / "config.json", config.as_dict())
-
     seconds = f"trained in {trained.seconds:.1f} s; everything is in {out}"
     if not dataset.test.videos:
         console.print(f"no test videos, so nothing is evaluated; {seconds}", highlight=False, markup=False)
@@ -112,6 +111,7 @@ def run(
         selection=selection,
         untrained=untrained,
         protocol=protocol,
+        look=make_look(trained.graphdef, params, dataset, config),
     )
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     try:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,23 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from casejax.errors import DivergedError, Interrupted
 from casejax.records import Dataset
+from casejax.run import record
 from casejax.run.config import Config
 from casejax.run.folder import check_folder, describe, extent, keep_lines_up_to
 from casejax.run.state import TrainState, initial_state
-from casejax.runtime import distributed
+from casejax.runtime import distributed, files
 from casejax.runtime import mesh as placement
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.interrupt import StopRequest
 from casejax.train.feed import make_advance
+from casejax.train.progress import Progress
 from casejax.train.pseudo_labelling import PseudoLabels
 from casejax.train.selection import Selection
 from casejax.train.step import num_steps_per_epoch
+from casejax.train.writers import check_writer, make_writer
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def train(
       resume: go on from the newest checkpoint in `out`, if there is one.
       devices: shard the batch over this many devices; default all.
       selection: how the returned state is chosen, kept in `out/selected`; default the last step's.
-      console: where a progress bar goes while it is a terminal.
+      console: where progress goes: a bar on a terminal, else a line every so often.
 
     Raises:
       DataError: fewer videos than one batch takes.
@@ -75,6 +78,7 @@ def train(
     """
     config.check()
     config.check_data(dataset)
+    check_writer(config.training.log)
     console = console or Console(stderr=True, quiet=not distributed.is_first())
     mesh = placement.make_mesh(devices, config.training.model_devices)
     placement.check_placement(
@@ -120,6 +124,8 @@ def _fit(
     metrics_file = out / "metrics.jsonl"
     if distributed.is_first():
         keep_lines_up_to(metrics_file, step)
+        record.write_start(out, config, dataset, step=step, devices=mesh.size)
+    writer = make_writer(config.training.log if distributed.is_first() else "none", out, config.as_dict(), step=step)
 
     clusters = config.flat().get("num_clusters")
     bounds = {} if clusters is None else {"log_num_clusters": math.log(clusters)}  # of the entropies, in pictures
@@ -129,11 +135,9 @@ def _fit(
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
         StopRequest() as stop,
         (metrics_file if distributed.is_first() else Path(os.devnull)).open("a") as log,
-        _progress(console) as bar,
+        Progress(console, step, total) as progress,
+        closing(writer),
     ):
-        if step < total:
-            console.print(f"compiling, then training for {total - step} steps", highlight=False)
-        task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and not (signum := distributed.largest(stop.signum or 0)):
             count = min(config.training.log_every - step % config.training.log_every, total - step)
             if candidates is not None:
@@ -152,9 +156,10 @@ def _fit(
                 )
             rate = count * snippets_a_step / (time.perf_counter() - since)
             line = {"step": step, **metrics, "snippets_per_second": round(rate, 1)}
-            log.write(json.dumps(line | bounds) + "\n")
+            log.write(json.dumps(files.plain(line | bounds), allow_nan=False) + "\n")
             log.flush()
-            bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
+            writer.write(step, metrics)
+            progress.update(step, metrics["loss"], rate)
             if candidates is not None and (step % candidates.every == 0 or step == total):
                 candidates.consider(state)
             if step - saved >= config.training.checkpoint_every:
@@ -186,16 +191,3 @@ class _Candidates:
         if score > self.score:
             self.score = score
             self.best.save(state, self._meta | {"score": score})
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:,.0f} snippets/s"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

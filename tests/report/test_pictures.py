@@ -377,7 +377,7 @@ def test_equal_curves_and_panels_are_one(tmp_path):
     same = np.array([[0.2, 0.9], [0.2, 0.9]])
     (panel,) = draw(pictures.cluster_foreground(same, ["rgb", "flow"]), tmp_path).axes
     assert panel.get_title(loc="left") == "rgb and flow"
-    assert len(pictures.cluster_foreground(same + [[0], [0.01]], ["rgb", "flow"]).axes) == 2
+    assert len(pictures.cluster_foreground(same + np.array([[0], [0.01]]), ["rgb", "flow"]).axes) == 2
 
 
 def test_scores_of_a_method_without_attention_are_drawn_whole(tmp_path):
