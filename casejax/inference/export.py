@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def export_program(restored: Restored) -> bytes:
 
     Raises:
       CheckpointError: the method has a shape that must be known in advance.
+      OptionError: flatbuffers is missing; the message says how to install it.
     """
     graphdef, state, config = restored.graphdef, restored.state, restored.config
 
@@ -59,12 +61,14 @@ def export_program(restored: Restored) -> bytes:
         found = config.method.score(outputs, state.cluster_labels, settings=config.settings, mask=mask)
         return {name: value for name, value in found._asdict().items() if value is not None}
 
+    if find_spec("flatbuffers") is None:
+        raise OptionError("an export needs flatbuffers: pip install 'casejax[export]'")
     batch, time = export.symbolic_shape("b, t")
     streams = [jax.ShapeDtypeStruct((batch, time, dim), jnp.float32) for dim in restored.meta["data"]["dims"]]
     mask = jax.ShapeDtypeStruct((batch, time), jnp.bool_)
     try:
         return bytes(export.export(jax.jit(scores), platforms=PLATFORMS)(mask, *streams).serialize())
-    except (export.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
+    except (jax.errors.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{restored.folder}: method {config.method.name} cannot be exported for any length ({reason})"
@@ -111,7 +115,7 @@ localizer = casejax.Localizer.load("FOLDER")   # pip install 'casejax[export]'
 localizer(features).segments                   # (rows, dims) of one video: label, start, end, score
 ```
 
-Without casejax, `{PROGRAM}` gives the scores of snippets of any number and length of videos, on {", ".join(PLATFORMS)};
+With JAX and flatbuffers alone, `{PROGRAM}` gives scores of any number and length of videos, on {", ".join(PLATFORMS)};
 inputs are a mask (B, T), True for real snippets, and an array (B, T, D) a stream, of {sampled}:
 
 ```python
