@@ -11,6 +11,7 @@ from rich.console import Console
 
 from casejax.cli.main import main
 from casejax.errors import OptionError
+from casejax.report import pictures
 from casejax.report.page import write_page
 from casejax.runtime import files
 from casejax.train import progress
@@ -34,8 +35,10 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     sizes = ["--hidden", "16", "--num-clusters", "4", "--num-snippets", "32", "--batch-size", "40", "--log", "csv"]
     common = ["train", "--devices", "1", "--log-every", "1", "--out", str(out), *sizes]
-    assert main([*common, "--epochs", "1", "--seeds", "0"]) == 0
-    assert main([*common, "--epochs", "2", "--seeds", "0", "--resume"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
+        assert main([*common, "--epochs", "1", "--seeds", "0"]) == 0
+        assert main([*common, "--epochs", "2", "--seeds", "0", "--resume"]) == 0
     return out
 
 

@@ -59,7 +59,7 @@ def export_program(restored: Restored) -> bytes:
     def scores(mask: jax.Array, *features: jax.Array) -> dict[str, jax.Array]:
         outputs = nnx.merge(graphdef, state.params)(features, mask=mask)
         found = config.method.score(outputs, state.cluster_labels, settings=config.settings, mask=mask)
-        return {name: value for name, value in found._asdict().items() if value is not None}
+        return _plain(found)
 
     if find_spec("flatbuffers") is None:
         raise OptionError("an export needs flatbuffers: pip install 'casejax[export]'")
@@ -126,6 +126,13 @@ scores = program.call(mask, {arrays})   # {", ".join(SnippetScores._fields)}: th
 
 `{WEIGHTS}` holds the parameters. No file is a pickle.
 """
+
+
+def _plain(found: Any) -> Any:
+    """Records as dictionaries, which an exported program can return, without what a method does not have."""
+    if not hasattr(found, "_asdict"):
+        return found
+    return {name: _plain(value) for name, value in found._asdict().items() if value is not None}
 
 
 def _result(results: dict[str, Any]) -> str:

@@ -57,10 +57,9 @@ def test_what_is_read_back_finds_the_same(run, exported):
     before, after = Localizer.load(run), Localizer.load(exported)
     assert after.classes == CLASSES
     assert after.config == before.config
-    for length in (7, 40):
-        one, other = (each(features(length)) for each in (before, after))
-        assert one.segments == other.segments
-        np.testing.assert_array_equal(one.snippet_scores.fused, other.snippet_scores.fused)
+    one, other = (each(features(16)) for each in (before, after))
+    assert one.segments == other.segments
+    np.testing.assert_array_equal(one.snippet_scores.fused, other.snippet_scores.fused)
 
 
 def test_the_program_runs_where_casejax_cannot_be_imported(run, exported, tmp_path):
@@ -106,7 +105,9 @@ def test_a_network_of_the_hub_is_read_from_its_cache(run, exported, tmp_path, mo
     found = partial(hub.snapshot_download, cache_dir=tmp_path, local_files_only=True)
     monkeypatch.setattr(hub, "snapshot_download", found)
     monkeypatch.chdir(tmp_path)
-    assert casejax.Localizer.load("somebody/network")(features(9)).segments == Localizer.load(run)(features(9)).segments
+    assert (
+        casejax.Localizer.load("somebody/network")(features(16)).segments == Localizer.load(run)(features(16)).segments
+    )
     with pytest.raises(CheckpointError, match="not on the Hugging Face hub"):
         Localizer.load("somebody/else")
 
