@@ -1,5 +1,8 @@
 """The documentation site: `pip install -e '.[docs]' && sphinx-build -W docs build/site`."""
 
+import re
+from typing import Any
+
 import casejax
 
 project = "casejax"
@@ -19,4 +22,18 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_custom_sections = [("Warns", "params_style"), ("Units", "notes_style")]
+
+
+def as_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are text with code in backticks: nothing else in them is markup."""
+    for i, line in enumerate(lines):
+        parts = line.split("`")
+        parts[::2] = [re.sub(r"([*|\\])|(?<=\w)(_)(?!\w)", r"\\\1\2", text) for text in parts[::2]]
+        lines[i] = "``".join(parts)
+
+
+def setup(app: Any) -> None:
+    """Before napoleon reads the sections."""
+    app.connect("autodoc-process-docstring", as_text, priority=100)
