@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,13 +76,15 @@ class Analysis:
 
     def rows(self, video: int) -> slice:
         """The rows of `curves` and `class_scores` that are of one video."""
+        if self.snippets is None:
+            return slice(0)
         end = int(np.sum(self.snippets[: video + 1]))
         return slice(end - int(self.snippets[video]), end)
 
 
 def write_analysis(path: Path, analysis: Analysis) -> None:
     """Write the file, whole or not at all; arrays of numbers and of text, no pickle."""
-    arrays = {"format": np.array(FORMAT)}
+    arrays: dict[str, Any] = {"format": np.array(FORMAT)}
     for field in fields(Analysis):
         value = getattr(analysis, field.name)
         if isinstance(value, SegmentTable):
@@ -108,13 +111,13 @@ def read_analysis(path: Path) -> Analysis:
     version = int(arrays.pop("format", 0))
     if version != FORMAT:
         raise DataError(f"{path}: has format {version}, this casejax reads {FORMAT}; evaluate again (casejax eval)")
-    tables = {}
+    values: dict[str, Any] = {}
     for name in ("truth", "found"):
         columns = [arrays.pop(f"{name}.{column}", None) for column in SegmentTable._fields]
-        tables[name] = SegmentTable(*columns) if all(column is not None for column in columns) else None
-    missing = [field.name for field in fields(Analysis)[:8] if (arrays | tables).get(field.name) is None]
+        values[name] = SegmentTable(*columns) if all(column is not None for column in columns) else None
+    known = {field.name for field in fields(Analysis)}
+    values |= {name: str(array) if name == "heading" else array for name, array in arrays.items() if name in known}
+    missing = [field.name for field in fields(Analysis)[:8] if values.get(field.name) is None]
     if missing:
         raise DataError(f"{path}: has no {missing[0]}; evaluate again (casejax eval)")
-    known = {field.name for field in fields(Analysis)}
-    values = {name: str(array) if name == "heading" else array for name, array in arrays.items() if name in known}
-    return Analysis(**values, **tables)
+    return Analysis(**values)

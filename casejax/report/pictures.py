@@ -197,7 +197,7 @@ def timeline(
         headings, heights = headings[1:], heights[1:]
     if len(frames):
         headings, heights = ["Pictures", *headings], [PICTURE, *heights]
-    gaps = [0.42 if text else 0.14 for text in headings]
+    gaps = [0.42 if above else 0.14 for above in headings]
     total = 0.45 + sum(gaps) + sum(heights) + 0.6
     figure = new_figure(total)
     bold: dict[str, Any] = {"size": 14, "weight": "bold", "va": "center", "parse_math": False}
@@ -207,12 +207,12 @@ def timeline(
     for text in texts:  # they were there to be measured
         text.remove()
     panels: list[Axes] = []
-    for i, (text, height) in enumerate(zip(headings, heights, strict=True)):
+    for i, (above, height) in enumerate(zip(headings, heights, strict=True)):
         bottom = 0.6 + sum(heights[i + 1 :]) + sum(gaps[i + 1 :])
         box = (left / WIDTH, bottom / total, 1 - (left + 0.3) / WIDTH, height / total)
         panels.append(figure.add_axes(box, sharex=panels[0] if panels else None))
-        style(panels[-1], text)
-        panels[-1].tick_params(axis="x", labelbottom=text == "Predictions")
+        style(panels[-1], above)
+        panels[-1].tick_params(axis="x", labelbottom=above == "Predictions")
 
     if len(frames):
         _draw_frames(panels[0], frames, duration, (WIDTH - left - 0.3) / len(frames) / PICTURE)

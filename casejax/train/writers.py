@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,7 +46,7 @@ def make_writer(name: str, folder: Path, options: Mapping[str, Any], *, step: in
       step: that the run goes on from; what was written of later steps is left out or overwritten.
     """
     check_writer(name)
-    return {"none": _Nothing, "csv": _Table, "tensorboard": _TensorBoard, "wandb": _Wandb}[name](folder, options, step)
+    return WRITERS[name](folder, options, step)
 
 
 class _Nothing:
@@ -117,3 +117,12 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, Any], int], Writer]] = {
+    "none": _Nothing,
+    "csv": _Table,
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+}
+"""By name."""
