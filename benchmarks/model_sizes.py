@@ -29,6 +29,7 @@ MODELS = {
     "AICL": ("aicl", None),
     "baseline": ("baseline", None),
     "CASE": ("case", (1.60, 2.13)),
+    "student": ("student", None),
 }
 """The method of each model, and G multiply-accumulates and M parameters in the paper."""
 

@@ -12,38 +12,74 @@ score, and one empty dispatch. Bytes are those of whole-array passes: the range 
 reads an iteration, the marginal error, the plan. `first` is what the first call takes longer, compilation for the most.
 A `+` after an iteration count: in float32 that peer had not met its tolerance after five times our iterations.
 
-Last printout:
+Last printout, of a virtual machine whose speed changes by a factor of 2.5, within a run too (ratios are of neighbours
+in time):
 
     AMD EPYC, 2 cores, cpu, jax 0.10.2, torch 2.13.0+cpu, ott-jax 0.6.0, POT 0.9.7.post1
     3 iterations
-    rows x columns       ours   PyTorch         OTT lse        OTT kernel            bound       compile
-    1,000 x 16       0.193 ms  0.133 ms  0.7x  0.249 ms  1.3x    0.204 ms  1.1x  0.0632 ms  33%    0.6 s
-    12,000 x 16      0.548 ms  0.545 ms  1.0x   2.13 ms  3.9x     1.85 ms  3.4x   0.126 ms  23%    0.6 s
-    200,000 x 16      5.69 ms   5.74 ms  1.0x     24 ms  4.2x     25.7 ms  4.5x    2.15 ms  38%    0.6 s
-    1,000,000 x 16    54.5 ms   59.3 ms  1.1x    134 ms  2.4x      192 ms  3.5x      22 ms  40%    0.6 s
-    10,000,000 x 16    442 ms    656 ms  1.5x         -                 -           162 ms  37%    0.9 s
-    1,000 x 128      0.373 ms  0.325 ms  0.9x  0.772 ms  2.1x    0.729 ms  2.0x  0.0816 ms  22%    0.6 s
-    12,000 x 128      1.99 ms   2.28 ms  1.1x   7.72 ms  3.9x     9.59 ms  4.8x   0.628 ms  32%    0.6 s
-    200,000 x 128     92.1 ms   89.4 ms  1.0x    196 ms  2.1x      385 ms  4.2x    34.7 ms  38%    0.7 s
-    1,000,000 x 128    348 ms    471 ms  1.4x         -                 -           139 ms  40%    0.8 s
+    rows x columns       ours   PyTorch         OTT lse        OTT kernel           bound                  first
+    1,000 x 16       0.395 ms  0.266 ms  0.7x  0.396 ms  1.0x    0.297 ms  0.8x  0.168 ms  dispatch   43%  1.4 s
+    12,000 x 16        1.4 ms   1.19 ms  0.9x    3.1 ms  2.2x     2.71 ms  1.9x  0.229 ms     bytes   16%  0.9 s
+    200,000 x 16      26.5 ms   68.2 ms  2.6x   86.1 ms  3.3x      145 ms  5.5x     14 ms     bytes   53%  1.1 s
+    1,000,000 x 16     142 ms    170 ms  1.2x    287 ms  2.0x      477 ms  3.4x   45.3 ms     bytes   32%  1.6 s
+    10,000,000 x 16  1,369 ms  2,125 ms  1.6x         -                 -          329 ms     bytes   24%  2.4 s
+    1,000 x 128       1.51 ms    1.1 ms  0.7x   2.06 ms  1.4x     2.65 ms  1.8x   1.69 ms     bytes  112%  1.5 s
+    12,000 x 128      8.92 ms     16 ms  1.8x   30.3 ms  3.4x     38.1 ms  4.3x   2.35 ms     bytes   26%  1.7 s
+    200,000 x 128      254 ms    277 ms  1.1x    593 ms  2.3x    1,302 ms  5.1x   65.1 ms     bytes   26%  1.6 s
+    1,000,000 x 128    959 ms    908 ms  0.9x         -                 -          230 ms     bytes   24%  2.2 s
 
     to 1e-06
-    rows x columns      ours  OTT lse         OTT kernel          POT log              bound               iterations
-    1,000 x 16      0.272 ms  1.01 ms   3.7x    0.799 ms   2.9x   12.5 ms   46.0x  0.0563 ms  21%    7 / 20 / 20 / 20
-    12,000 x 16     0.734 ms  6.34 ms   8.6x     12.9 ms  17.5x    178 ms  242.0x   0.156 ms  21%  5 / 20 / 50+ / 44+
-    200,000 x 16     9.86 ms   142 ms  14.4x      227 ms  23.0x  3,325 ms  337.1x    3.27 ms  33%  4 / 20 / 40+ / 39+
-    1,000 x 128     0.529 ms  2.59 ms   4.9x     2.01 ms   3.8x   12.1 ms   23.0x   0.111 ms  21%    5 / 10 / 10 / 10
-    12,000 x 128     2.39 ms  14.5 ms   6.0x     74.4 ms  31.1x    134 ms   55.9x   0.739 ms  31%   4 / 10 / 40+ / 10
+    rows x columns     ours  OTT lse         OTT kernel          POT log             bound                   iterations
+    1,000 x 16         1 ms  1.85 ms   1.8x     1.23 ms   1.2x     27 ms   26.9x  0.257 ms  dispatch   26%   7/20/20/20
+    12,000 x 16        2 ms  13.7 ms   6.9x     29.9 ms  15.0x    449 ms  224.8x  0.365 ms     bytes   18% 5/20/50+/44+
+    200,000 x 16    23.7 ms   449 ms  18.9x      848 ms  35.8x  7,144 ms  301.2x   29.1 ms     bytes  123% 4/20/40+/39+
+    1,000 x 128     2.05 ms   6.3 ms   3.1x     6.79 ms   3.3x   40.8 ms   19.9x   1.78 ms     bytes   87%   5/10/10/10
+    12,000 x 128    6.42 ms  29.5 ms   4.6x      240 ms  37.4x    498 ms   77.5x   2.02 ms     bytes   32%  4/10/40+/10
 
     64 problems of 50 to 750 rows x 16, 3 iterations
-              ours  PyTorch, a loop        OTT lse, vmap           bound       compile
-    batch  2.11 ms          4.07 ms  1.9x        8.31 ms  3.9x  0.291 ms  14%    1.0 s
+              ours  PyTorch, a loop        OTT lse, vmap           bound              first
+    batch  4.38 ms          14.3 ms  3.3x          16 ms  3.7x  0.888 ms  bytes  20%  2.6 s
+
+    scores to 20 epsilon, and to 30
+    rows x columns  3 iterations     to 30        10 iterations     to 30        to 1e-06     to 30
+    1,000 x 16          0.253 ms  0.352 ms  1.4x       0.259 ms  0.388 ms  1.5x  0.376 ms  0.476 ms  1.3x
+    12,000 x 16         0.767 ms   1.18 ms  1.5x        1.59 ms   2.27 ms  1.4x    1.3 ms   1.85 ms  1.4x
+    200,000 x 16         18.8 ms   27.6 ms  1.5x        23.6 ms     33 ms  1.4x   17.8 ms   34.1 ms  1.9x
+    1,000 x 128         0.509 ms  0.776 ms  1.5x       0.624 ms  0.843 ms  1.4x  0.762 ms   1.14 ms  1.5x
+    12,000 x 128          4.4 ms   8.21 ms  1.9x        5.55 ms   8.97 ms  1.6x   4.91 ms   8.53 ms  1.7x
+
+    a plan, and its gradient
+    rows x columns           to 1e-06       3 iterations     50 iterations     3, naive loop
+    32 x 6000        1.62 ms, 2.37 ms  0.666 ms, 1.94 ms  2.97 ms, 35.5 ms  1.69 ms, 5.13 ms
+    6,000 x 32      0.943 ms, 1.74 ms  0.798 ms, 2.22 ms  2.75 ms, 20.4 ms  1.16 ms, 2.46 ms
+    12,000 x 16      0.92 ms, 1.59 ms   1.22 ms, 4.66 ms  3.32 ms, 27.4 ms   1.1 ms, 2.71 ms
+
+    to trace and compile, in a new process each
+    1,000 x 16                             seconds
+    3 iterations                            0.92 s
+    3 iterations, naive loop                0.48 s
+    to 1e-06                                2.16 s
+    to 1e-06, OTT lse                       1.13 s
+    to 1e-06, OTT kernel                    1.44 s
+    gradient of 3 iterations                2.02 s
+    gradient of 3 iterations, naive loop    0.80 s
+    gradient of 20 iterations               1.86 s
+    gradient of 20 iterations, naive loop   5.27 s
+
+    both marginals relaxed, 300 x 7, to 1e-06: iterations
+    relaxation 100 epsilon: plain 593, ours 36, bool(ours.converged)=True
+    relaxation 1000 epsilon: plain 4755, ours 37, bool(ours.converged)=True
+    relaxation 5000 epsilon: plain 19741, ours 38, bool(ours.converged)=True
 
     peak resident memory at 10,000,000 x 16, times the input (input and plan alone: 2)
-    ours    2.20
+    ours    2.26
     torch   2.06
-    lse     3.21
+    lse     3.20
     kernel  5.07
+
+    sinkhorn_embeddings, 8 numbers a row, 16 columns: peak memory, embeddings included
+    1,000,000 rows: 65 bytes a row; the scores alone would take 64
+    10,000,000 rows: 64 bytes a row; the scores alone would take 64
 """
 
 import argparse

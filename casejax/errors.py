@@ -17,6 +17,13 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the folder, what differs and the remedy."""
 
 
+class WriteError(OSError):
+    """A file that cannot be written; the message names it, the reason, bytes needed and free, and the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
 class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an error)
     """Training stopped on a signal, after saving."""
 
@@ -26,7 +33,11 @@ class Interrupted(Exception):  # noqa: N818 (a request that was honoured, not an
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer finite."""
+    """The loss, or something in the state, is no longer finite."""
+
+
+class TrainingWarning(UserWarning):
+    """A run has most likely gone wrong; the message names the step, the figure and a remedy."""
 
 
 class PeerLostError(RuntimeError):

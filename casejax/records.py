@@ -290,6 +290,20 @@ class Batch(NamedTuple):
     snippets: Int[Array, "b t"] | None = None
 
 
+class Proposals(NamedTuple):
+    """Segments that a method proposes itself, K of each of B videos, the best first; those of score 0 are filled up.
+
+    Attributes:
+      segments: (B, K, 2) start and end, snippets.
+      labels: (B, K) classes.
+      scores: (B, K) by which they rank, in [0, 1].
+    """
+
+    segments: Float[Array, "b k 2"]
+    labels: Int[Array, "b k"]
+    scores: Float[Array, "b k"]
+
+
 class SnippetScores(NamedTuple):
     """What a method says of B videos of T snippets.
 
@@ -300,6 +314,7 @@ class SnippetScores(NamedTuple):
       attention: (B, T) P^A; None without attention.
       transformed: (B, T) P^T, the foreground probability through the clusters; None without clusters.
       foreground: (B, T) P^M, which `fused` is made with; P^A without clusters, None without attention.
+      proposals: segments, of a method that proposes them itself; None for those whose scores are thresholded.
     """
 
     fused: Float[Array, "b t c"]
@@ -308,6 +323,7 @@ class SnippetScores(NamedTuple):
     attention: Float[Array, "b t"] | None = None
     transformed: Float[Array, "b t"] | None = None
     foreground: Float[Array, "b t"] | None = None
+    proposals: Proposals | None = None
 
 
 def option(
@@ -334,7 +350,11 @@ def option(
 
 
 def _suppresses(options: Localization) -> bool:
-    return options.proposals == "thresholds" and options.fusion == "none"
+    return _fuses(options) and options.fusion == "none"
+
+
+def _fuses(options: Localization) -> bool:
+    return options.proposals != "positive"
 
 
 def _by_threshold(options: Localization) -> bool:
@@ -363,10 +383,10 @@ class Localization:
         within="[0, inf)",
         when=lambda o: o.smooth_width > 1,
     )
-    proposals: Literal["thresholds", "positive"] = option(
+    proposals: Literal["thresholds", "positive", "regressed"] = option(
         "thresholds",
-        "stretches above each threshold; or those of positive scores, ranked by their greatest and the class's "
-        "confidence, without suppression (A2CL-PT)",
+        "stretches above each threshold; those of positive scores, ranked by their greatest and the class's "
+        "confidence, without suppression (A2CL-PT); or segments that the method itself regresses (student)",
     )
     class_threshold: float = option(
         0.25, "video score from which a class is localised; if none has it, the best is", within="[0, 1]"
@@ -400,7 +420,7 @@ class Localization:
     nms_unit: Literal["seconds", "snippets"] = option("seconds", "that unit", when=_suppresses)
     min_snippets: int = option(1, "shorter proposals are dropped", within="[1, inf)")
     fusion: Literal["none", "gaussian", "uniform", "exponential", "student_t"] = option(
-        "none", "replace overlapping proposals by one, with this template, instead of NMS", when=_by_threshold
+        "none", "replace overlapping proposals by one, with this template, instead of NMS", when=_fuses
     )
     extrapolate: bool = option(
         True,

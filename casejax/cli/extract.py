@@ -16,6 +16,7 @@ from casejax.data.layouts.checks import check_id
 from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.features import BACKBONES, FLOWS, SUFFIXES, Extractor, extract_videos, find_backbone
 from casejax.run.folder import Restored
+from casejax.runtime.lock import own_folder
 
 
 def main(words: Sequence[str]) -> int:
@@ -35,7 +36,8 @@ def main(words: Sequence[str]) -> int:
 
     def command() -> int:
         videos = find_video_files(parsed.videos)
-        return _extract(given_extractor(parsed, fps=parsed.fps, stride=parsed.stride), videos, parsed.out)
+        with own_folder(parsed.out):
+            return _extract(given_extractor(parsed, fps=parsed.fps, stride=parsed.stride), videos, parsed.out)
 
     return run_command(command)
 

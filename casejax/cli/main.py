@@ -6,8 +6,12 @@ Nothing here loads JAX: the list of commands, what they start from, and the firs
 from __future__ import annotations
 
 import importlib
+import io
+import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -67,14 +71,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0; 1 for a finding of `check`; 2 for input or options that cannot be used, and for a run that
-      diverged; 3 for a run that was stopped or lost a process, and can be resumed.
+      diverged; 3 for a run that was stopped or lost a process, and can be resumed; 130 for Ctrl-C at a moment at which
+      nothing can be saved.
     """
     words = list(sys.argv[1:] if words is None else words)
+    show_any_text()
     name = words[0] if words else "--help"
     if name in COMMANDS:
         if name == "train" and not {"-h", "--help", "--help-all"} & set(words):
             stage("loading JAX")
-        return importlib.import_module(f"casejax.cli.{name}").main(words[1:])
+        command = _load(name)
+        return _interruptible(lambda: command.main(words[1:]))
     if name in ("-h", "--help", "--help-all"):
         lines = "\n".join(f"  {command:<11}{sentence}" for command, sentence in COMMANDS.items())
         stage(f"usage: casejax COMMAND ...\n\n{lines}\n\ncasejax COMMAND --help says more; casejax --version.")
@@ -97,7 +104,44 @@ def train(words: Sequence[str] | None = None, defaults: Defaults = Defaults(), *
     words = list(sys.argv[1:] if words is None else words)
     if not {"-h", "--help", "--help-all"} & set(words):
         stage("loading JAX")
-    return importlib.import_module("casejax.cli.train").main(words, defaults, command=command)
+    show_any_text()
+    module = _load("train")
+    return _interruptible(lambda: module.main(words, defaults, command=command))
+
+
+def show_any_text() -> None:
+    """Have a terminal that cannot show a letter show a question mark instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _load(name: str) -> Any:
+    """The module of a command; Ctrl-C while it is imported ends the process with one line.
+
+    An exception in the middle of importing JAX can end the process with a crash, and there is nothing to clean up.
+    """
+
+    def leave(signum: int, frame: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(f"casejax.cli.{name}")
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        return importlib.import_module(f"casejax.cli.{name}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interruptible(command: Callable[[], int]) -> int:
+    """A command that says one line where Ctrl-C comes before it takes care of that itself."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
 
 
 def stage(text: str) -> None:

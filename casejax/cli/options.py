@@ -24,6 +24,7 @@ from casejax.errors import (
     Interrupted,
     OptionError,
     PeerLostError,
+    TrainingWarning,
 )
 from casejax.run.config import Config, Option
 from casejax.run.folder import Restored, restore_run
@@ -239,14 +240,17 @@ def run_command(command: Callable[[], object], again: Iterable[str] = ()) -> int
 
     Returns:
       What the command returns, 0 where that is no number; 2 for input or options that cannot be used, and for a run
-      that diverged; 3 for a run that was stopped or lost a process, and can be resumed.
+      that diverged; 3 for a run that was stopped or lost a process, and can be resumed; 130 for Ctrl-C at a moment at
+      which nothing can be saved.
     """
+    again = list(again)
     with warnings.catch_warnings():
         warnings.simplefilter("default", DataWarning)
+        warnings.simplefilter("default", TrainingWarning)
         shown = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *place: Any, **keywords: Any) -> None:
-            if issubclass(category, DataWarning):
+            if issubclass(category, (DataWarning, TrainingWarning)):
                 say(f"warning: {message}")
             else:
                 shown(message, category, *place, **keywords)
@@ -258,6 +262,9 @@ def run_command(command: Callable[[], object], again: Iterable[str] = ()) -> int
             name = signal.Signals(stopped.signum).name
             say(f"{name}: saved at step {stopped.step}; go on with: {shlex.join(again)}")
             return 3
+        except KeyboardInterrupt:
+            say(f"interrupted; what was saved before stays{f', go on with: {shlex.join(again)}' if again else ''}")
+            return 130
         except PeerLostError as error:
             say(f"error: {error}")
             return 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
 from casejax.runtime.distributed import is_first, own_part
+from casejax.runtime.lock import own_folder
+from casejax.runtime.reading import is_text
 from casejax.train.experiment import run, run_seeds
 from casejax.train.own_data import fit_batch
 
@@ -75,6 +77,8 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     start = Config.of(method.name, variant, THUMOS14 if world == PENN_UNTRIMMED else first.dataset)
     if world is not None:
         sizes = UNTRIMMED_MOTION if world == PENN_UNTRIMMED else defaults.sizes
+        if method.learns_instances:  # how long and fast it trains is its own
+            sizes = {name: value for name, value in sizes.items() if name not in ("epochs", "learning_rate")}
         start = start.changed(**{name: value for name, value in sizes.items() if name in start.flat()})
 
     if first.demo:
@@ -94,6 +98,16 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     out = arguments.out
     if out is None:
         out = defaults.out or Path("runs", world or method.name)
+    if not is_text(str(out)):
+        raise OptionError(f"--out {str(out)!r}: its name is no UTF-8, which files are written in; choose another")
+    with own_folder(out):
+        _run(arguments, config, given, out, world, defaults)
+
+
+def _run(
+    arguments: Namespace, config: Config, given: dict[str, Any], out: Path, world: str | None, defaults: Defaults
+) -> None:
+    """Read the data, train and report, in a folder that is this run's alone."""
     if world is not None:
         write_world(world, arguments, out)
     if is_first():

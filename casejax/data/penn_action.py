@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casejax.data.matlab import read_matlab
 from casejax.errors import DataError
 
 if TYPE_CHECKING:
@@ -141,14 +142,7 @@ def read_pose_track(path: str | os.PathLike[str]) -> PoseTrack:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    from scipy.io import loadmat  # here, so that the records above can be had without SciPy
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        fields = loadmat(path, variable_names=_FIELDS)
-    except Exception as error:  # SciPy raises whatever its parser stumbles over
-        raise DataError(f"{path}: not a readable MATLAB 5 file ({error or type(error).__name__}); {_AGAIN}") from error
+    fields = read_matlab(path, _FIELDS)
     missing = [name for name in _FIELDS if name not in fields]
     if missing:
         raise DataError(f"{path}: has no field {missing[0]!r}; {_AGAIN}")

@@ -4,7 +4,9 @@
     FOLDER/NAME-KEY.json       what the rows are; it is written last, so its presence says that they are complete
 
 The key stands for everything the rows come from: paths, sizes and times of the source files, streams and type.
-A source that changes gives another key, hence another file, and the one before is deleted.
+A source that changes gives another key, hence another file, and the one before is deleted. Files of other sources, or
+of the same ones in another order or type, stay: several data sets may share a folder, and several processes may read
+it while one packs.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -25,6 +25,7 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.records import Features
+from casejax.runtime import files, reading
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 BLOCK = 1 << 22  # bytes read at a time where a whole file is checked
@@ -69,7 +70,7 @@ def packed(folder: Path, name: str, source: Source, videos: Iterator[np.ndarray]
     try:
         if not (folder / f"{stem}.json").exists():
             _write(folder, stem, described, source, videos)
-            _delete_others(folder, name, stem)
+        _delete_stale(folder, name, stem, described["origin"])  # after a kill, also where nothing was written
         return _open(folder, stem, described, source)
     except OSError as error:
         raise DataError(
@@ -92,45 +93,43 @@ def _describe(source: Source) -> dict[str, Any]:
     stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
     content = {"dims": list(source.dims), "lengths": list(source.lengths), "dtype": source.dtype}
     digest = hashlib.sha256(json.dumps([content, stats]).encode()).hexdigest()
-    return content | {"key": digest}
+    origin = hashlib.sha256(json.dumps([source.dtype, [path for path, _, _ in stats]]).encode()).hexdigest()
+    return content | {"key": digest, "origin": origin}
 
 
 def _write(folder: Path, stem: str, described: dict[str, Any], source: Source, videos: Iterator[np.ndarray]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{stem}.{uuid.uuid4().hex}.partial"  # hosts that share the folder may share a process id
+    files.make_folder(folder)
+    files.sweep(folder)
     checksum = 0
-    try:
-        with partial.open("wb") as file:
-            for rows in videos:
-                data = rows.astype(DTYPES[source.dtype]).tobytes()
-                checksum = zlib.crc32(data, checksum)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(folder / f"{stem}.features")
-        partial.write_text(json.dumps(described | {"crc32": checksum}), encoding="utf-8")
-        partial.rename(folder / f"{stem}.json")
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.whole_file(folder / f"{stem}.features", "wb") as file:
+        for rows in videos:
+            data = rows.astype(DTYPES[source.dtype]).tobytes()
+            checksum = zlib.crc32(data, checksum)
+            file.write(data)
+    files.write_text(folder / f"{stem}.json", json.dumps(described | {"crc32": checksum}))
 
 
-def _delete_others(folder: Path, name: str, stem: str) -> None:
-    """Delete packed files of the same name and another key, their descriptions first."""
-    for suffix in ("json", "features"):
-        for path in folder.glob(f"{name}-{'?' * 16}.{suffix}"):
-            if path.stem != stem:
-                path.unlink(missing_ok=True)
+def _delete_stale(folder: Path, name: str, stem: str, origin: str) -> None:
+    """Delete what was packed of the same files before they changed, descriptions first."""
+    for about in folder.glob(f"{name}-{'?' * 16}.json"):
+        try:
+            stale = about.stem != stem and reading.read_json(about, dict).get("origin", origin) == origin
+        except DataError:  # another process deletes it too, or it is damaged and says so when it is asked for
+            continue
+        if stale:
+            about.unlink(missing_ok=True)
+            about.with_suffix(".features").unlink(missing_ok=True)
 
 
 def _open(folder: Path, stem: str, described: dict[str, Any], source: Source) -> Features:
     path, about = folder / f"{stem}.features", folder / f"{stem}.json"
     remedy = f"delete {about}, and the features are packed again"
     try:
-        stored = json.loads(about.read_text(encoding="utf-8"))
-        crc32 = stored.pop("crc32")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{about}: is damaged ({error}); {remedy}") from error
-    if stored != described:
+        stored = reading.read_json(about, {"crc32": int, "key": str}, remedy=remedy)
+    except DataError as error:
+        raise DataError(f"{about}: is damaged: {str(error).removeprefix(f'{about}: ')}") from error
+    crc32 = stored.pop("crc32")
+    if {"origin": described["origin"]} | stored != described:
         raise DataError(f"{about}: describes other features than {path.name} was asked for; {remedy}")
     dtype, width, total = DTYPES[source.dtype], sum(source.dims), sum(source.lengths)
     expected = total * width * dtype.itemsize

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from casejax.errors import DataError, OptionError
+from casejax.runtime.reading import check_plain
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -202,8 +203,7 @@ def _opened(path: Path) -> Any:
         import av
     except ImportError as error:
         raise OptionError("reading videos needs PyAV: pip install 'casejax[video]'") from error
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; name a video")
+    check_plain(path, "video", missing="name a video")
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, ValueError, OSError) as error:

@@ -13,6 +13,7 @@ from casejax.data.pickles import read_pickle, read_torch
 from casejax.errors import DataError
 from casejax.features.i3d import BRANCHES, I3D, LOGITS, STEM, layer_shapes
 from casejax.features.weights import Weights, check_arrays, flat_arrays, folded
+from casejax.runtime.reading import open_plain
 
 EPSILON = 1e-3  # of the batch normalisation that the network was trained with
 
@@ -79,11 +80,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], Keys]:
     """The arrays of a file, and how it names those of a layer."""
     if path.name.endswith(TENSORFLOW) or path.with_name(path.name + ".index").is_file():
         raise DataError(f"{path}: a checkpoint of TensorFlow, which only TensorFlow reads. {REMEDY}")
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error}). {REMEDY}") from error
+    with open_plain(path, "weights", missing=REMEDY) as file:
+        start = file.read(16)
     try:
         if start.startswith(b"PK") or TORCH_STREAM in start:
             return flat_arrays(read_torch(path)), _torch_keys

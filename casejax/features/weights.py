@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from casejax.errors import DataError
+from casejax.runtime.reading import open_plain
 
 
 class Weights(NamedTuple):
@@ -41,7 +41,7 @@ def checksum(path: str | os.PathLike[str]) -> str:
       DataError: it cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_plain(path, "weights", missing="check the path") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error}); check the path") from error

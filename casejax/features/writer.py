@@ -7,9 +7,7 @@ OUT/.parts/ID/FIRST.npz     rows of an unfinished video, from row FIRST on
 
 from __future__ import annotations
 
-import json
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +17,16 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.runtime.files import whole_file, write_json
+from casejax.runtime.reading import check_form, read_json
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 FREE = ("videos", "casejax")
 """Entries of `features.json` that may differ between two calls."""
+
+ENTRY = {"file": str, "bytes": int, "frames": int, "duration": float, "rows": int}
+"""What `features.json` says of a video."""
 
 
 @dataclass
@@ -56,16 +58,20 @@ class FeatureFolder:
             folder._write()
             return folder
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = read_json(path, {"videos": dict}, remedy="choose another folder")
             finished = there["videos"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: is not by casejax ({error!r}); choose another folder") from error
+            for video, own in finished.items():
+                check_form(own, ENTRY, f"{path}: video {video!r}", remedy="choose another folder")
+        except DataError as error:
+            raise DataError(f"{path}: is not by casejax: {str(error).removeprefix(f'{path}: ')}") from error
         for name in sorted((stated.keys() | there.keys()) - set(FREE)):
             if there.get(name) != stated.get(name):
                 raise DataError(
                     f"{path}: features there have {name} {there.get(name)!r}, those asked for {stated.get(name)!r}; "
                     "choose another folder, or the same options and weights"
                 )
+        for video in finished:  # stopped between its last file and this
+            shutil.rmtree(root / ".parts" / video, ignore_errors=True)
         return cls(root, stated, finished)
 
     def check(self, videos: Mapping[str, Path]) -> None:
@@ -154,13 +160,12 @@ class Parts:
         try:
             with np.load(self._path(first)) as archive:
                 return [archive[name] for name in archive.files]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # NumPy and zipfile raise many types for damaged files
             return None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, dict)
+    except DataError:
         return None
-    return value if isinstance(value, dict) else None

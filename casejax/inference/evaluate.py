@@ -107,11 +107,13 @@ def report_scores(
     selection: str,
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
     protocol: Protocol | None = None,
+    remarks: Callable[[Judged], list[str]] = lambda judged: [],
     look: Callable[[], Look] | None = None,
 ) -> tuple[Judged, Bootstrap | None]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints.
 
-    With `look`, what the network says of embeddings and clusters is in `analysis.npz` too, which a report is made of.
+    `remarks` says what has most likely gone wrong; it is printed, and stands in results.json. With `look`, what the
+    network says of embeddings and clusters is in `analysis.npz` too, which a report is made of.
     """
     protocol = protocol or usual_protocol(config, dataset)
     judged, truth = _evaluate(scored.scores, dataset, config.localization, protocol)
@@ -124,6 +126,10 @@ def report_scores(
     console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
     results: dict[str, Any] = {"method": described, "seed": config.training.seed, "step": step}
     results |= {"selection": selection, "timing": asdict(dataset.timing)}
+    if said := remarks(judged):
+        results["remarks"] = said
+        for text in said:
+            console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
     detection, classification = judged.detection, judged.classification
     if detection is None or classification is None:
         count = f"{len(dataset.test.videos)} test videos have no annotated times, so there is no mAP"
@@ -230,16 +236,45 @@ def _evaluate(
 
 def localize_split(scores: SnippetScores, dataset: Dataset, options: Localization) -> SegmentTable:
     """Detections in the test split from its scores, in seconds."""
-    lengths = dataset.test.features.lengths
-    found = localize.localize(
+    found = localize_snippets(scores, dataset.test.features.lengths, dataset.row_seconds(dataset.test), options)
+    return found._replace(segment=found.segment + dataset.timing.offset) if dataset.timing.offset else found
+
+
+def localize_snippets(
+    scores: SnippetScores,
+    lengths: np.ndarray,
+    seconds: np.ndarray,
+    options: Localization,
+    suppress: Callable[[np.ndarray, np.ndarray, np.ndarray], localize.Survivors] | None = None,
+) -> SegmentTable:
+    """Detections in V videos from their scores, or from their proposals where the method makes them.
+
+    Args:
+      scores: of the videos.
+      lengths: (V,) their snippets.
+      seconds: (V,) that a snippet stands for.
+      options: how.
+      suppress: in the place of the suppression that the options name.
+    """
+    own = lengths if options.test_sampling == "whole" else None
+    durations = lengths * seconds
+    if options.proposals == "regressed" and scores.proposals is not None:
+        return localize.localize_proposals(
+            *(np.asarray(column) for column in scores.proposals),
+            np.asarray(scores.video),
+            seconds if own is not None else durations / scores.fused.shape[1],
+            options=options,
+            suppress=suppress,
+        )
+    return localize.localize(
         np.asarray(scores.fused),
         np.asarray(scores.video),
-        lengths * dataset.row_seconds(dataset.test),
+        durations,
         options=options,
         ranked=None if scores.ranked is None else np.asarray(scores.ranked),
-        lengths=lengths if options.test_sampling == "whole" else None,
+        lengths=own,
+        suppress=suppress,
     )
-    return found._replace(segment=found.segment + dataset.timing.offset) if dataset.timing.offset else found
 
 
 class _Truth(NamedTuple):

@@ -93,8 +93,8 @@ def score_whole_videos(
                 row[: lengths[v]] = stream[features.rows(v)]
             streams.append(padded)
         found = jax.device_get(scorer(tuple(streams), None, mask))
-        cut = jax.tree.map(partial(_fit_time, mask=mask, longest=longest), found._replace(video=None))
-        parts.append(cut._replace(video=found.video))
+        cut = jax.tree.map(partial(_fit_time, mask=mask, longest=longest), found._replace(video=None, proposals=None))
+        parts.append(cut._replace(video=found.video, proposals=found.proposals))
     back = np.argsort(order)
     return jax.tree.map(lambda *columns: np.concatenate(columns)[: len(lengths)][back], *parts)
 

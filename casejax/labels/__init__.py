@@ -1,9 +1,10 @@
-"""Labels without an annotator: self-labels by optimal transport, and pseudo labels from fused proposals.
+"""Labels without an annotator: self-labels by optimal transport, pseudo labels and instances from fused proposals.
 
 Pure functions of arrays. Self-labels couple all snippets of a batch, so over several devices they must see the global
 batch.
 """
 
+from casejax.labels.instances import Instances
 from casejax.labels.interior_point import LeastMass, least_mass
 from casejax.labels.pseudo_labels import (
     LABEL_EPOCHS,
@@ -55,6 +56,7 @@ __all__ = [
     "PUBLISHED_PHASES",
     "PUBLISHED_TEMPERATURES",
     "LABEL_EPOCHS",
+    "Instances",
     "least_mass",
     "LeastMass",
 ]

@@ -15,7 +15,7 @@ from casejax.localize.proposals import (
     select_classes,
     upsample,
 )
-from casejax.localize.segments import localize
+from casejax.localize.segments import localize, localize_proposals
 from casejax.localize.smoothing import smooth
 from casejax.localize.tcam import confidences, localize_tcam
 from casejax.localize.templates import Fit, exponential, gaussian, student_t, uniform
@@ -23,6 +23,7 @@ from casejax.records import THRESHOLDS
 
 __all__ = [
     "localize",
+    "localize_proposals",
     "localize_tcam",
     "select_classes",
     "smooth",

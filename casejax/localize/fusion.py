@@ -198,6 +198,8 @@ class FusedTable(NamedTuple):
     segment: np.ndarray  # (m, 2) float64
     score: np.ndarray  # (m,) float64
     group: np.ndarray  # (m,) int64
+    spread: np.ndarray  # (m, 2) float64, how uncertain start and end are
+    size: np.ndarray  # (m,) int64, members
 
 
 @takes("segment", "score", whole=("group",), nan=True)
@@ -228,7 +230,8 @@ def fuse_table(
       ValueError: as `fuse_instances`.
     """
     if not score.size and not segment.size:
-        return FusedTable(np.empty((0, 2)), np.empty(0), np.empty(0, np.int64))
+        none = np.empty(0, np.int64)
+        return FusedTable(np.empty((0, 2)), np.empty(0), none, np.empty((0, 2)), none)
     _check_options(temperature, threshold, extra)
     if score.ndim != 1 or segment.shape != (len(score), 2) or group.shape != score.shape:
         raise ValueError(
@@ -248,9 +251,15 @@ def fuse_table(
     segments[place] = (segment - origin[owner][:, None])[order]
     scores[place], mask[place] = score[order], True
     fuse = partial(_fuse_groups, template=template, overlap=overlap)
-    fused, value, real = jax.device_get(fuse(segments, scores, mask, temperature, threshold, extra))
-    row, slot = np.nonzero(real)
-    return FusedTable(fused[row, slot] + origin[row][:, None], value[row, slot].astype(np.float64), names[row])
+    fused = jax.device_get(fuse(segments, scores, mask, temperature, threshold, extra))
+    place = row, _ = np.nonzero(fused.mask)
+    return FusedTable(
+        fused.segments[place] + origin[row][:, None],
+        fused.scores[place].astype(np.float64),
+        names[row],
+        fused.spread[place].astype(np.float64),
+        fused.size[place].astype(np.int64),
+    )
 
 
 @partial(jax.jit, static_argnames=("template", "overlap"))
@@ -263,10 +272,10 @@ def _fuse_groups(
     extra: ArrayLike,
     template: Template,
     overlap: Overlap,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    def fuse(segments: jax.Array, scores: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> FusedInstances:
+    def fuse(segments: jax.Array, scores: jax.Array, mask: jax.Array) -> FusedInstances:
         one_class = jnp.zeros(len(scores), jnp.int32)
-        fused = _fuse(
+        return _fuse(
             segments,
             scores,
             scores,
@@ -279,7 +288,6 @@ def _fuse_groups(
             overlap,
             len(scores),
         )
-        return fused.segments, fused.scores, fused.mask
 
     return jax.vmap(fuse)(segments, scores, mask)
 

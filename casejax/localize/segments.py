@@ -76,6 +76,8 @@ def localize(
         )
     check_number(options.score_weight, "score_weight", "be finite")
     lengths = np.full(len(scores), scores.shape[1]) if lengths is None else lengths
+    if options.proposals == "regressed":
+        raise ValueError('scores are thresholded, got proposals="regressed"; localize_proposals takes such segments')
     if options.proposals == "positive":
         return _positive(scores, durations, lengths, options)
     video, label = np.nonzero(select_classes(video_scores, threshold=options.class_threshold))
@@ -85,11 +87,84 @@ def localize(
     score = contrast + options.score_weight * video_scores[video[group], label[group]]
     num_samples = lengths[video[group]] * options.scale
     segment = place * (durations[video[group]].astype(np.float64) / num_samples)[:, None]
+    found = SegmentTable(video, label, segment, score)
+    return _suppressed(found, group, place / options.scale, options, suppress)
+
+
+@takes("segments", "scores", "video_scores", "snippet_seconds", whole=("labels",))
+def localize_proposals(
+    segments: Float[np.ndarray, "V K 2"],
+    labels: Int[np.ndarray, "V K"],
+    scores: Float[np.ndarray, "V K"],
+    video_scores: Float[np.ndarray, "V C"],
+    snippet_seconds: Float[np.ndarray, "V"],
+    *,
+    options: Localization = Localization(proposals="regressed"),
+    suppress: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] | None = None,
+) -> SegmentTable:
+    """Detections of many videos from proposals that a method regresses itself.
+
+    Classes are selected by the video's scores; suppression or fusion acts on each video and class.
+
+    Args:
+      segments: start and end, snippets; one that does not end after it starts is left out.
+      labels: classes.
+      scores: by which proposals rank; one that is not above 0 is left out.
+      video_scores: video-level class scores.
+      snippet_seconds: seconds that a snippet stands for.
+      options: how.
+      suppress: as for `localize`.
+
+    Returns:
+      Detections in seconds, ordered by video, then class, then as suppression or fusion leaves them.
+
+    Raises:
+      ValueError: shapes that disagree, a label that is no class, or `suppress` where nothing is suppressed.
+    """
+    shape = scores.shape
+    wrong = segments.shape != (*shape, 2) or labels.shape != shape or scores.ndim != 2 or video_scores.ndim != 2
+    if wrong or len(video_scores) != shape[0] or snippet_seconds.shape != shape[:1]:
+        raise ValueError(
+            "localize_proposals needs segments (V, K, 2), labels and scores (V, K), video_scores (V, C) and "
+            f"snippet_seconds (V,), got {segments.shape}, {labels.shape}, {shape}, {video_scores.shape} and "
+            f"{snippet_seconds.shape}"
+        )
+    if suppress is not None and options.fusion != "none":
+        raise ValueError(f'suppress takes the place of suppression, which needs fusion="none", got "{options.fusion}"')
+    if labels.size and not 0 <= labels.min() <= labels.max() < video_scores.shape[1]:
+        raise ValueError(f"labels must lie from 0 to {video_scores.shape[1] - 1}, got {labels.min()} to {labels.max()}")
+    selected = select_classes(video_scores, threshold=options.class_threshold)
+    lengths = segments[..., 1] - segments[..., 0]
+    real = (scores > 0) & (lengths > 0) & (lengths >= options.min_snippets)
+    video, place = np.nonzero(real & np.take_along_axis(selected, labels, axis=1))
+    order = np.lexsort((labels[video, place], video))
+    video, place = video[order], place[order]
+    own = video, place
+    names, group = np.unique(video * video_scores.shape[1] + labels[own], return_inverse=True)
+    snippets = segments[own].astype(np.float64)
+    found = SegmentTable(
+        names // video_scores.shape[1],
+        names % video_scores.shape[1],
+        snippets * snippet_seconds[video][:, None],
+        scores[own].astype(np.float64),
+    )
+    return _suppressed(found, group, snippets, options, suppress)
+
+
+def _suppressed(
+    found: SegmentTable,
+    group: np.ndarray,
+    snippets: np.ndarray,
+    options: Localization,
+    suppress: Callable[[np.ndarray, np.ndarray, np.ndarray], Survivors] | None,
+) -> SegmentTable:
+    """What suppression or fusion leaves of proposals in seconds and in snippets, with video and label by group."""
+    video, label, segment, score = found
     if options.fusion != "none":
         fused = fuse_table(segment, score, group, template=TEMPLATES[options.fusion])
         return SegmentTable(video[fused.group], label[fused.group], fused.segment, fused.score)
     suppress = suppress or partial(NMS[options.nms](options), plus_one=options.nms_plus_one)
-    row, score = suppress(place / options.scale if options.nms_unit == "snippets" else segment, score, group)
+    row, score = suppress(snippets if options.nms_unit == "snippets" else segment, score, group)
     return SegmentTable(video[group[row]], label[group[row]], segment[row], score)
 
 

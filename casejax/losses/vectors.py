@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @takes()
 def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """Vectors of length 1 along the last axis; zero vectors stay zero, with a gradient of zero."""
+    """Vectors of length 1 along the last axis; zero vectors stay zero, with a gradient of zero.
+
+    From a length of 1.8e19 on, whose square is beyond float32, a vector becomes 0 and its gradient means nothing.
+    """
     return x * inverse_norm(x)
 
 
@@ -23,18 +26,20 @@ def unit(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 def norm(x: Float[Array, "*n d"]) -> Float[Array, "*n"]:
     """Euclidean norm along the last axis; 0, with a gradient of zero, for vectors shorter than 1e-12."""
     squared, long_enough = _squared_norm(x)
-    return jnp.where(long_enough, jnp.sqrt(squared), 0)[..., 0]
+    return jnp.where(long_enough, jnp.sqrt(squared), 0)[..., 0].astype(x.dtype)
 
 
 @takes()
 def inverse_norm(x: Float[Array, "*n d"]) -> Float[Array, "*n 1"]:
     """One over the Euclidean norm along the last axis; 0 for vectors shorter than 1e-12."""
     squared, long_enough = _squared_norm(x)
-    return jnp.where(long_enough, jax.lax.rsqrt(squared), 0)
+    return jnp.where(long_enough, jax.lax.rsqrt(squared), 0).astype(x.dtype)
 
 
 def _squared_norm(x: Float[Array, "*n d"]) -> tuple[Float[Array, "*n 1"], Bool[Array, "*n 1"]]:
     """The squared norm, or 1 where the vector is too short to have a direction, and whether it is long enough."""
+    if x.dtype == jnp.float16:  # whose squares overflow from 256 on
+        x = x.astype(jnp.float32)
     squared = (x * x).sum(axis=-1, keepdims=True)
     long_enough = ~(squared <= 1e-24)  # NaN stays NaN
     return jnp.where(long_enough, squared, 1), long_enough

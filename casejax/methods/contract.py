@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from casejax.labels import LabelHistory, pseudo_label_loss
+from casejax.labels import Instances, LabelHistory, pseudo_label_loss
 from casejax.losses import stream_mean
 from casejax.records import Dataset, Localization, SnippetScores, option
 
@@ -67,6 +67,7 @@ class Step(NamedTuple):
       cluster_labels: (S, K, 2) Q^C of the step before; () without clusters.
       memory: what the method keeps from step to step.
       snippet_labels: (B, T, C + 1) targets from fused proposals, already weighted; None for none.
+      instances: of the B videos, in the snippets of the batch; None for a method that does not learn from instances.
     """
 
     network: Any = None
@@ -78,6 +79,7 @@ class Step(NamedTuple):
     cluster_labels: Any = ()
     memory: Any = ()
     snippet_labels: Float[Array, "b t c"] | None = None
+    instances: Instances | None = None
 
     @property
     def progress(self) -> float | Float[Array, ""]:
@@ -181,6 +183,7 @@ class Method:
       per_snippet: the network sees every snippet alone, so that repeated snippets can be computed once.
       takes_head: the network holds the clustering head itself, given as `head`.
       has_attention: `Outputs.attention` is there, to which the clustering head refers.
+      learns_instances: it trains on instances with start and end, from a teacher or annotated, and proposes segments.
       epochs_fixed: what it does depends on the share of the run that is done, so a run cannot be prolonged.
       with_head: settings that change under the clustering head, by name.
       variants: options that a variant changes, by its name; those that the method does not have are left out.
@@ -206,6 +209,7 @@ class Method:
     per_snippet: bool = False
     takes_head: bool = False
     has_attention: bool = True
+    learns_instances: bool = False
     epochs_fixed: bool = True
     with_head: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
@@ -240,13 +244,16 @@ class BackgroundSettings:
     )
 
 
-def first_snippet_labels(settings: Any, shape: tuple[int, ...]) -> Any:
-    """The labels of all training snippets before the first are made; () for a method that does not train on any.
+def first_labels(method: Method, settings: Any, shape: tuple[int, ...]) -> Any:
+    """The labels of all training videos before the first are made; () for a method that does not train on any.
 
     Args:
-      settings: of any method.
+      method: any.
+      settings: its own.
       shape: training videos V, snippets of the longest, classes and background.
     """
+    if method.learns_instances:
+        return Instances.empty(shape[0], settings.max_instances)
     own = getattr(settings, "base", settings)
     return LabelHistory.empty(shape) if getattr(own, "pseudo_labels", False) else ()
 

@@ -72,13 +72,20 @@ def _(num_iters: int, axis_name: AxisName, primals: tuple, tangents: tuple) -> t
     return (solution, us, vs), (of_solution, *of_scalings)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def solve_to_tolerance(num_iters: int, axis_name: AxisName, problem: Problem, tolerance: Float[Array, ""]) -> Solution:
     """`iteration.solve` with a tolerance, differentiable in both modes as the fixed point that it approaches."""
-    return iteration.solve(problem, num_iters, tolerance, axis_name)
+    solution = _fixed_point(num_iters, axis_name, problem, tolerance)
+    return solution._replace(iterations=solution.iterations.astype(jnp.int32))
 
 
-@solve_to_tolerance.defjvp
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _fixed_point(num_iters: int, axis_name: AxisName, problem: Problem, tolerance: Float[Array, ""]) -> Solution:
+    """`solve_to_tolerance` with a float count: the zero tangent of an integer can't vary over the devices of a mesh."""
+    solution = iteration.solve(problem, num_iters, tolerance, axis_name)
+    return solution._replace(iterations=solution.iterations.astype(solution.mass.dtype))
+
+
+@_fixed_point.defjvp
 def _(num_iters: int, axis_name: AxisName, primals: tuple, tangents: tuple) -> tuple[Solution, Solution]:
     """Implicit differentiation of the optimality conditions.
 
@@ -92,7 +99,7 @@ def _(num_iters: int, axis_name: AxisName, primals: tuple, tangents: tuple) -> t
     """
     problem, tolerance = primals
     change, _ = tangents
-    solution = solve_to_tolerance(num_iters, axis_name, problem, tolerance)
+    solution = _fixed_point(num_iters, axis_name, problem, tolerance)
     plan = solution.plan
 
     moved = plan * _of_kernel(problem, change)
@@ -109,8 +116,7 @@ def _(num_iters: int, axis_name: AxisName, primals: tuple, tangents: tuple) -> t
     else:
         of_f, of_g = _change_of_potentials(plan, moved, rows, columns, exact, axis_name)
     of_plan = moved + plan * (of_f[:, None] + of_g[None, :])
-    zero, no_change = jnp.zeros_like(solution.row_error), np.zeros((), jax.dtypes.float0)
-    return solution, Solution(of_plan, of_f, of_g, no_change, zero, zero, zero)  # type: ignore[arg-type]
+    return solution, Solution(of_plan, of_f, of_g, *(jnp.zeros_like(x) for x in solution[3:]))
 
 
 class _Side(NamedTuple):

@@ -126,6 +126,8 @@ def gaussian_rank_prior(
     """
     std = positive("std", std)
     attention, shown = _attention(attention, mask)
+    if not jnp.issubdtype(attention.dtype, jnp.floating):
+        attention = attention.astype(jnp.float32)
     foreground = numbers("cluster_foreground", cluster_foreground).astype(attention.dtype)
     if foreground.ndim != 1:
         raise ValueError(f"cluster_foreground must have shape (K,), got {foreground.shape}")
@@ -133,7 +135,9 @@ def gaussian_rank_prior(
     std = jnp.asarray(std, attention.dtype)
     std = jnp.where(std > 0, std, jnp.nan)
     distance = rank(attention, mask=shown)[:, None] - foreground[None, :]
-    return -0.5 * (distance / std) ** 2 - jnp.log(std * math.sqrt(2 * math.pi))
+    # A square that overflows would leave a row without any cluster: minus infinity for all.
+    far = 0.5 * math.sqrt(jnp.finfo(attention.dtype).max)
+    return -0.5 * jnp.clip(distance / std, -far, far) ** 2 - jnp.log(std * math.sqrt(2 * math.pi))
 
 
 def _attention(attention: Any, mask: Any) -> tuple[Float[Array, " n"], Bool[Array, " n"] | None]:

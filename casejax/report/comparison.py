@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from casejax.errors import DataError
+from casejax.runtime.reading import check_form, read_json
+
+FORM = {
+    "method": str,
+    "seed": int,
+    "judged": dict,
+    "selection": str,
+    "trained": {"mAP": dict, "average_mAP": dict},
+}
+"""What results.json looks like where it has an mAP."""
 
 
 class Finished(NamedTuple):
@@ -65,14 +74,14 @@ def read_finished(folder: Path) -> Finished:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; name the folder of a finished run, or one with seed-N in it") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run casejax eval again") from error
-    if not isinstance(results, dict) or not {"method", "seed", "judged", "trained", "selection"} <= results.keys():
+    missing = "name the folder of a finished run, or one with seed-N in it"
+    results: dict[str, Any] = read_json(path, dict, missing=missing, remedy="run casejax eval again")
+    if not FORM.keys() <= results.keys():
         raise DataError(f"{path}: has no mAP; evaluate the run on videos with annotated times (casejax eval)")
+    check_form(results, FORM, str(path), remedy="run casejax eval again")
+    for name in ("mAP", "average_mAP"):
+        for column, value in results["trained"][name].items():
+            check_form(value, float, f"{path}: {column!r} of {name!r}", remedy="run casejax eval again")
     return results
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casejax.errors import DataError
 from casejax.report.analysis import NAME, Analysis, read_analysis
 from casejax.report.comparison import Finished, read_finished
+from casejax.runtime.reading import read_json, read_text
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,29 @@ def read_run(folder: Path) -> Run:
     if table.is_file():
         with table.open(encoding="utf-8", newline="") as file:
             classes = list(csv.DictReader(file))
-    metrics = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    metrics = _lines(log) if log.is_file() else []
     analysis = read_analysis(own / NAME) if (own / NAME).is_file() else None
     finished = read_finished(folder) if "judged" in results else None
     return Run(str(folder), results, classes, metrics, analysis, finished)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; name the folder of a finished run, of casejax eval, or one with seed-N in it"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); evaluate the run again (casejax eval)") from error
-    if not isinstance(results, dict):
-        raise DataError(f"{path}: is no object; evaluate the run again (casejax eval)")
-    return results
+    missing = "name the folder of a finished run, of casejax eval, or one with seed-N in it"
+    found: dict[str, Any] = read_json(path, dict, missing=missing, remedy="evaluate the run again (casejax eval)")
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; what a kill has cut short is left out."""
+    lines = []
+    for text in read_text(path).splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
 
 
 def _number(name: str) -> int:

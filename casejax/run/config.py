@@ -45,6 +45,9 @@ class Training:
         "auto",
         "features stay on the device and are sampled there, or are streamed a batch at a time; auto: if they fit",
     )
+    on_nan: Literal["stop", "skip"] = option(
+        "stop", "what a step does that ends in values that are not finite: stop the run, or change nothing"
+    )
 
 
 class Option(NamedTuple):
@@ -244,6 +247,14 @@ class Config:
             )
         if flat.get("cluster_context", 1) % 2 == 0:
             raise OptionError(f"cluster_context must be odd, as many before as after, got {flat['cluster_context']}")
+        if self.localization.proposals == "regressed" and not method.learns_instances:
+            raise OptionError(
+                f"proposals regressed: {method.name} regresses no segments; leave it out, or use --method student"
+            )
+        if flat.get("width", 1) % 2 == 0 and method.learns_instances:
+            raise OptionError(f"width must be odd, as many snippets before as after, got {flat['width']}")
+        if method.learns_instances and not flat["doubt"] <= flat["keep"]:
+            raise OptionError(f"doubt must not be above keep {flat['keep']}, got {flat['doubt']}")
         if flat.get("pseudo_labels") and self.localization.test_sampling != "whole":
             raise OptionError(
                 f"pseudo_labels needs an inference on whole videos, got test_sampling {self.localization.test_sampling}"
@@ -273,7 +284,8 @@ class Config:
             return
         # This process has read a part of the features.
         flat = self.flat()
-        for name, needs in (("select", "train-holdout"), ("test_cluster_labels", "train"), ("pseudo_labels", True)):
+        needs_all = (("select", "train-holdout"), ("test_cluster_labels", "train"), ("pseudo_labels", True))
+        for name, needs in (*needs_all, ("supervision", "weak"), ("supervision", "points")):
             if flat.get(name) == needs:
                 raise OptionError(
                     f"--{name.replace('_', '-')} {needs} needs all training features in one process; leave out "

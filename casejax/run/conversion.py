@@ -16,6 +16,7 @@ from casejax.run.folder import describe, restore_run
 from casejax.run.state import initial_state
 from casejax.runtime import files
 from casejax.runtime.checkpoint import Checkpoints
+from casejax.runtime.lock import own_folder
 
 PUBLISHED = {"head_temperature": HEAD_TEMPERATURE, "cluster_context": 1, "transformed_streams": "mean"}
 """What the published program does without asking."""
@@ -60,7 +61,7 @@ def convert(
     train, test = (Split(split, (), nothing) for split in ("train", "test"))
     meta = describe(config, Dataset(str(model_path), tuple(names), STREAMS, train, test))
     _, state = initial_state(config, dims, num_classes)
-    with Checkpoints(Path(out) / "checkpoints") as checkpoints:
+    with own_folder(out), Checkpoints(Path(out) / "checkpoints") as checkpoints:
         if checkpoints.latest is not None:
             raise CheckpointError(
                 f"{out} already holds a checkpoint (step {checkpoints.latest}); choose another folder"
@@ -96,6 +97,7 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
         )
     except ValueError as error:
         raise CheckpointError(f"{run}: {error}") from error
+    Path(cls_gt_path).unlink(missing_ok=True)  # so that no kill pairs the new model with the labels of an older one
     write_torch(model_path, arrays)
     with files.whole_file(cls_gt_path, "wb") as file:
         np.save(file, labels, allow_pickle=False)

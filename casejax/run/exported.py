@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from casejax.errors import CheckpointError, OptionError
+from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.run.config import Config
 from casejax.run.folder import Restored
 from casejax.run.state import initial_state
 from casejax.runtime import files
+from casejax.runtime.reading import read_json
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 """The files of the folder that a network is read from."""
@@ -61,11 +61,11 @@ def read_network(folder: Path) -> Restored:
         raise OptionError(f"{folder} needs safetensors: pip install 'casejax[export]'") from None
     try:
         arrays = load_file(folder / WEIGHTS)
-        meta: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        meta: dict[str, Any] = read_json(folder / SETTINGS, {"config": dict, "data": dict})
         config, data = Config.from_dict(meta["config"]), meta["data"]
         dims, classes = tuple(data["dims"]), data["classes"]
         graphdef, template = initial_state(config, dims, len(classes), videos=(0, 0))
-    except (OSError, ValueError, KeyError, TypeError, OptionError, SafetensorError) as error:
+    except (DataError, OSError, ValueError, KeyError, TypeError, OptionError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error}); export the run again (casejax export)") from error
     leaves, structure = jax.tree.flatten(template.params)
     names = [name for name, _ in _named(template.params)]

@@ -11,20 +11,29 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 import casejax
-from casejax.errors import CheckpointError, OptionError
+from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.records import Dataset, Timing
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files
 from casejax.runtime.checkpoint import Checkpoints
+from casejax.runtime.reading import check_form
 
-MAY_CHANGE = {"log_every", "checkpoint_every", "feed", "log"}
-"""Options that may differ when a run is resumed: none of them changes what a step computes."""
+MAY_CHANGE = {"log_every", "checkpoint_every", "feed", "on_nan", "log"}
+"""Options that may differ when a run is resumed: none of them changes what a step computes that ends well."""
+
+REMEDY = "name the folder of a run that casejax trained, or train again"
+META = {
+    "config": dict,
+    "data": {"classes": [str], "dims": [int], "streams": [str], "train_videos": int, "longest_train_video": int},
+    "selected?": (dict, type(None)),
+}
+"""What the description of a checkpoint looks like."""
 
 
-def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint is saved with: enough to rebuild the network, and to recognise the run."""
-    return {
+def describe(config: Config, dataset: Dataset, teacher: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint is saved with: enough to rebuild the network, to recognise the run, and to know its teacher."""
+    return ({} if teacher is None else {"teacher": dict(teacher)}) | {
         "casejax": casejax.__version__,
         "config": config.as_dict(),
         "data": {
@@ -36,7 +45,7 @@ def describe(config: Config, dataset: Dataset) -> dict[str, Any]:
             "provenance": dict(dataset.provenance),
             "train_videos": len(dataset.train.videos),
             "longest_train_video": extent(dataset)[1],
-            "train_snippets": distributed.total(int(dataset.train.features.lengths.sum())),
+            "train_snippets": distributed.total_of_parts(dataset.train.features.lengths),
         },
     }
 
@@ -61,10 +70,12 @@ def check_folder(checkpoints: Checkpoints, config: Config, meta: dict[str, Any],
     """
     if checkpoints.latest is None:
         return
-    differences = _differences(
-        checkpoints.meta(), meta, MAY_CHANGE | (set() if config.method.epochs_fixed else {"epochs"})
-    )
     run = checkpoints.folder.parent
+    stored = _meta(checkpoints)
+    try:
+        differences = _differences(stored, meta, MAY_CHANGE | (set() if config.method.epochs_fixed else {"epochs"}))
+    except OptionError as error:
+        raise CheckpointError(f"{checkpoints.folder}: {error}") from error
     if differences:
         raise CheckpointError(
             f"{run} holds another run's checkpoint (step {checkpoints.latest}) with another configuration: "
@@ -98,18 +109,40 @@ def _trained_with(config: dict[str, Any]) -> dict[str, Any]:
     return {"method": own.method.name, **flat}
 
 
-def keep_lines_up_to(path: Path, step: int) -> None:
-    """Drop metrics of steps that a resumed run will do again, and a line cut short by a kill."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, in their order; what is no line of numbers with a step is left out.
+
+    A line cut short by a kill, or damaged, costs nothing else: the file is only drawn and read by people.
+    """
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_bytes().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
+            line = json.loads(text)
+            if isinstance(line["step"], int) and all(isinstance(value, int | float | None) for value in line.values()):
+                lines.append(line)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
-    files.write_text(path, "".join(kept))
+    return lines
+
+
+def keep_lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop metrics of steps that a resumed run will do again, and damaged lines; returns what is left."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    if path.exists():
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return kept
+
+
+def _meta(checkpoints: Checkpoints, step: int | None = None) -> dict[str, Any]:
+    """The description of a checkpoint, by default the newest, of the form of `META`."""
+    meta = checkpoints.meta(step)
+    try:
+        check_form(meta, META, f"{checkpoints.folder}: description", remedy=REMEDY)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    return meta
 
 
 class Restored(NamedTuple):
@@ -156,6 +189,8 @@ class Restored(NamedTuple):
 def restore_run(folder: Path) -> Restored:
     """The selected network of a run where a step was selected, else that of the last step; or an exported network.
 
+    What was selected is what the newest checkpoint says: a folder `selected` that it does not know of is not used.
+
     Raises:
       CheckpointError: no checkpoint in the folder, or one that cannot be read.
     """
@@ -163,19 +198,27 @@ def restore_run(folder: Path) -> Restored:
 
     if exported.is_exported(folder):
         return exported.read_network(folder)
-    selected = folder / "selected"
-    place = selected if selected.is_dir() else folder / "checkpoints"
+    place, step = folder / "checkpoints", None
     if not place.is_dir():
         raise CheckpointError(f"{folder} holds no checkpoints/; name the folder of a run or of a converted network")
     with Checkpoints(place) as checkpoints:
-        meta = checkpoints.meta()
+        newest = _meta(checkpoints)
+        if "selected" not in newest and (folder / "selected").is_dir():  # of a release that did not say
+            place = folder / "selected"
+        elif newest.get("selected"):
+            place, step = folder / "selected", int(newest["selected"]["step"])
+    with Checkpoints(place, keep=None) as checkpoints:
+        if step is not None and step not in checkpoints.steps:
+            raise CheckpointError(f"{place}: lacks step {step}, which was selected; resume the run from an earlier one")
+        meta = _meta(checkpoints, step)
         try:
             config = Config.from_dict(meta["config"])
-        except OptionError as error:
+            config.check()
+        except (OptionError, TypeError, ValueError) as error:
             raise CheckpointError(f"{place}: {error}") from error
         data = meta["data"]
         if "timing" not in data:
             raise CheckpointError(f"{place}: does not say what a row of features stands for; train or convert again")
         videos = data["train_videos"], data["longest_train_video"]
         graphdef, template = initial_state(config, tuple(data["dims"]), len(data["classes"]), videos=videos)
-        return Restored(folder, graphdef, checkpoints.restore(template), config, meta)
+        return Restored(folder, graphdef, checkpoints.restore(template, step), config, meta)

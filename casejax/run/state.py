@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from casejax.methods.contract import first_snippet_labels
+from casejax.methods.contract import first_labels
 from casejax.run.config import Config
 
 
@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
       cluster_labels: (S, K, 2) Q^C of each stream at the last step; part of the trained model. () without clusters.
       key: the run's PRNG key, never changed: step n derives what it needs from (key, n).
       memory: what a method keeps from step to step.
-      labels: `LabelHistory` of (V, longest, C + 1), snippet labels of all training videos; () where there are none.
+      labels: of all training videos: `LabelHistory` of (V, longest, C + 1), or `Instances`; () where there are none.
     """
 
     step: jax.Array
@@ -43,7 +43,7 @@ def initial_state(
       config: all options.
       dims: feature dimensions of the streams.
       num_classes: action classes C.
-      videos: training videos, and the snippets of the longest; needed for `pseudo_labels` alone.
+      videos: training videos, and the snippets of the longest; needed where labels are made while it trains.
     """
     method, settings, schedule = config.method, config.settings, config.schedule
     rngs = nnx.Rngs(params=config.training.seed)
@@ -57,6 +57,6 @@ def initial_state(
         cluster_labels=method.first_cluster_labels(settings, network),
         key=jax.random.key(config.training.seed),
         memory=method.first_memory(settings, network, num_classes),
-        labels=first_snippet_labels(settings, (*videos, num_classes + 1)),
+        labels=first_labels(method, settings, (*videos, num_classes + 1)),
     )
     return graphdef, state

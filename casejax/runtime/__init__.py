@@ -1,6 +1,8 @@
 """What any long computation needs of its machine, whatever it computes.
 
     files        written whole or not at all
+    reading      read by what their kind can be
+    lock         one run in a folder at a time
     checkpoint   the state of a run, kept and restored (Orbax)
     interrupt    signals as a request to stop between two steps
     mesh         devices, and which part of an array each of them holds
@@ -17,6 +19,11 @@ _MODULE_OF = {
     "whole_folder": "files",
     "write_text": "files",
     "write_json": "files",
+    "sweep": "files",
+    "open_plain": "reading",
+    "read_text": "reading",
+    "read_json": "reading",
+    "own_folder": "lock",
     "Checkpoints": "checkpoint",
     "State": "checkpoint",
     "StopRequest": "interrupt",
@@ -32,7 +39,7 @@ _MODULE_OF = {
     "own_part": "distributed",
     "wait_for_all": "distributed",
     "largest": "distributed",
-    "total": "distributed",
+    "total_of_parts": "distributed",
     "from_first": "distributed",
     "raise_peer_lost": "distributed",
 }

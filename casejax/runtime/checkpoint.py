@@ -1,7 +1,19 @@
-"""Checkpoints: the training state and what describes it, written by Orbax, atomically."""
+"""Checkpoints: the training state and what describes it, written by Orbax, atomically.
+
+    FOLDER/STEP/            what Orbax writes; the name is there when all of it is
+    FOLDER/STEP/sums.json   the bytes and the CRC-32 of every file, compared before a checkpoint is read
+
+TensorStore, which reads the arrays, has no checksum of its own for them, and can end the process over damaged metadata.
+A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
+import shutil
+import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +23,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from casejax.errors import CheckpointError
+from casejax.errors import CheckpointError, DataError
+from casejax.runtime import distributed, files, reading
+
+SUMS = "sums.json"
+BLOCK = 1 << 22  # bytes read at a time
+DISK_FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
+"""What TensorStore says where the disk is full, in the middle of its messages."""
 
 
 @runtime_checkable
@@ -31,10 +49,11 @@ S = TypeVar("S", bound=State)
 
 
 class Checkpoints:
-    """The newest checkpoints of one run, `keep` of them, in `folder`/<step>; a context manager."""
+    """The newest checkpoints of one run in `folder`/<step>, `keep` of them or all; a context manager."""
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path, *, keep: int | None = 2) -> None:
         self.folder = folder.absolute()
+        self._checked: set[int] = set()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
@@ -42,39 +61,73 @@ class Checkpoints:
         )
 
     @property
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
-        """Write the state and its description; a crash half-way leaves no checkpoint of that step."""
+        """Write the state and its description; a crash half-way leaves no checkpoint of that step.
+
+        Raises:
+          WriteError: the disk is full, or the folder cannot be written; the checkpoints before are as they were.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(_storable(state)), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=items)
-        self._manager.wait_until_finished()
+        place, stored = self.folder / str(step), _storable(state)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(stored))
+        if distributed.is_first() and files.free_bytes(self.folder) < needed:
+            raise files.write_error(place, OSError(errno.ENOSPC, ""), needed)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(meta))
+        try:
+            with _one_voice():
+                self._manager.save(step, args=items)
+                self._manager.wait_until_finished()
+            if distributed.is_first():
+                files.write_json(place / SUMS, _sums(place))
+        except Exception as error:  # Orbax and TensorStore raise many types where a write fails
+            code = _errno(error)
+            if code is None:
+                raise
+            for left in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+            raise files.write_error(place, OSError(code, ""), needed) from error
 
-    def meta(self) -> dict[str, Any]:
-        """The description saved with the newest checkpoint.
+    def keep_only(self, step: int | None) -> None:
+        """Delete the checkpoints of all other steps; None deletes all."""
+        for other in self.steps:
+            if other != step:
+                self._manager.delete(other)
+
+    def meta(self, step: int | None = None) -> dict[str, Any]:
+        """The description saved with a checkpoint, by default the newest.
 
         Raises:
-          CheckpointError: none, or an unreadable one.
+          CheckpointError: none, or an unreadable or damaged one.
         """
-        with self._readable() as step:
-            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        with self._readable(step) as step:
+            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if not isinstance(found, dict):
+                raise TypeError(f"its description is {str(found)[:80]}, not an object")
+            return found
 
-    def restore(self, template: S) -> S:
-        """The newest state, placed as the template is (on any number of devices).
+    def restore(self, template: S, step: int | None = None) -> S:
+        """A state, by default the newest, placed as the template is (on any number of devices).
 
         Args:
           template: a state of the wanted structure, shapes and sharding; its values are not used.
+          step: of the checkpoint.
 
         Raises:
-          CheckpointError: no checkpoint, an unreadable one, or one of other shapes.
+          CheckpointError: no checkpoint, an unreadable or damaged one, or one of other shapes.
         """
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(template))
-        with self._readable() as step:
+        with self._readable(step) as step:
             found = _shapes(self._manager.item_metadata(step)["state"].tree)
         for path, shape in _shapes(wanted).items():
             if found.get(path) != shape:
@@ -83,24 +136,34 @@ class Checkpoints:
                     f"this configuration needs {shape}; use the checkpoint with the configuration and features "
                     "it was trained with"
                 )
-        with self._readable() as step:
+        with self._readable(step) as step:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
             stored = self._manager.restore(step, args=args)["state"]
         return _with_key(stored, jax.random.wrap_key_data(stored.key))
 
     @contextmanager
-    def _readable(self) -> Iterator[int]:
-        """The newest step; whatever reading it raises becomes a `CheckpointError`."""
-        step = self.latest
+    def _readable(self, step: int | None = None) -> Iterator[int]:
+        """The step, or the newest, once its files are what they were; whatever fails becomes a `CheckpointError`."""
+        step = self.latest if step is None else step
         if step is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint; train first, or name another folder")
+        place = self.folder / str(step)
+        if step not in self._checked:
+            if damage := _damage(place):
+                raise CheckpointError(f"{place} is damaged: {damage}; {self._way_out(step)}")
+            self._checked.add(step)
         try:
             yield step
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             raise CheckpointError(
-                f"{self.folder / str(step)} cannot be read ({type(error).__name__}: {str(error)[:200]}); "
-                "delete that step's folder to fall back on the one before"
+                f"{place} cannot be read ({type(error).__name__}: {str(error)[:200]}); {self._way_out(step)}"
             ) from error
+
+    def _way_out(self, step: int) -> str:
+        earlier = [other for other in self.steps if other < step]
+        if not earlier:
+            return "no earlier checkpoint is left, so start again in another --out"
+        return f"delete that step's folder to fall back on the one before, step {earlier[-1]}"
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -128,3 +191,61 @@ def _name(entry: Any) -> str:
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
     return str(entry)
+
+
+def _sums(place: Path) -> dict[str, Any]:
+    """Bytes and CRC-32 of every file of a checkpoint, by its path."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        if path.is_file() and path.name != SUMS:
+            crc32, size = 0, 0
+            with path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    crc32, size = zlib.crc32(block, crc32), size + len(block)
+            found[path.relative_to(place).as_posix()] = [size, crc32]
+    return {"crc32": found}
+
+
+def _damage(place: Path) -> str:
+    """What is wrong with the files of a checkpoint; nothing where they are as they were written."""
+    path = place / SUMS
+    if not path.exists():
+        return ""
+    try:
+        stated = reading.read_json(path, {"crc32": dict})["crc32"]
+        there = _sums(place)["crc32"]
+    except (DataError, OSError) as error:
+        return str(error)
+    for name, sums in stated.items():
+        if name not in there:
+            return f"its file {name} is missing"
+        if sums != there[name]:
+            return f"its file {name} is not as it was written (bytes and CRC-32 were {sums}, are {there[name]})"
+    return ""
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Have failures in Orbax's threads said by the caller alone, who gets the exception."""
+    logger, hook = logging.getLogger("absl"), threading.excepthook
+    level = logger.level
+    threading.excepthook = lambda *_: None
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        logger.setLevel(level)
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """The number of the system's error that a chain of exceptions comes from; None where it is none of writing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in files.NO_ROOM | files.REFUSED:
+            return error.errno
+        if any(words in str(error) for words in DISK_FULL):
+            return errno.ENOSPC
+        if "PERMISSION_DENIED" in str(error) or "Read-only file system" in str(error):
+            return errno.EROFS if "Read-only" in str(error) else errno.EACCES
+        error = error.__cause__ or error.__context__
+    return None

@@ -96,9 +96,14 @@ def largest(value: int) -> int:
     return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
-def total(value: int) -> int:
-    """The sum of the processes' values; every process must call it."""
-    return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int64(value)).sum())
+def total_of_parts(counts: np.ndarray) -> int:
+    """The sum of counts of which every process knows all, or a part and zeros; every process must call it.
+
+    What several processes know is counted once: the number is that of the data, whatever number of processes reads it.
+    """
+    if jax.process_count() > 1:
+        counts = multihost_utils.process_allgather(np.asarray(counts, np.int32)).max(axis=0)
+    return int(np.asarray(counts, np.int64).sum())
 
 
 def from_first(value: float) -> float:

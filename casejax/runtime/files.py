@@ -1,17 +1,36 @@
-"""Files and folders that are written whole or not at all: in a hidden place beside the target, then renamed."""
+"""The one way out: files and folders are written whole or not at all, in a hidden place beside the target.
+
+A hidden place is `.NAME.partial`, held by a lock while it is written, then renamed. One that a killed process left is
+held by nobody: whoever writes the same name next takes it over, and `sweep` removes those of a folder.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from casejax.errors import DataError
+from casejax.errors import DataError, WriteError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and every hidden place has a name of its own
+    fcntl = None  # type: ignore[assignment]
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+REMEDIES = (
+    (NO_ROOM, "make room, or name another folder"),
+    (REFUSED, "name a folder that can be written, or give the right to write there"),
+    ({errno.ENOTDIR, errno.EEXIST}, "a file stands where a folder is needed; name another folder"),
+)
 
 
 @contextmanager
@@ -23,18 +42,26 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
     Args:
       path: file to write; folders above it are made where they are missing.
       mode: "w" for text in UTF-8, "wb" for bytes.
+
+    Raises:
+      WriteError: a disk that is full, or a folder that cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor = _hidden_file(path)
     try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
+        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+            with _explained(path, only=NO_ROOM | {errno.EROFS}):
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            with _explained(path):
+                os.replace(partial, path)  # while the lock is held: nobody takes the place for a leftover
+                _keep_name(path)
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -46,18 +73,27 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
       DataError: `path` exists already.
+      WriteError: a disk that is full, or a folder that cannot be written.
     """
     path = Path(path).absolute()
     if path.exists():
         raise DataError(f"{path}: exists already; remove it or choose another folder")
-    partial = _beside(path)
-    partial.mkdir(parents=True)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor = _hidden_folder(path)
     try:
-        yield partial
-        os.rename(partial, path)
+        with _explained(path, only=NO_ROOM | {errno.EROFS}):
+            yield partial
+        with _explained(path):
+            if path.exists():  # another process was faster
+                raise DataError(f"{path}: exists already; remove it or choose another folder")
+            os.rename(partial, path)
+            _keep_name(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -80,5 +116,152 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add a line to a text file; one that a kill cuts short is for the reader to leave out.
+
+    Raises:
+      WriteError: a disk that is full, or a file that cannot be written.
+    """
+    path = Path(path)
+    with _explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder, made with those above it where it is missing.
+
+    Raises:
+      WriteError: it cannot be made.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sweep(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove what killed processes left of `whole_file` and `whole_folder` in a folder, not in those below it.
+
+    Returns:
+      What was removed. Hidden places that a living process holds stay, on whatever host it runs.
+    """
+    removed: list[Path] = []
+    if fcntl is None:
+        return removed
+    for place in sorted(Path(folder).glob(".*.partial")):
+        with suppress(OSError):
+            descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(place) if place.is_dir() else place.unlink()
+                    removed.append(place)
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def write_error(path: str | os.PathLike[str], error: OSError, needed: int | None = None) -> WriteError:
+    """What to say of a file that cannot be written: its name, the reason, bytes needed and free, a remedy."""
+    code = error.errno or 0
+    remedy = next((remedy for codes, remedy in REMEDIES if code in codes), "check the path and the disk")
+    reason = os.strerror(code) if code else str(error)
+    room = ""
+    if code in NO_ROOM:
+        wants = "" if needed is None else f"{needed:,} bytes are needed, "
+        room = f" ({wants}{free_bytes(path):,} are free)"
+    return WriteError(code, f"{path}: cannot be written: {reason}{room}; {remedy}")
+
+
+def free_bytes(path: str | os.PathLike[str]) -> int:
+    """Bytes that are free where a file is, or would be."""
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+@contextmanager
+def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
+    """Errors of the system, those of `only` the numbers named, as a `WriteError` that names the file."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        if error.errno is None and str(error).endswith(" written"):  # NumPy's word for a full disk
+            error.errno = errno.ENOSPC
+        if only is None or error.errno in only:
+            raise write_error(path, error) from error
+        raise
+
+
+def _hidden_file(path: Path) -> tuple[Path, int]:
+    """An empty hidden file beside `path` and its descriptor, which holds its lock."""
+    for partial in _names(path):
+        while True:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            if fcntl is None:
+                return partial, descriptor
+            if not _lock(descriptor):
+                os.close(descriptor)
+                break  # somebody is writing there
+            if same_file(partial, descriptor):
+                os.ftruncate(descriptor, 0)
+                return partial, descriptor
+            os.close(descriptor)  # renamed or removed between opening and locking
+    raise AssertionError("names do not end")
+
+
+def _hidden_folder(path: Path) -> tuple[Path, int]:
+    """An empty hidden folder beside `path` and a descriptor that holds its lock."""
+    for partial in _names(path):
+        while True:
+            partial.mkdir(exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if fcntl is None:
+                return partial, descriptor
+            if not _lock(descriptor):
+                os.close(descriptor)
+                break
+            if same_file(partial, descriptor):
+                for left in partial.iterdir():
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                return partial, descriptor
+            os.close(descriptor)
+    raise AssertionError("names do not end")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """Names for a hidden place, the usual one first, then one for each writer that comes while others write."""
+    if fcntl is not None:
+        for number in range(16):
+            yield path.with_name(f".{path.name}.{number}.partial" if number else f".{path.name}.partial")
+    while True:
+        yield path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock of an open file could be had; nobody needs to give it back, the system does."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def same_file(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _keep_name(path: Path) -> None:
+    """Have the disk keep the new name too."""
+    with suppress(OSError):  # not every file system can
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -82,6 +82,8 @@ def train_ensemble(
         config.check()
         if config.flat().get("pseudo_labels"):
             raise OptionError("pseudo_labels are made between steps, which an ensemble does not stop for; use run()")
+        if config.method.learns_instances:
+            raise OptionError(f"{config.method.name} is taught before it trains, each run by its own; use run()")
         served.setdefault(training_part(config), []).append(index)
     groups: dict[Config, list[Config]] = {}
     for config in served:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from casejax.errors import DataError
@@ -16,15 +17,18 @@ from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import DetectionResult
 from casejax.evaluate.protocols import Protocol
 from casejax.inference.analysis import make_look
-from casejax.inference.evaluate import default_console, evaluate_scores, report_scores, usual_protocol
-from casejax.inference.scoring import make_test_scorer
+from casejax.inference.evaluate import Judged, default_console, evaluate_scores, report_scores, usual_protocol
+from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.records import Dataset, SegmentTable, SnippetScores
 from casejax.report import pictures
 from casejax.report import tables as report
 from casejax.run.config import Config
+from casejax.run.folder import read_metrics
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files
 from casejax.runtime import mesh as placement
+from casejax.runtime.lock import own_folder
+from casejax.train import health
 from casejax.train.loop import Trained, train
 from casejax.train.selection import Selection, hold_out
 
@@ -85,6 +89,21 @@ def run(
     """
     console = console or default_console()
     protocol = protocol or usual_protocol(config, dataset)
+    with own_folder(out):
+        return _run(dataset, config, out, resume=resume, devices=devices, protocol=protocol, console=console)
+
+
+def _run(
+    dataset: Dataset,
+    config: Config,
+    out: Path,
+    *,
+    resume: bool,
+    devices: int | None,
+    protocol: Protocol,
+    console: Console,
+) -> RunResult | None:
+    """`run` in a folder that is this run's alone."""
     trained, selection = _train_selected(dataset, config, out, protocol, resume=resume, devices=devices)
     params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
     if not distributed.is_first():
@@ -111,9 +130,10 @@ def run(
         selection=selection,
         untrained=untrained,
         protocol=protocol,
+        remarks=partial(_remarks, trained, scored, dataset),
         look=make_look(trained.graphdef, params, dataset, config),
     )
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = read_metrics(out / "metrics.jsonl")
     try:
         pictures.draw_pictures(
             out / "pictures",
@@ -136,6 +156,13 @@ def run(
         None if untrained is None else untrained[0],
         judged.classification,
     )
+
+
+def _remarks(trained: Trained, scored: Scored, dataset: Dataset, judged: Judged) -> list[str]:
+    """What has most likely gone wrong in a run, a sentence each."""
+    found = {dataset.classes[c] for c in np.unique(judged.detections.label)}
+    own = [name for name in dataset.classes if any(name in video.labels for video in dataset.test.videos)]
+    return [*trained.remarks, *health.collapses(scored.scores, scored.cluster_labels, sorted(found), own)]
 
 
 def run_seeds(

@@ -112,7 +112,7 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
     features, labels = split.features, split.multi_hot(classes)
     slots = own_slots(mesh, config.schedule.batch_size)
     compact = mesh.size == 1 and config.may_be_compact
-    labels_snippets = bool(config.flat().get("pseudo_labels"))
+    labelled = config.method.learns_instances or bool(config.flat().get("pseudo_labels"))
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.default_device(cpu):
         key = jax.random.key(config.training.seed)
@@ -137,7 +137,7 @@ def make_reader(split: Split, classes: tuple[str, ...], config: Config, mesh: Me
         mask = None
         if config.schedule.sampling == "crop":
             mask = np.arange(snippets.shape[1])[None] < features.lengths[videos][:, None]
-        places = (videos, snippets) if labels_snippets else (None, None)
+        places = (videos, snippets) if labelled else (None, None)
         return Batch(streams, labels[videos], rows, mask, *places)
 
     return read

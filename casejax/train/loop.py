@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import shutil
 import time
+import warnings
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,24 @@ from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
 
-from casejax.errors import DivergedError, Interrupted
+from casejax.errors import CheckpointError, DivergedError, Interrupted, TrainingWarning
 from casejax.records import Dataset
 from casejax.run import record
 from casejax.run.config import Config
-from casejax.run.folder import check_folder, describe, extent, keep_lines_up_to
+from casejax.run.folder import Restored, check_folder, describe, extent, keep_lines_up_to, restore_run
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files
 from casejax.runtime import mesh as placement
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.interrupt import StopRequest
+from casejax.runtime.lock import own_folder
+from casejax.train import health
 from casejax.train.feed import make_advance
 from casejax.train.progress import Progress
 from casejax.train.pseudo_labelling import PseudoLabels
 from casejax.train.selection import Selection
 from casejax.train.step import num_steps_per_epoch
+from casejax.train.teaching import Teaching, check_teacher, provenance
 from casejax.train.writers import check_writer, make_writer
 
 
@@ -38,7 +43,8 @@ from casejax.train.writers import check_writer, make_writer
 class Trained:
     """A trained network: its structure, the selected state, and the state before the first step.
 
-    `score` is what the judge gave the selected state, None where the last step was taken.
+    `score` is what the judge gave the selected state, None where the last step was taken; `remarks` say what went
+    wrong, if something did.
     """
 
     graphdef: nnx.GraphDef[Any]
@@ -46,6 +52,7 @@ class Trained:
     initial: TrainState
     seconds: float
     score: float | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def train(
@@ -57,6 +64,7 @@ def train(
     devices: int | None = None,
     selection: Selection | None = None,
     console: Console | None = None,
+    teacher: Restored | None = None,
 ) -> Trained:
     """Train a method on the train split and keep checkpoints and metrics in `out`.
 
@@ -68,13 +76,20 @@ def train(
       devices: shard the batch over this many devices; default all.
       selection: how the returned state is chosen, kept in `out/selected`; default the last step's.
       console: where progress goes: a bar on a terminal, else a line every so often.
+      teacher: of a student; default the run that the option `teacher` names.
 
     Raises:
       DataError: fewer videos than one batch takes.
-      CheckpointError: `out` holds a run and `resume` is off, or a run of other options or data.
+      CheckpointError: `out` holds a run and `resume` is off, a run of other options or data, or one that is going on; a
+        teacher that does not fit the data.
+      OptionError: a student without anything to learn from.
+      WriteError: a disk that is full, or a folder that cannot be written.
       Interrupted: SIGINT or SIGTERM came; the state was saved.
-      DivergedError: the loss stopped being finite; the last good checkpoint stays.
+      DivergedError: the loss or the state stopped being finite; the last good checkpoint stays.
       PeerLostError: another process of the run is gone.
+
+    Warns:
+      TrainingWarning: the run has most likely diverged, though all is finite.
     """
     config.check()
     config.check_data(dataset)
@@ -87,18 +102,33 @@ def train(
         hidden=config.flat()["hidden"],
         data_parts=config.training.data_parts,
     )
-    out.mkdir(parents=True, exist_ok=True)
     try:
-        with Checkpoints(out / "checkpoints") as checkpoints:
-            meta = describe(config, dataset)
-            check_folder(checkpoints, config, meta, resume=resume)
+        with own_folder(out), Checkpoints(out / "checkpoints") as checkpoints:
+            check_folder(checkpoints, config, describe(config, dataset), resume=resume)
+            if checkpoints.latest is not None:
+                taught_by = checkpoints.meta().get("teacher")  # its labels are in the state
+            else:
+                teacher = teacher or _named_teacher(config)
+                if teacher is not None:
+                    check_teacher(teacher, dataset)
+                taught_by = None if teacher is None else provenance(teacher)
+            meta = describe(config, dataset, taught_by)
             if selection is None:
-                return _fit(dataset, config, out, mesh, checkpoints, meta, console)
-            with Checkpoints(out / "selected", keep=1) as best:
-                candidates = _Candidates(selection, best, meta)
-                return _fit(dataset, config, out, mesh, checkpoints, meta, console, candidates)
+                if distributed.is_first():  # left by a run that was killed before its first checkpoint
+                    shutil.rmtree(out / "selected", ignore_errors=True)
+                return _fit(dataset, config, out, mesh, checkpoints, meta, console, teacher=teacher)
+            with Checkpoints(out / "selected", keep=None) as best:
+                candidates = _Candidates(selection, best, checkpoints, meta)
+                return _fit(dataset, config, out, mesh, checkpoints, meta, console, candidates, teacher)
     except jax.errors.JaxRuntimeError as error:
         distributed.raise_peer_lost(error)
+
+
+def _named_teacher(config: Config) -> Restored | None:
+    """The run that the options of a student name as its teacher."""
+    own = {each.name: each.value for each in config.options() if each.acts and each.group == "settings"}
+    named = own.get("teacher") if config.method.learns_instances else None
+    return restore_run(Path(named)) if named else None
 
 
 def _fit(
@@ -110,6 +140,7 @@ def _fit(
     meta: dict[str, Any],
     console: Console,
     candidates: _Candidates | None = None,
+    teacher: Restored | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from the start, to the last step."""
     total = config.schedule.epochs * num_steps_per_epoch(len(dataset.train.videos), config)
@@ -122,19 +153,52 @@ def _fit(
         console.print(f"resuming at step {int(state.step)} of {total}")
     step = saved = int(state.step)
     metrics_file = out / "metrics.jsonl"
+    lines = keep_lines_up_to(metrics_file, step) if distributed.is_first() else []
+    first_largest = health.largest(initial.params)
+    remarks: list[str] = []
+
+    def remark(text: str) -> None:
+        if text and not remarks and distributed.is_first():  # the first says it all
+            remarks.append(text)
+            warnings.warn(TrainingWarning(text), stacklevel=4)
+
+    def check(what: str) -> None:
+        if what:
+            kept = f"the checkpoint at step {checkpoints.latest}" if checkpoints.latest is not None else "the start"
+            skip = f", or go on from {kept} with --resume --on-nan skip, which leaves out steps that end so"
+            raise DivergedError(
+                f"not finite by step {step}: {what}. Start again in another --out with a lower --learning-rate"
+                + (skip if config.training.on_nan == "stop" else f"; what was good until then is {kept}")
+            )
+
+    def look() -> None:
+        what, largest = health.measure(state)
+        check(what)
+        remark(health.growth(largest, first_largest, step))
+
+    def keep() -> None:
+        look()
+        found = None if candidates is None else candidates.found
+        checkpoints.save(state, meta | {"selected": found})
+        if candidates is not None:
+            candidates.forget_others()
+
     if distributed.is_first():
-        keep_lines_up_to(metrics_file, step)
         record.write_start(out, config, dataset, step=step, devices=mesh.size)
     writer = make_writer(config.training.log if distributed.is_first() else "none", out, config.as_dict(), step=step)
 
     clusters = config.flat().get("num_clusters")
     bounds = {} if clusters is None else {"log_num_clusters": math.log(clusters)}  # of the entropies, in pictures
-    labeller = PseudoLabels(dataset, graphdef, config, mesh) if config.flat().get("pseudo_labels") else None
+    labeller: PseudoLabels | Teaching | None = None
+    if config.method.learns_instances:
+        say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+        labeller = Teaching(dataset, graphdef, config, mesh, teacher=teacher, say=say)
+    elif config.flat().get("pseudo_labels"):
+        labeller = PseudoLabels(dataset, graphdef, config, mesh)
     began = time.perf_counter()
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
         StopRequest() as stop,
-        (metrics_file if distributed.is_first() else Path(os.devnull)).open("a") as log,
         Progress(console, step, total) as progress,
         closing(writer),
     ):
@@ -148,40 +212,49 @@ def _fit(
             since = time.perf_counter()
             state, device_metrics = advance(state, step, count)
             metrics = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
+            metrics = health.without_skipped(metrics)
             step += count
             if not math.isfinite(metrics["loss"]):
-                raise DivergedError(
-                    f"the loss is {metrics['loss']} by step {step}; lower --learning-rate, or resume from the "
-                    f"checkpoint at step {checkpoints.latest} in {checkpoints.folder}"
-                )
+                check(health.not_finite(metrics))
             rate = count * snippets_a_step / (time.perf_counter() - since)
-            line = {"step": step, **metrics, "snippets_per_second": round(rate, 1)}
-            log.write(json.dumps(files.plain(line | bounds), allow_nan=False) + "\n")
-            log.flush()
+            lines.append({"step": step, **metrics, "snippets_per_second": round(rate, 1)} | bounds)
+            if distributed.is_first():
+                files.append_line(metrics_file, json.dumps(files.plain(lines[-1]), allow_nan=False))
+            remark(health.rise(lines))
             writer.write(step, metrics)
             progress.update(step, metrics["loss"], rate)
             if candidates is not None and (step % candidates.every == 0 or step == total):
+                look()
                 candidates.consider(state)
             if step - saved >= config.training.checkpoint_every:
-                checkpoints.save(state, meta)
+                keep()
                 saved = step
         if step > saved or checkpoints.latest is None:
-            checkpoints.save(state, meta)
+            keep()
         if step < total:
             raise Interrupted(signum, step)
     seconds = time.perf_counter() - began
     if candidates is None:
-        return Trained(graphdef, state, initial, seconds)
-    return Trained(graphdef, candidates.best.restore(state), initial, seconds, candidates.score)
+        return Trained(graphdef, state, initial, seconds, remarks=tuple(remarks))
+    return Trained(graphdef, candidates.restore(state), initial, seconds, candidates.score, tuple(remarks))
 
 
 class _Candidates:
-    """The best state so far by a judge, kept in a checkpoint of its own."""
+    """The best state so far by a judge, kept in a checkpoint of its own, which the run's next checkpoint names.
 
-    def __init__(self, selection: Selection, best: Checkpoints, meta: dict[str, Any]) -> None:
+    Only what the run's newest checkpoint names counts when the run is resumed: candidates after it are judged again.
+    """
+
+    def __init__(self, selection: Selection, best: Checkpoints, run: Checkpoints, meta: dict[str, Any]) -> None:
         self.best, self.every = best, selection.every
         self._judge, self._meta = selection.judge, meta
-        self.score = -math.inf if best.latest is None else float(best.meta()["score"])
+        self.found = _found(best, run)
+        self.forget_others()
+
+    @property
+    def score(self) -> float:
+        """Of the best state; minus infinity before there is one."""
+        return -math.inf if self.found is None else float(self.found["score"])
 
     def consider(self, state: TrainState) -> None:
         """Keep this state if its score is above all before it."""
@@ -189,5 +262,30 @@ class _Candidates:
         judged = state._replace(params=params, cluster_labels=cluster_labels)
         score = distributed.from_first(self._judge(judged) if distributed.is_first() else 0.0)
         if score > self.score:
-            self.score = score
             self.best.save(state, self._meta | {"score": score})
+            self.found = {"step": int(state.step), "score": score}
+
+    def forget_others(self) -> None:
+        """Delete all states but the best; those before it are kept until the run's checkpoint names it."""
+        self.best.keep_only(None if self.found is None else self.found["step"])
+
+    def restore(self, template: TrainState) -> TrainState:
+        """The best state."""
+        return self.best.restore(template, None if self.found is None else self.found["step"])
+
+
+def _found(best: Checkpoints, run: Checkpoints) -> dict[str, Any] | None:
+    """Step and score of the state that the run's newest checkpoint names as the best."""
+    if run.latest is None:
+        return None
+    meta = run.meta()
+    if "selected" not in meta:  # of a release that did not say: a state of the steps done is this run's
+        steps = [step for step in best.steps if step <= run.latest]
+        return {"step": steps[-1], "score": float(best.meta(steps[-1])["score"])} if steps else None
+    found: dict[str, Any] | None = meta["selected"]
+    if found is not None and found["step"] not in best.steps:
+        raise CheckpointError(
+            f"{best.folder}: lacks step {found['step']}, the best of {run.folder.parent} by step {run.latest}; start "
+            "again in another --out"
+        )
+    return found

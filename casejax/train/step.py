@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from casejax.data import sampling
 from casejax.data.sampling import PackedSplit
-from casejax.labels import LabelHistory, label_target, label_weight
+from casejax.labels import Instances, LabelHistory, label_target, label_weight
 from casejax.labels.pseudo_labels import LABEL_EPOCHS
 from casejax.methods import Step
 from casejax.records import Batch
@@ -69,6 +69,7 @@ def update(
         cluster_labels=state.cluster_labels,
         memory=state.memory,
         snippet_labels=_snippet_labels(state, batch, total),
+        instances=_instances(state, batch),
     )
     params = method.prepare(state.params, settings)
 
@@ -90,7 +91,20 @@ def update(
         cluster_labels=cluster_labels,
         memory=memory,
     )
-    return new, metrics
+    return _skipping(state, new, metrics) if config.training.on_nan == "skip" else (new, metrics)
+
+
+def _skipping(old: TrainState, new: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """A step that ends in anything not finite changes nothing but the count of steps, and its metrics are zero."""
+    checked = jax.tree.leaves((metrics["loss"], new.params, new.opt_state, new.cluster_labels, new.memory))
+    fine = jnp.all(
+        jnp.asarray([jnp.isfinite(leaf).all() for leaf in checked if jnp.issubdtype(leaf.dtype, jnp.inexact)])
+    )
+    parts = [(x.params, x.opt_state, x.cluster_labels, x.memory, x.labels) for x in (new, old)]
+    params, opt_state, cluster_labels, memory, labels = jax.tree.map(lambda a, b: jnp.where(fine, a, b), *parts)
+    zeroed = {name: jnp.where(fine, value, 0.0) for name, value in metrics.items()}
+    kept = TrainState(new.step, params, opt_state, cluster_labels, new.key, memory, labels)
+    return kept, zeroed | {"skipped": 1.0 - fine}
 
 
 def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | None:
@@ -102,6 +116,13 @@ def _snippet_labels(state: TrainState, batch: Batch, total: int) -> jax.Array | 
     # Published epochs are whole.
     epoch = jnp.floor(state.step / total * LABEL_EPOCHS).astype(jnp.int32)
     return label_weight(epoch) * label_target(own, epoch)
+
+
+def _instances(state: TrainState, batch: Batch) -> Instances | None:
+    """The instances of a batch, in its snippets; None where there are none."""
+    if not isinstance(state.labels, Instances) or batch.videos is None or batch.snippets is None:
+        return None
+    return state.labels.seen(batch.videos, batch.snippets)
 
 
 def one_step(
@@ -127,7 +148,7 @@ def one_step(
         batch = sampling.gather(split, videos, snippets, num_rows=num_rows)
         if config.schedule.sampling == "crop":
             batch = batch._replace(mask=sampling.real_places(split.lengths[videos], snippets.shape[1]))
-        if isinstance(state.labels, LabelHistory):
+        if isinstance(state.labels, LabelHistory | Instances):
             batch = batch._replace(videos=videos, snippets=snippets)
         return update(state, batch, steps_per_epoch=epoch, graphdef=graphdef, config=config, mesh=mesh)
 

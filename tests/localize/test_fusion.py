@@ -345,16 +345,20 @@ def test_a_table_is_fused_group_by_group(rng):
     for g in np.unique(group):
         boxes = np.column_stack([segment, score])[group == g]
         for members in loop_groups(boxes, np.zeros(len(boxes)), np.ones(len(boxes), bool), "iou", 0.3, 0):
-            rows.append((g, *(softmax(boxes[members, 2] / 0.2) @ boxes[members])))
+            weights = softmax(boxes[members, 2] / 0.2)
+            mean = weights @ boxes[members]
+            rows.append((g, *mean, *np.sqrt(weights @ (boxes[members] - mean)[:, :2] ** 2), len(members)))
     assert_array_equal(got.group, [row[0] for row in rows])
     assert_allclose(got.segment - 3e5, [row[1:3] for row in rows], atol=1e-5)
     assert_allclose(got.score, [row[3] for row in rows], rtol=1e-6)
+    assert_allclose(got.spread, [row[4:6] for row in rows], atol=1e-3)
+    assert_array_equal(got.size, [row[6] for row in rows])
     assert max(np.bincount(got.group)) > 3
 
 
 def test_an_empty_table():
     got = localize.fuse_table(np.zeros((0, 2)), np.zeros(0), np.zeros(0, np.int64))
-    assert [column.shape for column in got] == [(0, 2), (0,), (0,)]
+    assert [column.shape for column in got] == [(0, 2), (0,), (0,), (0, 2), (0,)]
 
 
 # Bad input

@@ -259,6 +259,39 @@ def test_positive_stretches_are_those_of_the_t_cams(padded):
     assert_same_tables(got, want)
 
 
+def test_proposals_of_a_method_are_suppressed_by_video_and_class(rng):
+    """Against doing it one video and class at a time; those of score 0 and without length are left out."""
+    begin = rng.uniform(0, 20, (3, 12))
+    own = np.stack([begin, begin + rng.uniform(1, 6, (3, 12))], axis=2)
+    labels, scores, video = rng.integers(0, 3, (3, 12)), rng.random((3, 12)), rng.random((3, 3))
+    own[1, 2, 1], scores[2, 4] = own[1, 2, 0], 0
+    seconds = np.array([0.5, 2.0, 1.0])
+    options = Localization(proposals="regressed", class_threshold=0.4, nms="hard", nms_threshold=0.2, min_snippets=2)
+    options = replace(options, nms_plus_one=False)
+    got = localize.localize_proposals(own, labels, scores, video, seconds, options=options)
+    rows = []
+    for v in range(3):
+        for c in np.flatnonzero(localize.select_classes(video[v : v + 1], threshold=0.4)[0]):
+            long = own[v, :, 1] - own[v, :, 0] >= 2
+            mine = np.flatnonzero((labels[v] == c) & (scores[v] > 0) & long)
+            kept = hard_nms(own[v, mine] * seconds[v], scores[v, mine], threshold=0.2)
+            rows += [(v, c, *(own[v, mine[k]] * seconds[v]), s) for k, s in zip(kept.row, kept.score, strict=True)]
+    assert len(rows) > 5
+    assert_allclose(np.column_stack([got.video, got.label, got.segment, got.score]), rows)
+    options = replace(options, fusion="gaussian")
+    fused = localize.localize_proposals(own, labels, scores, video, seconds, options=options)
+    with pytest.raises(ValueError, match='suppress takes the place of suppression, which needs fusion="none"'):
+        localize.localize_proposals(own, labels, scores, video, seconds, options=options, suppress=keep_all)
+    options = replace(options, fusion="none")
+    assert 0 < len(fused.score) < (scores > 0).sum()
+    with pytest.raises(ValueError, match=r"needs segments \(V, K, 2\).*got \(3, 12, 2\), \(3, 11\)"):
+        inspect.unwrap(localize.localize_proposals)(own, labels[:, 1:], scores, video, seconds)
+    with pytest.raises(ValueError, match="labels must lie from 0 to 1, got 0 to 2"):
+        localize.localize_proposals(own, labels, scores, video[:, :2], seconds)
+    with pytest.raises(ValueError, match="localize_proposals takes such segments"):
+        localize.localize(scores[..., None], video[:, :1], seconds, options=options)
+
+
 @pytest.mark.parametrize("options", [FUSED, POSITIVE])
 def test_suppression_is_refused_where_nothing_is_suppressed(padded, options):
     with pytest.raises(ValueError, match=f'got "{options.proposals}" and "{options.fusion}"'):

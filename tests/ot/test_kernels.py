@@ -111,9 +111,12 @@ def test_a_ragged_batch_is_its_problems_one_by_one(rng, tolerance):
         scores = (scale * rng.uniform(-1, 1, (3, 30, 4))).astype(np.float32)
         got = jax.device_get(side_by_side(np.where(mask[:, :, None], scores, np.nan).astype(np.float32), mask))
         for b, length in enumerate(lengths):
-            # Far from each other, round-off decides which accelerated steps are kept, and with that what comes after.
-            alone = (scores[b, :length],) if scale == 1 or tolerance is None else (scores[b], mask[b])
-            want = jax.tree.map(lambda x, n=length: x[:n] if x.shape[:1] == (30,) else x, jax.device_get(solve(*alone)))
+            want = jax.device_get(solve(scores[b, :length]))
+            if scale == 30 and tolerance is not None:
+                # Round-off decides which accelerated steps are kept: the same problem within the tolerance, and the
+                # same bits of what is padded alike.
+                np.testing.assert_allclose(got.plan[b, :length], want.plan, atol=20 * tolerance)
+                want = jax.tree.map(lambda x, n=length: x[:n] if x.shape[:1] == (30,) else x, solve(scores[b], mask[b]))
             np.testing.assert_allclose(got.plan[b, :length], want.plan, rtol=1e-5, atol=1e-30)
             assert not got.plan[b, length:].any()
             assert int(got.iterations[b]) == int(want.iterations)

@@ -1,4 +1,4 @@
-"""The accelerated iteration on random problems of all kinds: never NaN, never falsely converged, seldom slower."""
+"""The accelerated iteration on random problems of all kinds: never NaN, never falsely converged, never slower."""
 
 import jax
 import numpy as np
@@ -80,9 +80,8 @@ def check(rng, count, n, k, tolerance):
         assert not (got.converged & (error > 1.05 * tolerance + 1e-6)).any()
     plain = plain_iterations(*arrays, 0.99 * tolerance)  # what round-off may ask for more
     solvable = plain <= MOST
-    slow = solvable & (got.iterations > 1.2 * plain + 5)  # a smaller error can be farther away: rare, and bounded
-    assert slow.sum() <= 2 + count / 2000, (plain[slow], got.iterations[slow])
-    assert (got.iterations[solvable] <= 2 * plain[solvable] + 5).all()
+    slow = solvable & (got.iterations > 1.2 * plain + 5)
+    assert not slow.any(), (plain[slow], got.iterations[slow])
     assert solvable.mean() > 0.3
     return plain[solvable].sum(), got.iterations[solvable].sum()
 

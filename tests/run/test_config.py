@@ -34,6 +34,7 @@ PUBLISHED = {
     "cola": {"num_snippets": 750, "epochs": 500, "nms_threshold": 0.6},
     "acmnet": {"weight_decay": 5e-5, "epochs": 1000, "margin": 50.0},
     "a2cl_pt": {"num_snippets": 200, "sampling": "crop", "proposals": "positive", "min_snippets": 2},
+    "student": {"supervision": "weak", "sampling": "crop", "test_sampling": "whole", "proposals": "regressed"},
 }
 CLASSES = tuple(f"class{c}" for c in range(10))
 SIZES = {"hidden": 4, "num_snippets": 4, "batch_size": 2, "epochs": 1, "similar_pairs": 0}
@@ -59,11 +60,16 @@ def test_published_settings(name):
 
 def test_names_of_methods():
     assert set(PUBLISHED) == set(METHODS) - {"case"}
-    assert [name for name, method in METHODS.items() if not method.can_be_clustered] == ["case", "wtalc", "a2cl_pt"]
+    assert [name for name, method in METHODS.items() if not method.can_be_clustered] == [
+        "case",
+        "wtalc",
+        "a2cl_pt",
+        "student",
+    ]
     assert find("baseline+case") is find("case") is find("case+case")
     assert find("asl+case") is with_head(METHODS["asl"])
     for name in ("cas", "co2net+cas", "+case", ""):
-        with pytest.raises(OptionError, match=r"case, baseline, asl, .*, a2cl_pt"):
+        with pytest.raises(OptionError, match=r"case, baseline, asl, .*, a2cl_pt, student"):
             Config.of(name)
     for name in ("wtalc+case", "a2cl_pt+case"):
         with pytest.raises(OptionError, match=f"attention, {name[:-5]} has none; choose one of baseline\\+case, asl"):

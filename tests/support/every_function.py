@@ -164,6 +164,13 @@ JOBS = {
         "ranked": shares(B, T, C),
         "lengths": np.array([6, 4]),
     },
+    "localize.localize_proposals": {
+        "segments": np.sort(shares(B, K, 2), axis=2),
+        "labels": np.zeros((B, K), np.int32),
+        "scores": shares(B, K),
+        "video_scores": shares(B, C),
+        "snippet_seconds": shares(B),
+    },
     "localize.localize_tcam": {"tcams": [normal(T, C), normal(T, C)]},
     "localize.select_classes": {"video_scores": shares(B, C)},
     "localize.smooth": {"curves": shares(B, T), "width": 3},

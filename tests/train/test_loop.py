@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,13 +285,98 @@ def test_a_checkpoint_of_another_shape_is_refused(world, whole):
         checkpoints.restore(template)
 
 
-def test_a_damaged_checkpoint_is_named(world, tmp_path):
-    loop.train(world, CONFIG.changed(epochs=1), tmp_path, devices=1)
-    for file in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
+def flip(folder, rng):
+    """Change one bit of one file of a checkpoint; returns the file."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "sums.json"]
+    path = files[rng.integers(len(files))]
+    data = bytearray(path.read_bytes())
+    data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    return path
+
+
+def test_m_a_flipped_bit_of_the_newest_checkpoint_is_named_and_the_one_before_is_used(world, whole, rng, tmp_path):
+    straight, out = whole
+    for attempt in range(4):  # any bit of any file
+        place = tmp_path / str(attempt)
+        shutil.copytree(out, place)
+        flip(place / "checkpoints" / "8", rng)
+        with pytest.raises(errors.CheckpointError, match=r"checkpoints/8 is damaged: .* fall back .* step 6"):
+            loop.train(world, CONFIG, place, resume=True, devices=1)
+    shutil.rmtree(place / "checkpoints" / "8")
+    assert_same_bits(loop.train(world, CONFIG, place, resume=True, devices=1).state, straight.state)
+
+
+def test_m_a_damaged_checkpoint_without_sums_is_named(world, whole, tmp_path):
+    """As earlier releases left them."""
+    shutil.copytree(whole[1], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "8"
+    (folder / "sums.json").unlink()
+    for file in (folder / "state").rglob("*"):
         if file.is_file() and "manifest" in file.name:
             file.write_bytes(b"rubbish")
-    with pytest.raises(errors.CheckpointError, match=r"checkpoints/2 cannot be read .* delete that step's folder"):
-        loop.train(world, CONFIG, tmp_path, resume=True, devices=1)
+    with pytest.raises(errors.CheckpointError, match=r"checkpoints/8 cannot be read .* delete that step's folder"):
+        loop.train(world, CONFIG, tmp_path / "run", resume=True, devices=1)
+
+
+def test_j_a_second_run_in_a_folder_is_refused(world, whole, tmp_path):
+    shutil.copytree(whole[1], tmp_path / "run")
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); f.write('process 7 on afar'); f.flush();"
+    code += "fcntl.flock(f, 2); print(1, flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run" / ".lock"], stdin=-1, stdout=-1)
+    other.stdout.readline()
+    with pytest.raises(errors.CheckpointError, match=r"run: another run is in this folder \(process 7 on afar\)"):
+        loop.train(world, CONFIG, tmp_path / "run", resume=True, devices=1)
+    other.kill()  # its lock goes with it, though the file stays
+    other.communicate()
+    loop.train(world, CONFIG, tmp_path / "run", resume=True, devices=1)
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_h_damaged_lines_of_metrics_cost_nothing_else(world, whole, tmp_path):
+    straight, out = whole
+    shutil.copytree(out, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_bytes(b'\xff\xfe{"step": 3}\n{"step": "3", "loss": []}\n[]\n' + path.read_bytes() + b'{"step": 8, "lo')
+    again = loop.train(world, CONFIG, tmp_path / "run", resume=True, devices=1)
+    assert_same_bits(again.state, straight.state)
+    assert lines(tmp_path / "run") == lines(out)
+
+
+def beyond(world, value):
+    """The world with the first feature of one video changed."""
+    stream = world.train.features.streams[0].copy()
+    stream[world.train.features.rows(0), 0] = value
+    features = replace(world.train.features, streams=(stream,))
+    return replace(world, train=replace(world.train, features=features))
+
+
+def test_g_what_is_not_finite_is_never_kept(world, tmp_path):
+    """One feature of 1e30 leaves the loss finite and the second moment of Adam infinite."""
+    with pytest.raises(errors.DivergedError, match=r"not finite by step \d: .*--on-nan skip"):
+        loop.train(beyond(world, 1e30), CONFIG, tmp_path, devices=1)
+    with checkpoint.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for step in checkpoints.steps:
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored(world, checkpoints, step)))
+
+
+def restored(world, checkpoints, step):
+    state_ = checkpoints.restore(state.initial_state(CONFIG, world.dims, len(world.classes))[1], step)
+    return state_.params, state_.opt_state
+
+
+def test_g_steps_that_end_in_nan_are_skipped_if_asked(world, tmp_path):
+    trained = loop.train(beyond(world, 1e30), CONFIG.changed(on_nan="skip"), tmp_path, devices=1)
+    assert int(trained.state.step) == 8
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((trained.state.params, trained.state.opt_state)))
+    assert any(line["skipped"] > 0 for line in lines(tmp_path))
+    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path))
+
+
+def test_g_growth_without_nan_is_said(world, tmp_path):
+    with pytest.warns(errors.TrainingWarning, match=r"largest parameter is .* by step \d.*lower --learning-rate"):
+        trained = loop.train(world, CONFIG.changed(learning_rate=1e6), tmp_path, devices=1)
+    assert "diverged" in trained.remarks[0]
 
 
 def test_too_few_videos_are_refused(world, tmp_path):

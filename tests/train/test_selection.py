@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from casejax.data.synthetic import make_world
-from casejax.errors import DataError
+from casejax.errors import CheckpointError, DataError
 from casejax.report import pictures
 from casejax.run.config import Config
 from casejax.run.folder import restore_run
@@ -110,6 +110,43 @@ def test_a_resumed_run_remembers_its_best(world, tmp_path):
     chex.assert_trees_all_equal(again.state.params, first.state.params)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest == 8  # training itself goes on from the last step
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of casejax catches it."""
+
+
+class DyingJudge(Judge):
+    """A judge during whose last call the run is killed."""
+
+    def __call__(self, state):
+        if not self.scores:
+            raise Killed
+        return super().__call__(state)
+
+
+def test_e_what_a_run_selected_before_its_first_checkpoint_is_not_taken_for_the_next_ones(world, tmp_path):
+    with pytest.raises(Killed):
+        loop.train(world, CONFIG, tmp_path, devices=1, selection=Selection(DyingJudge([0.9]), 2))
+    assert (tmp_path / "selected" / "2").is_dir()
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        restore_run(tmp_path)
+    trained = loop.train(world, CONFIG, tmp_path, devices=1, selection=Selection(Judge([0.1, 0.4, 0.4, 0.2]), 2))
+    assert (int(trained.state.step), trained.score) == (4, 0.4)
+    assert sorted(p.name for p in (tmp_path / "selected").iterdir()) == ["4"]
+    assert int(restore_run(tmp_path).state.step) == 4
+
+
+def test_e_candidates_after_the_newest_checkpoint_are_judged_again(world, tmp_path):
+    config = CONFIG.changed(checkpoint_every=4, log_every=2)
+    with pytest.raises(Killed):  # at step 8, after 6 was selected
+        loop.train(world, config, tmp_path, devices=1, selection=Selection(DyingJudge([0.5, 0.1, 0.9]), 2))
+    assert int(restore_run(tmp_path).state.step) == 2  # what the checkpoint at step 4 names
+    judge = Judge([0.3, 0.2])
+    again = loop.train(world, config, tmp_path, devices=1, resume=True, selection=Selection(judge, 2))
+    assert judge.steps == [6, 8]
+    assert (int(again.state.step), again.score) == (2, 0.5)
+    assert int(restore_run(tmp_path).state.step) == 2
 
 
 @pytest.mark.parametrize("select", ["train-holdout", "test-oracle"])  # the last step is that of test_experiment.py

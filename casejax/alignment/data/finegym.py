@@ -12,7 +12,6 @@ cut out as a video of its own, so an event video's frames count from the event's
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from casejax.errors import DataError
+from casejax.runtime.reading import read_json, read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -97,10 +97,7 @@ def read_finegym(
     """
     annotations, elements, categories = Path(annotations), Path(elements), Path(categories)
     sets = {int(match[1]): int(match[2]) for match in _matches(categories, _CATEGORY, "Clabel: N; set: N; ...")}
-    try:
-        events = json.loads(_text(annotations))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{annotations}: not JSON ({error}); fetch the file again") from error
+    events = read_json(annotations, dict, remedy="fetch the file again")
     clips: dict[tuple[str, str], list[Clip]] = defaultdict(list)
     for match in _matches(elements, _CLIP, "VIDEO_E_start_end_A_start_end ELEMENT"):
         video, event, clip, element = match[1], match[2], match[3], int(match[4])
@@ -114,7 +111,7 @@ def read_finegym(
     for (video, event), members in sorted(clips.items()):
         start, end = _times(events, (video, event), annotations)
         number = events[video][event].get("event")
-        if number not in EVENTS:
+        if not isinstance(number, int) or number not in EVENTS:
             raise DataError(f"{annotations}: event of {video}, {event} is {number!r}, not one of {list(EVENTS)}")
         ordered = sorted(members, key=lambda clip: (clip.start, clip.end))
         found.append(EventVideo(f"{video}_{event}", number, end - start, tuple(ordered)))
@@ -219,7 +216,7 @@ def _times(events: Any, keys: Sequence[str], path: Path) -> tuple[float, float]:
         raise DataError(f"{path}: has no entry for {where}; take the files of one version")
     try:
         times = np.asarray(entry["timestamps"], np.float64).reshape(-1, 2)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: timestamps of {where} are not [[start, end], ...]; correct them") from error
     start, end = (float(times[0, 0]), float(times[-1, 1])) if len(times) else (math.nan, math.nan)
     if not 0 <= start < end < math.inf:
@@ -228,10 +225,7 @@ def _times(events: Any, keys: Sequence[str], path: Path) -> tuple[float, float]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); pass FineGym's own file") from error
+    return read_text(path, missing="pass FineGym's own file")
 
 
 def _matches(path: Path, pattern: re.Pattern[str], form: str) -> list[re.Match[str]]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from casejax.alignment.data.finegym import EVENTS, EventVideo, reorganise, typical_order
 from casejax.errors import DataError, OptionError
+from casejax.runtime.reading import check_plain, read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
@@ -155,10 +156,7 @@ def _numbered(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_phases(path: Path, num_frames: int) -> np.ndarray:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); write a whole number a line") from error
+    lines = read_text(path, missing="write a whole number a line").split()
     for number, line in enumerate(lines, 1):
         if not (line.isascii() and line.isdecimal() and len(line) < 10):
             raise DataError(f"{path}, line {number}: {line[:80]!r} is not a phase; write a whole number, 0 or more")
@@ -172,8 +170,9 @@ def _picture(path: Path, size: int) -> np.ndarray:
         from PIL import Image
     except ImportError as error:
         raise ImportError("pictures are read by Pillow: pip install 'casejax[images]'") from error
+    check_plain(path, "picture")
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as picture:
             return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many types for damaged files
         raise DataError(f"{path}: not a readable PNG or JPEG ({error}); extract the frame again") from error

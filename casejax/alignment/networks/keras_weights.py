@@ -14,6 +14,7 @@ from flax import nnx
 
 from casejax.alignment.networks.resnet import ResNetV2
 from casejax.errors import DataError
+from casejax.runtime.hdf5 import datasets, open_hdf5
 
 AnyPath = str | os.PathLike[str]
 Weights = dict[str, dict[str, np.ndarray]]
@@ -52,31 +53,29 @@ def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> 
         raise ImportError("weights of Keras are read by h5py: pip install 'casejax[keras]'") from error
 
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
     try:
-        with h5py.File(path, "r") as file:
-            root = file["model_weights"] if isinstance(file.get("model_weights"), h5py.Group) else file
-            datasets: dict[str, Any] = {}
-            # Visits every object once and follows hard links alone.
-            root.visititems(lambda name, item: datasets.update({name: item} if isinstance(item, h5py.Dataset) else {}))
-            return _read(path, datasets, layers)
-    except (OSError, RuntimeError, KeyError) as error:
+        with open_hdf5(path, remedy="fetch the file again", kind="weights") as file:
+            inside = isinstance(file.get("model_weights", getlink=True), h5py.HardLink)
+            root = file["model_weights"] if inside and isinstance(file["model_weights"], h5py.Group) else file
+            return _read(path, datasets(root, str(path)), layers)
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises many types for damaged files
         raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
 
 
-def _read(path: Path, datasets: Mapping[str, Any], layers: Collection[str] | None) -> Weights:
-    if any(name.split("/")[-2:-1] == ["vars"] for name in datasets):
+def _read(path: Path, found: Mapping[str, Any], layers: Collection[str] | None) -> Weights:
+    if any(name.split("/")[-2:-1] == ["vars"] for name in found):
         raise DataError(
             f"{path}: written in the `.weights.h5` layout of Keras 3, which does not name layers; save the model "
             "as a legacy `.h5` file (`model.save('weights.h5')`)"
         )
     groups: dict[str, set[str]] = defaultdict(set)
-    for name in datasets:
+    for name in found:
         groups[name.split("/")[0]].add(name.rpartition("/")[0])
     weights: Weights = {}
     owner: dict[str, str] = {}
-    for name, dataset in datasets.items():
+    for name, dataset in found.items():
         group, _, weight = name.rpartition("/")
         top = name.split("/")[0]
         layer = top if len(groups[top]) == 1 else group.split("/")[-1]
@@ -86,7 +85,7 @@ def _read(path: Path, datasets: Mapping[str, Any], layers: Collection[str] | Non
         if owner.setdefault(layer, group) != group or weight in weights.get(layer, {}):
             raise DataError(f"{path}: {owner[layer]} and {group} both hold weights of a layer named {layer}")
         # Keras does not compress: what is longer than its file is not there.
-        elsewhere = dataset.external or dataset.is_virtual or dataset.nbytes > path.stat().st_size
+        elsewhere = dataset.external or dataset.is_virtual or dataset.nbytes > dataset.id.get_storage_size()
         if elsewhere or dataset.shape is None or dataset.dtype.kind not in "fiu":
             raise DataError(f"{path}: {name} is not an array of numbers in this file")
         weights.setdefault(layer, {})[weight] = dataset[()]

@@ -23,10 +23,11 @@ from casejax.alignment.networks.keras_weights import load_keras_resnet
 from casejax.alignment.networks.resnet import ResNetV2, frozen, only_bn, train_all
 from casejax.alignment.sampling import context_indices
 from casejax.alignment.train.methods import Method
-from casejax.alignment.train.trainer import Aligner, log_line, resumed
+from casejax.alignment.train.trainer import Aligner, log_line, not_finite, resumed
 from casejax.errors import DivergedError, Interrupted, OptionError
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.interrupt import StopRequest
+from casejax.runtime.lock import own_folder
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key, UInt8
@@ -191,8 +192,7 @@ def train_image_network(
     draw, advance = make_image_step(graphdef, method, config)
     actions = sorted({video.action for video in videos})
     members = {action: [video for video in videos if video.action == action] for action in actions}
-    out.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
+    with own_folder(out), Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
         if checkpoints.latest is not None:
             state = resumed(checkpoints, state, meta or {}, resume=resume)
         losses, since = [], time.perf_counter()
@@ -212,6 +212,8 @@ def train_image_network(
             mean = float(np.mean(losses))
             if not math.isfinite(mean):
                 raise DivergedError(f"the mean loss is {mean} by step {step + 1}; lower --learning-rate")
+            if bad := not_finite(state):
+                raise DivergedError(f"the {bad} are not finite by step {step + 1}; lower --learning-rate")
             log_line(out, step + 1, mean, time.perf_counter() - since)
             checkpoints.save(state, meta or {})
             if stop.signum:

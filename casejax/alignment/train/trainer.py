@@ -26,7 +26,9 @@ from casejax.alignment.train.methods import Method
 from casejax.errors import CheckpointError, DivergedError, Interrupted, OptionError
 from casejax.runtime import mesh as placement
 from casejax.runtime.checkpoint import Checkpoints, State
+from casejax.runtime.files import append_line
 from casejax.runtime.interrupt import StopRequest
+from casejax.runtime.lock import own_folder
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -258,8 +260,7 @@ def train_embedders(
     advance = make_train_steps(graphdef, method, config, augment=augment, alone=mesh.size == 1)
     if out is None:
         return graphdef, _advance_to_the_end(advance, state, videos, config)
-    out.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
+    with own_folder(out), Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
         if checkpoints.latest is not None:
             state = resumed(checkpoints, state, meta or {}, resume=resume)
 
@@ -317,8 +318,7 @@ def resumed(checkpoints: Checkpoints, state: S, meta: Mapping[str, Any], *, resu
 
 def log_line(out: Path, step: int, loss: float, seconds: float) -> None:
     """Append a line to `out`/metrics.jsonl."""
-    with (out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 3)}) + "\n")
+    append_line(out / "metrics.jsonl", json.dumps({"step": step, "loss": loss, "seconds": round(seconds, 3)}))
 
 
 def _advance_to_the_end(
@@ -338,8 +338,26 @@ def _advance_to_the_end(
             raise DivergedError(
                 f"the loss of network {bad} is {losses[bad]} by step {step + count}; lower --learning-rate"
             )
+        if bad_state := not_finite(state):
+            raise DivergedError(f"the {bad_state} are not finite by step {step + count}; lower --learning-rate")
         log(state, losses, time.perf_counter() - since)
     return state
+
+
+def not_finite(state: Any) -> str:
+    """Which part of a state, parameters or moments of the optimizer, is not finite; "" where all is."""
+    parts = {"parameters": state.params, "moments of the optimizer": state.opt_state}
+    finite = jax.device_get(_finite(parts))
+    return " and ".join(name for name in parts if not finite[name])
+
+
+@jax.jit
+def _finite(parts: dict[str, Any]) -> dict[str, Array]:
+    """Whether all numbers of each part are finite."""
+    leaves = {
+        name: [x for x in jax.tree.leaves(part) if jnp.issubdtype(x.dtype, jnp.inexact)] for name, part in parts.items()
+    }
+    return {name: jnp.all(jnp.asarray([jnp.isfinite(x).all() for x in own] or [True])) for name, own in leaves.items()}
 
 
 def embed_videos(

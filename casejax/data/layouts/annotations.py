@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import reprlib
@@ -16,6 +15,7 @@ import numpy as np
 from casejax.data.layouts.checks import Remarks, check_id, raise_first, repeated
 from casejax.errors import DataError
 from casejax.records import Video, match_names
+from casejax.runtime import reading
 
 DURATION_KEYS = ("duration", "duration_second", "duration_seconds")
 FRAME_KEYS = ("frames", "frame", "duration_frame")
@@ -123,12 +123,7 @@ def read_lines(path: Path) -> list[str]:
 
 def read_text(path: Path) -> str:
     """The content of a text file in UTF-8; DataError where there is none."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; put it there or pass another folder") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}); save it as readable UTF-8") from error
+    return reading.read_text(path, missing="put it there or pass another folder")
 
 
 def read_json(path: Path) -> Any:
@@ -137,21 +132,7 @@ def read_json(path: Path) -> Any:
     Raises:
       DataError: no JSON, or an object with a key twice.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # json would keep the last one and drop the others in silence
-        raise_first(
-            f"{path}: has the key {key!r} twice in one object; keep one" for key in repeated(k for k, _ in pairs)
-        )
-        return dict(pairs)
-
-    try:
-        return json.loads(read_text(path), object_pairs_hook=unique, parse_int=float)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: not JSON at {where} ({error.msg}); repair or download it again") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: nested too deep to be annotations; download it again") from error
+    return reading.read_json(path, floats=True, missing="put it there or pass another folder")
 
 
 def parse_video(video: str, entry: Any, where: str, remarks: Remarks) -> Video:

@@ -6,10 +6,12 @@ Pickles are never loaded. `.h5` needs h5py (`pip install casejax[hdf5]`).
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,8 +21,11 @@ from numpy.lib import format as npy
 
 from casejax.data.layouts.checks import AGAIN
 from casejax.errors import DataError, OptionError
+from casejax.runtime.hdf5 import MOST_INFLATED, check_stored, datasets, open_hdf5
+from casejax.runtime.reading import check_plain, open_plain
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv")
+LONGEST_LINE = 1 << 24  # letters of the lines of a CSV file that are looked at before all are read
 ORDERS = ("snippets,dim", "dim,snippets", "crops,snippets,dim", "snippets,crops,dim")
 
 
@@ -109,10 +114,11 @@ def keys(path: Path) -> list[str]:
         with _zip(path) as file:
             return [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
     if path.suffix in (".h5", ".hdf5"):
-        found: list[str] = []
-        with _hdf5(path) as file:
-            file.visititems(lambda name, item: found.append(name) if hasattr(item, "shape") else None)
-        return found
+        try:
+            with _hdf5(path) as file:
+                return list(datasets(file, str(path)))
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise error if isinstance(error, DataError) else _damaged(path, error) from error
     return [""]
 
 
@@ -125,21 +131,30 @@ def read_header(source: Source) -> tuple[int, ...]:
     path = source.path
     if path.suffix == ".csv":
         header, columns = _csv_form(path)
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return sum(1 for line in file if line.strip()) - header, columns
     if path.suffix in (".h5", ".hdf5"):
         with _hdf5(path) as file:
-            item = file[_key(source)]
-            shape, dtype, present = item.shape, item.dtype, None
+            try:
+                item = file[_key(source)]
+                check_stored(item, str(source))
+                shape, dtype, present = item.shape, item.dtype, None
+            except (OSError, RuntimeError, KeyError, TypeError) as error:
+                raise _damaged(source, error) from error
     elif path.suffix == ".npz":
         with _zip(path) as file:
             name = f"{_key(source)}.npy"
-            with file.open(name) as member:
-                shape, dtype = _npy_header(member, source)
-                present = file.getinfo(name).file_size - member.tell()
+            try:
+                with file.open(name) as member:
+                    shape, dtype = _npy_header(member, source)
+                    present = file.getinfo(name).file_size - member.tell()
+            except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+                raise _damaged(source, error) from error
+            if file.getinfo(name).file_size > MOST_INFLATED * max(path.stat().st_size, 1) + (1 << 26):
+                raise DataError(f"{source}: promises {file.getinfo(name).file_size:,} bytes, which no such file holds")
     else:
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 shape, dtype = _npy_header(file, source)
                 present = os.fstat(file.fileno()).st_size - file.tell()
         except OSError as error:
@@ -160,6 +175,7 @@ def load(source: Source) -> np.ndarray:
     try:
         if path.suffix == ".csv":
             header, columns = _csv_form(path)
+            check_plain(path)
             return np.loadtxt(path, delimiter=",", skiprows=header, ndmin=2, dtype=np.float64).reshape(-1, columns)
         if path.suffix in (".h5", ".hdf5"):
             with _hdf5(path) as file:
@@ -167,9 +183,16 @@ def load(source: Source) -> np.ndarray:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return file[_key(source)]
+        check_plain(path)
         return np.load(path, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{source}: cannot be read ({error}); {AGAIN}") from error
+    except DataError:
+        raise
+    except Exception as error:  # NumPy, zipfile and h5py raise many types for damaged files
+        raise _damaged(source, error) from error
+
+
+def _damaged(where: Source | Path, error: Exception) -> DataError:
+    return DataError(f"{where}: cannot be read ({str(error) or type(error).__name__}); {AGAIN}")
 
 
 def _npy_header(file: Any, source: Source) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -195,28 +218,26 @@ def _key(source: Source) -> str:
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
+    check_plain(path)
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile raises many types for damaged files
         raise DataError(f"{path}: not a .npz file ({error}); {AGAIN}") from error
 
 
 def _hdf5(path: Path) -> Any:
     try:
-        import h5py
+        return open_hdf5(path, remedy=AGAIN)
     except ImportError:
         raise DataError(f"{path}: reading HDF5 needs h5py; pip install 'casejax[hdf5]', or save it as .npy") from None
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path}: not an HDF5 file ({error}); {AGAIN}") from error
 
 
 def _csv_form(path: Path) -> tuple[int, int]:
     """Lines of heading, 0 or 1, and the number of columns."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = [row for row in itertools.islice(csv.reader(file), 2) if row]
+        with open_plain(path) as bytes_, io.TextIOWrapper(bytes_, "utf-8-sig", newline="") as file:
+            lines = iter(lambda: file.readline(LONGEST_LINE), "")
+            first = [row for row in itertools.islice(csv.reader(lines), 2) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}); {AGAIN}") from error
     if not first:

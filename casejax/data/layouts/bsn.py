@@ -13,8 +13,6 @@ is the duration of the record, as in the programs of this layout.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +24,13 @@ from casejax.data.layouts.annotations import (
     parse_seconds,
     parse_videos,
     read_json,
-    read_text,
 )
 from casejax.data.layouts.assemble import ReadOptions
 from casejax.data.layouts.checks import Remarks, first_three
 from casejax.data.layouts.folders import check_folder, find_file, finish, need_file, read_categories, split_videos
 from casejax.errors import DataError
 from casejax.records import Dataset, Timing, Video
+from casejax.runtime.reading import read_table
 
 COLUMNS = ("video", "numframe", "seconds", "subset", "featureframe")
 
@@ -74,18 +72,18 @@ def read_bsn(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Da
 def _by_table(table: Path, path: Path) -> dict[str, Any]:
     """The entries of the videos in the table, with what it says of them."""
     database = parse_database(read_json(path), path)
-    reader = csv.reader(io.StringIO(read_text(table)))
-    header = [cell.strip().lower() for cell in next(reader, [])]
+    lines = read_table(table)
+    header = [cell.strip().lower() for cell in (lines[0][1] if lines else [])]
     if not set(COLUMNS) <= set(header):
         raise DataError(
             f"{table}: first line {','.join(header)!r} does not name the columns {', '.join(COLUMNS)}; add it"
         )
     rows = {}
-    for cells in reader:
+    for number, cells in lines[1:]:
         if any(cell.strip() for cell in cells):
             if len(cells) != len(header):
                 raise DataError(
-                    f"{table}: line {reader.line_num}: {len(cells)} cells for {len(header)} columns; download it again"
+                    f"{table}: line {number}: {len(cells)} cells for {len(header)} columns; download it again"
                 )
             row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
             rows[row["video"]] = row

@@ -13,6 +13,7 @@ import numpy as np
 
 from casejax.errors import DataError, DataWarning
 from casejax.records import Dataset
+from casejax.runtime.reading import is_text
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ def repeated(names: Iterable[T]) -> list[T]:
 
 def check_id(video: str, source: Path) -> None:
     """Refuse an id that would lead a path out of its folder; `source` is the file to blame."""
-    if not video or ".." in video or "/" in video or "\\" in video:
+    if not video or ".." in video or "/" in video or "\\" in video or "\0" in video or not is_text(video):
         raise DataError(f"{source}: video id {video!r} is no plain file name; rename the video")
 
 

@@ -226,7 +226,10 @@ def list_videos(folder: Path, streams: Sequence[str]) -> list[str]:
     if folder.is_file():
         return sorted({key.split("/")[0] for key in keys(folder)})
     inner = folder / streams[0]
-    return sorted(feature_files(inner if inner.is_dir() else folder))
+    videos = sorted(feature_files(inner if inner.is_dir() else folder))
+    for video in videos:
+        check_id(video, folder)
+    return videos
 
 
 def _folders(parent: Path) -> str:

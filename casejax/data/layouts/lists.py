@@ -17,13 +17,11 @@ in which predictions may not count. Charades has videos in which nothing is anno
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Unpack
 
-from casejax.data.layouts.annotations import find_ids, read_lines, read_text
+from casejax.data.layouts.annotations import find_ids, read_lines
 from casejax.data.layouts.assemble import ReadOptions
 from casejax.data.layouts.checks import Remarks, check_id, raise_first, repeated
 from casejax.data.layouts.folders import (
@@ -39,6 +37,7 @@ from casejax.data.layouts.folders import (
 )
 from casejax.errors import DataError
 from casejax.records import Dataset, Video
+from casejax.runtime.reading import read_table
 
 PREFIXES = {"video_validation": "validation", "video_test": "test"}
 """Subset of a video, by the beginning of its id."""
@@ -124,20 +123,24 @@ def read_charades(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) 
 
 
 def _read_charades(path: Path, part: str, remarks: Remarks) -> list[Video]:
-    rows = csv.DictReader(io.StringIO(read_text(path)))
-    absent = [column for column in ("id", "actions", "length") if column not in (rows.fieldnames or ())]
+    lines = read_table(path)
+    header = lines[0][1] if lines else []
+    absent = [column for column in ("id", "actions", "length") if column not in header]
     if absent:
         raise DataError(f"{path}: first line has no column {absent[0]!r}; write the columns id, actions and length")
     videos = []
-    for row in rows:
-        where = f"{path}: line {rows.line_num}, video {row['id']!r}"
+    for number, cells in lines[1:]:
+        row = dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False))
+        if not any(row.values()):
+            continue
+        where = f"{path}: line {number}, video {row['id']!r}"
         check_id(row["id"] or "", path)
-        cells = [action.split() for action in (row["actions"] or "").split(";") if action.strip()]
+        spelt = [action.split() for action in (row["actions"] or "").split(";") if action.strip()]
         raise_first(
             f"{where}: action {' '.join(action)!r} is not CLASS START END; write it so"
-            for action in cells
+            for action in spelt
             if len(action) != 3
         )
-        actions = [(action[0], action[1:]) for action in cells]
+        actions = [(action[0], action[1:]) for action in spelt]
         videos.append(record(row["id"], where, actions, remarks, subset=part, duration=row["length"] or None))
     return videos

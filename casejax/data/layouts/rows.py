@@ -9,6 +9,7 @@ import numpy as np
 
 from casejax.data.pickles.numpy_files import read_object_array
 from casejax.errors import DataError
+from casejax.runtime.reading import check_plain, is_text
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -17,11 +18,12 @@ def read_array(path: Path) -> np.ndarray:
     Raises:
       DataError: no such file, or one that is no such array.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; put it there, all files of this layout go together")
+    check_plain(path, missing="put it there, all files of this layout go together")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):  # objects, or no array: the other reader says which
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error}); check its rights") from error
+    except Exception:  # objects, or no array: the other reader says which
         array = read_object_array(path)
     if array.ndim == 0:
         raise DataError(f"{path}: holds a single value, not one a video; download it again")
@@ -40,6 +42,8 @@ def as_text(value: Any, path: Path) -> str:
         raise DataError(f"{path}: {bytes(value)[:80]!r} is not UTF-8 ({error}); download it again") from error
     if not isinstance(text, str):
         raise DataError(f"{path}: {str(value)[:80]!r} is no string; download it again")
+    if not is_text(text):
+        raise DataError(f"{path}: {text[:80]!r} holds half of a surrogate pair, which is no text; download it again")
     return str(text)
 
 

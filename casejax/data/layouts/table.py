@@ -12,8 +12,6 @@ A comma separates columns, or a tab. Nothing needs times: a training video has l
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import warnings
@@ -25,7 +23,7 @@ from typing import Unpack
 
 import numpy as np
 
-from casejax.data.layouts.annotations import find_ids, parse_oddity, parse_seconds, read_split, read_text
+from casejax.data.layouts.annotations import find_ids, parse_oddity, parse_seconds, read_split
 from casejax.data.layouts.arrays import SUFFIXES
 from casejax.data.layouts.assemble import (
     SPLITS,
@@ -41,6 +39,7 @@ from casejax.data.layouts.folders import WORDS
 from casejax.data.layouts.timing import check_durations, read_provenance, settle_timing
 from casejax.errors import DataError, DataWarning, OptionError
 from casejax.records import Dataset, Video
+from casejax.runtime import reading
 
 
 @dataclass(frozen=True)
@@ -156,17 +155,12 @@ class _Entry:
 
 def _read_rows(path: Path, accept_labels: bool) -> dict[str, _Entry]:
     """The rows of the table, gathered by video."""
-    text = read_text(path)
-    first = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in first else ",")
-    try:
-        lines = [(reader.line_num, cells) for cells in reader]
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); save the table again as text") from error
+    lines = reading.read_table(path)
     header = [cell.strip().lower() for cell in (lines[0][1] if lines else [])]
     header = ["label" if cell == "labels" else cell for cell in header]
     if not {"video", "label"} <= set(header) or len(set(header)) < len(header):
-        raise DataError(f"{path}: first line {first.strip()!r} does not name the columns; write video,label there")
+        first = ",".join(lines[0][1]) if lines else ""
+        raise DataError(f"{path}: first line {first!r} does not name the columns; write video,label there")
     if ("start" in header) != ("end" in header):
         raise DataError(f"{path}: has one of the columns start and end; write both, or neither")
     entries: dict[str, _Entry] = {}

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def read_timing(root: Path) -> Timing | None:
       DataError: a file that states no timing, or one that cannot be.
     """
     path = root / "features.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     document = read_json(path)
     given = {key: document[key] for key in KEYS if key in document} if isinstance(document, dict) else {}
@@ -94,7 +95,7 @@ def read_provenance(root: Path) -> dict[str, Any]:
       DataError: a file that is no JSON.
     """
     path = root / "features.json"
-    document = read_json(path) if path.is_file() else {}
+    document = read_json(path) if os.path.lexists(path) else {}
     return {name: document[name] for name in PROVENANCE if name in document} if isinstance(document, dict) else {}
 
 

@@ -7,9 +7,7 @@ FOLDER                  such files, or a folder a stream with a file a video
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from casejax.data.layouts.annotations import parse_seconds, read_text
+from casejax.data.layouts.annotations import parse_seconds
 from casejax.data.layouts.arrays import SUFFIXES, Arrangement, Source, keys, load, read_header
 from casejax.data.layouts.checks import check_id, fill, raise_first
 from casejax.data.layouts.feature_files import feature_files, find_sources
 from casejax.errors import DataError
+from casejax.runtime.reading import is_text, read_table
 
 
 class Found(NamedTuple):
@@ -77,6 +76,8 @@ def find_videos(
     """
     found: dict[tuple[Source, ...], Found] = {}
     for place in _expand(places):
+        if not is_text(str(place)):
+            raise DataError(f"{str(place)!r}: its name is no UTF-8, which results are written in; rename it")
         for video in _in_folder(place, streams) if place.is_dir() else _in_file(place, streams):
             found.setdefault(tuple(source._replace(path=source.path.resolve()) for source in video.sources), video)
     checked, problems = [], []
@@ -103,19 +104,18 @@ def read_durations(path: Path) -> dict[str, float]:
     Raises:
       DataError: no such columns, a duration that is not positive, or two of one video.
     """
-    text = read_text(path)
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in text.split("\n", 1)[0] else ",")
-    names = {name.strip().lower(): name for name in reader.fieldnames or ()}
+    lines = read_table(path)
+    names = {name.strip().lower(): n for n, name in enumerate(lines[0][1] if lines else [])}
     if not {"video", "duration"} <= names.keys():
         raise DataError(f"{path}: first line does not name the columns video and duration; write video,duration there")
     durations: dict[str, float] = {}
-    for row in reader:
-        video, stated = ((row[names[name]] or "").strip() for name in ("video", "duration"))
+    for number, row in lines[1:]:
+        video, stated = ((row[n] if n < len(row) else "").strip() for n in (names["video"], names["duration"]))
         if not stated:
             continue
-        seconds = parse_seconds(stated, f"{path}: line {reader.line_num}, duration")
+        seconds = parse_seconds(stated, f"{path}: line {number}, duration")
         if seconds <= 0:
-            raise DataError(f"{path}: line {reader.line_num}: duration {stated} is not positive; write seconds")
+            raise DataError(f"{path}: line {number}: duration {stated} is not positive; write seconds")
         if durations.setdefault(video, seconds) != seconds:
             raise DataError(f"{path}: video {video!r} has the durations {durations[video]} and {seconds}; keep one")
     return durations

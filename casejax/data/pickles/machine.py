@@ -29,6 +29,9 @@ WIDTHS = {"BININT1": 1, "BININT2": 2, "BINGET": 1, "LONG_BINGET": 4, "BINPUT": 1
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
+GREATEST_KEY = 2**60
+"""Numbers from here on can share their hash with one another, which makes a dictionary of them slow without end."""
+
 
 class Machine:
     """Interpreter of pickles that follow each other in `data`.
@@ -108,9 +111,9 @@ class Machine:
                 items = self.pop(2) if op == "SETITEM" else self.pop_mark()
                 self.set_items(self.top(dict), items)
             case "BINPUT" | "LONG_BINPUT":
-                self.memo[self.uint(WIDTHS[op])] = self.top(object)
+                self.remember(self.uint(WIDTHS[op]))
             case "MEMOIZE":
-                self.memo[len(self.memo)] = self.top(object)
+                self.remember(len(self.memo))
             case "BINGET" | "LONG_BINGET":
                 if (index := self.uint(WIDTHS[op])) not in self.memo:
                     raise self.error("refers to a value that it does not have")
@@ -136,11 +139,19 @@ class Machine:
                 )
         return True
 
+    def remember(self, index: int) -> None:
+        """Give the topmost item a number by which it can be had again."""
+        value = self.memo[index] = self.top(object)
+        if isinstance(value, Unfinished):
+            value.index = index
+
     def set_items(self, target: dict[Any, Any], items: list[Any]) -> None:
         """Put alternating keys and values into a dictionary."""
         keys, values = items[::2], items[1::2]
         if len(keys) != len(values) or not all(isinstance(key, (str, int, float, type(None))) for key in keys):
             raise self.error("has a dictionary with a missing value or an unusual key")
+        if any(isinstance(key, (int, float)) and abs(key) >= GREATEST_KEY for key in keys):
+            raise self.error("has a dictionary with a number beyond all counts for a key")
         target.update(zip(keys, values, strict=True))
 
     def take(self, count: int) -> memoryview:
@@ -206,6 +217,12 @@ class Machine:
                     waiting.extend(value.flat if objects else value.values() if isinstance(value, dict) else value)
             elif not (value is None or isinstance(value, (str, int, float, np.ndarray))):
                 raise self.refused("it holds a class, a function, or contents without an array")
+
+
+class Unfinished:
+    """What is on the stack before it has its contents; `index` is its newest number in the memo."""
+
+    index: int | None = None
 
 
 def damaged(what: str) -> DataError:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
-from casejax.data.pickles.machine import Machine, damaged
+from casejax.data.pickles.machine import Machine, Unfinished, damaged
 from casejax.errors import DataError
+from casejax.runtime.reading import open_plain
 
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8"}
 """Types of the arrays that are read, in NumPy's spelling."""
@@ -43,13 +44,13 @@ def read_object_array(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path, missing="check the path") as file:
             shape, start = _header(file)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
+        raise _at(path, error) from error.__cause__
     try:
         value = _interpret(memoryview(mapped)[start:])
         if not (isinstance(value, np.ndarray) and value.dtype.hasobject) or value.shape != shape:
@@ -76,7 +77,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open_plain(path, "weights", missing="check the path") as file:
             if not (start := file.read(2)).startswith(b"\x80"):
                 raise damaged(f"not a pickle of protocol 2 or later (it begins with {start!r})")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -84,7 +85,12 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error.__cause__
+        raise _at(path, error) from error.__cause__
+
+
+def _at(path: Path, error: DataError) -> DataError:
+    """The error with the name of its file, once."""
+    return error if str(error).startswith(f"{path}: ") else DataError(f"{path}: {error}")
 
 
 def _refused(what: str) -> DataError:
@@ -124,7 +130,7 @@ class _Type:
                 raise _refused("it has an array of a type that is not plain")
 
 
-class _Unfilled:
+class _Unfilled(Unfinished):
     """An array before its contents."""
 
 
@@ -229,10 +235,8 @@ class _NumpyMachine(Machine):
             target.build(state)
         elif isinstance(target, _Unfilled):
             array = self.stack[-1] = self.filled(state)
-            for index, value in reversed(self.memo.items()):  # the newest: it was remembered a moment ago
-                if value is target:
-                    self.memo[index] = array
-                    break
+            if target.index is not None and self.memo.get(target.index) is target:
+                self.memo[target.index] = array
         else:
             raise _refused("refused: its pickle sets attributes (BUILD) of something else than an array")
 

@@ -22,6 +22,7 @@ from casejax.data.pickles.machine import damaged
 from casejax.data.pickles.torch_tensors import DTYPES, Storage, TorchMachine, dtype_of, pickled, refused
 from casejax.errors import DataError
 from casejax.runtime.files import whole_file
+from casejax.runtime.reading import read_bytes
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which the older format begins
 ALIGNMENT = 64  # of storages in a zip file, as torch aligns them
@@ -42,12 +43,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
       DataError: for every other file. Nothing that a file names is ever imported or called.
     """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise FileNotFoundError("no such file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
+    data = read_bytes(path, "weights", missing="check the path")
     try:
         return _read(data)
     except DataError as error:

@@ -21,6 +21,7 @@ from casejax.errors import DataError
 from casejax.methods.case.head import make_head
 from casejax.methods.case.network import CaseNet
 from casejax.methods.case.settings import CaseSettings, HeadSettings
+from casejax.runtime.reading import check_plain
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -232,6 +233,7 @@ def _state_dict(path: Path) -> dict[str, Any]:
 def _read_cluster_labels(path: Path, num_clusters: int) -> Array:
     """(2, K, 2) float32 of a published `cls_gt.npy`."""
     remedy = "name the cls_gt.npy that the published program saved beside this model"
+    check_plain(path, missing="check the path")
     try:
         labels = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no size is believed before it is checked
     except OSError as error:

@@ -174,7 +174,7 @@ def test_binary_split_file(split):
 
 def test_split_file_that_is_a_folder(split):
     split.mkdir()
-    assert_says(refusal(read_split, split), split, "cannot be read as text", "save it as")
+    assert_says(refusal(read_split, split), split, "is a folder, not a file", "name a file")
 
 
 # What is odd and used all the same

@@ -287,7 +287,7 @@ def test_long_double_is_refused(tmp_path):
 
 def test_load_features_file_names_a_missing_file(tmp_path):
     message = refusal(tmp_path / "video.npy", read=feature_files.load_features_file)
-    assert_says(message, tmp_path / "video.npy", "No such file", "check that it exists")
+    assert_says(message, tmp_path / "video.npy", "no such file", "put it there")
 
 
 def test_several_bad_headers_are_counted(root):

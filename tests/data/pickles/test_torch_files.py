@@ -134,8 +134,8 @@ def test_other_files(tmp_path, case):
 
 
 def test_paths_that_are_no_files(tmp_path):
-    for path in (tmp_path, tmp_path / "none.pkl"):
-        with pytest.raises(DataError, match="no such file"):
+    for path, message in ((tmp_path, "is a folder, not a file"), (tmp_path / "none.pkl", "no such file")):
+        with pytest.raises(DataError, match=message):
             read_torch(path)
 
 
