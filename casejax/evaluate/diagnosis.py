@@ -148,12 +148,12 @@ class GroupPrecision(NamedTuple):
     Attributes:
       average_precision: (G,) mean over the classes that have instances in the group, fractions; NaN without any.
       found: (G,) share of its instances that some detection finds; NaN without any.
-      count: (G,) instances.
+      size: (G,) instances.
     """
 
     average_precision: np.ndarray
     found: np.ndarray
-    count: np.ndarray
+    size: np.ndarray
 
 
 @takes(whole=("group",))

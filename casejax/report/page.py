@@ -60,7 +60,7 @@ def _vega() -> str:
         import vl_convert
     except ImportError as error:
         raise ImportError("a report needs vl-convert: pip install 'casejax[report]'") from error
-    return str(vl_convert.javascript_bundle())
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]
 
 
 def _document(parts: Sequence[str], charts: Sequence[Spec], runs: Sequence[Run], program: str) -> str:

@@ -20,6 +20,7 @@ from casejax.evaluate import (
 )
 from casejax.report import charts, pictures
 from casejax.report.analysis import NAME, Analysis
+from casejax.report.charts import Spec
 from casejax.report.comparison import Finished, differences, paired
 from casejax.report.finished import Run
 
@@ -31,7 +32,7 @@ class Page:
     """HTML and the charts that it places."""
 
     parts: list[str] = field(default_factory=list)
-    charts: list[charts.Spec] = field(default_factory=list)
+    charts: list[Spec] = field(default_factory=list)
 
     def heading(self, level: int, text: str, name: str = "") -> None:
         """A heading, which opens a place to link to."""
@@ -41,7 +42,7 @@ class Page:
         """A paragraph."""
         self.parts.append(f'<p class="{kind}">{html.escape(text)}</p>')
 
-    def draw(self, *specs: charts.Spec | None) -> None:
+    def draw(self, *specs: Spec | None) -> None:
         """Charts side by side where there is room."""
         shown = [spec for spec in specs if spec is not None]
         places = [f'<div class="chart" data-chart="{len(self.charts) + i}"></div>' for i in range(len(shown))]
@@ -114,7 +115,8 @@ def compare_runs(page: Page, runs: Sequence[Finished], others: Sequence[str]) ->
             caption="Paired over the seeds that both have; points of mAP.",
         )
     places = [(run.name, seed, run.figures[seed][shared[-1]]) for run in runs for seed in sorted(run.figures)]
-    page.draw(charts.paired_seeds(*zip(*places, strict=True), shared[-1]))
+    whose, numbers, figures = ([place[i] for place in places] for i in range(3))
+    page.draw(charts.paired_seeds(whose, numbers, figures, shared[-1]))
 
 
 def _result(page: Page, run: Run, name: str) -> None:
@@ -198,7 +200,7 @@ def _timelines(page: Page, run: Run, name: str, videos: Sequence[str], count: in
         page.draw(_timeline(run.analysis, v))
 
 
-def _timeline(analysis: Analysis, v: int) -> charts.Spec:
+def _timeline(analysis: Analysis, v: int) -> Spec:
     truth, found = (table.take(table.video == v) for table in (analysis.truth, analysis.found))
     found = found.take(np.argsort(-found.score, kind="stable"))
     names = analysis.classes.tolist()
@@ -309,8 +311,8 @@ def _errors(page: Page, run: Run, name: str, tiou: float | None) -> None:
     ):
         group, edges = quantile_groups(values)
         scored = average_precision_of_groups(diagnosis, truth, group, num_groups=len(edges))
-        names = [f"to {edge:.3g}{unit} ({n})" for edge, n in zip(edges, scored.count, strict=True)]
-        drawn.append(charts.bars(heading, names, 100 * scored.average_precision, "AP_N, %", color=charts.GREEN))
+        names = [f"to {edge:.3g}{unit} ({n})" for edge, n in zip(edges, scored.size, strict=True)]
+        drawn.append(charts.bars(heading, names, list(100 * scored.average_precision), "AP_N, %", color=charts.GREEN))
     page.draw(*drawn)
     page.say(
         "Groups of about equal size, their number of instances in brackets; AP_N makes unlike sizes comparable.", "soft"

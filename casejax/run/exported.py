@@ -72,8 +72,8 @@ def read_network(folder: Path) -> Restored:
     has_clusters = isinstance(template.cluster_labels, jax.Array)
     wanted = dict(zip(names, leaves, strict=True)) | ({CLUSTER_LABELS: template.cluster_labels} if has_clusters else {})
     for name in wanted.keys() ^ arrays.keys():
-        state = "lacks" if name in wanted else "has also"
-        raise CheckpointError(f"{folder / WEIGHTS}: {state} {name}; export the run again (casejax export)")
+        fault = "lacks" if name in wanted else "has also"
+        raise CheckpointError(f"{folder / WEIGHTS}: {fault} {name}; export the run again (casejax export)")
     for name, leaf in wanted.items():
         if arrays[name].shape != leaf.shape:
             raise CheckpointError(

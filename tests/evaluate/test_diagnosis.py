@@ -120,8 +120,8 @@ def test_precision_of_groups_is_the_area_under_the_curve_by_hand(seed):
             steps = [i / total for i in range(1, total + 1)]
             values.append(sum(max((p for r, p in points if r >= s - 1e-9), default=0) for s in steps) / total)
         assert got.average_precision[g] == pytest.approx(np.mean(values))
-        assert got.found[g] == pytest.approx(sum(t >= 0 and group[t] == g for *_, t in ranked) / got.count[g])
-    assert got.count.sum() == len(truth.score)
+        assert got.found[g] == pytest.approx(sum(t >= 0 and group[t] == g for *_, t in ranked) / got.size[g])
+    assert got.size.sum() == len(truth.score)
     assert len(edges) == 2
 
 
@@ -134,7 +134,7 @@ def test_perfect_detections_have_no_errors_and_nothing_has_none():
     group = np.zeros(len(truth.score), np.int64)
     found = average_precision_of_groups(diagnosis, truth, group, num_groups=2)
     np.testing.assert_array_equal(found.average_precision, [1, np.nan])
-    np.testing.assert_array_equal(found.count, [len(group), 0])
+    np.testing.assert_array_equal(found.size, [len(group), 0])
     nothing = SegmentTable.from_rows([], [], [])
     empty = diagnose(nothing, truth, CLASSES)
     assert empty.kind.shape == (0,)
