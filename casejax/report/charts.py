@@ -329,9 +329,11 @@ def bars(heading: str, names: Sequence[str], values: Sequence[float | None], tit
     }
 
 
-def paired_seeds(runs: Sequence[str], seeds: Sequence[int], values: Sequence[float], title: str) -> Spec:
-    """A figure of every run and seed, %, the same seed of two runs tied by a line."""
-    data = columns(run=list(runs), seed=[str(seed) for seed in seeds], value=100 * np.asarray(values))
+def paired_seeds(figures: Sequence[tuple[str, int, float]], title: str) -> Spec:
+    """The figure of every run and seed, a fraction, drawn in %; the same seed of two runs is tied by a line."""
+    runs = [run for run, _, _ in figures]
+    values = 100 * np.array([value for *_, value in figures])
+    data = columns(run=runs, seed=[str(seed) for _, seed, _ in figures], value=values)
     order = list(dict.fromkeys(runs))
     color = {"field": "seed", "title": "seed", "scale": {"range": list(MANY)}}
     encoding = {

@@ -115,8 +115,7 @@ def compare_runs(page: Page, runs: Sequence[Finished], others: Sequence[str]) ->
             caption="Paired over the seeds that both have; points of mAP.",
         )
     places = [(run.name, seed, run.figures[seed][shared[-1]]) for run in runs for seed in sorted(run.figures)]
-    whose, numbers, figures = ([place[i] for place in places] for i in range(3))
-    page.draw(charts.paired_seeds(whose, numbers, figures, shared[-1]))
+    page.draw(charts.paired_seeds(places, shared[-1]))
 
 
 def _result(page: Page, run: Run, name: str) -> None:
