@@ -311,9 +311,9 @@ class SnippetScores(NamedTuple):
       fused: (B, T, C) in which stretches above a threshold are proposals; of CASE the calibrated T-CAS.
       video: (B, C) class probabilities of the video, which select its classes.
       ranked: (B, T, C) of which the contrast of inside and outside ranks a proposal; None: `fused`.
-      attention: (B, T) P^A; without attention, what stands for it in pictures.
+      attention: (B, T) P^A; None without attention.
       transformed: (B, T) P^T, the foreground probability through the clusters; None without clusters.
-      foreground: (B, T) P^M, which `fused` is made with; P^A without clusters.
+      foreground: (B, T) P^M, which `fused` is made with; P^A without clusters, None without attention.
       proposals: segments, of a method that proposes them itself; None for those whose scores are thresholded.
     """
 

@@ -68,3 +68,12 @@ def test_every_function_in_the_table_exists():
             assert hasattr(module, name.rsplit(".", 1)[-1]), name
             found += 1
     assert found >= 20
+
+
+def test_report_block_runs(capsys):
+    text = (Path(__file__).parent.parent / "docs" / "report.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(block, {})
+    kinds, gains = capsys.readouterr().out.splitlines()
+    assert kinds == "['localization', 'true positive', 'double detection']"
+    assert gains == "{'localization': 0.25}"

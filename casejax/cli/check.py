@@ -18,6 +18,7 @@ from casejax.cli.sources import add_data_options, check_sources, read_data
 from casejax.data.inventory import Inventory, compare_with_published, nestings, oddities, take_inventory
 from casejax.errors import DataError, DataWarning, OptionError
 from casejax.records import Dataset
+from casejax.runtime.files import plain
 
 
 def main(words: Sequence[str]) -> int:
@@ -41,7 +42,7 @@ def main(words: Sequence[str]) -> int:
             raise OptionError("name the data set: casejax check DIR, or --features DIR with --labels CSV")
         report = _check(parsed)
         if parsed.json:
-            stage(json.dumps(report, indent=1))
+            stage(json.dumps(plain(report), indent=1, allow_nan=False))
         else:
             _print(report)
         return 1 if report["findings"] else 0

@@ -11,6 +11,7 @@ from casejax.cli.options import Parser, run_command
 from casejax.errors import OptionError
 from casejax.inference.evaluate import default_console
 from casejax.report.comparison import comparison_summary, print_comparison, read_finished
+from casejax.runtime.files import plain
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,7 +27,7 @@ def main(words: Sequence[str]) -> int:
             raise OptionError(f"{', '.join(map(str, parsed.runs))}: names a run twice; name each once")
         runs = [read_finished(folder) for folder in parsed.runs]
         if parsed.json:
-            stage(json.dumps(comparison_summary(runs), indent=1))
+            stage(json.dumps(plain(comparison_summary(runs)), indent=1, allow_nan=False))
         else:
             print_comparison(default_console(), runs)
 

@@ -26,9 +26,11 @@ COMMANDS = {
     "eval": "evaluate a run, or a converted network, on the test videos of a data set",
     "evaluate": "judge a file of detections against annotations under a named protocol",
     "check": "say what is in a data set, and what is missing or odd in it",
+    "report": "write one HTML page about runs, with charts, timelines and an analysis of errors",
     "compare": "print several runs side by side, with paired differences over seeds",
     "convert": "make a run of a network of the published CASE program",
-    "export": "write a run as the two files of the published CASE program",
+    "export": "write a run as a folder for others, or as the two files of the published CASE program",
+    "env": "print versions, devices and the revision of the code, for a bug report",
     "completion": "print the script that completes these commands in bash, zsh or tcsh",
 }
 """The commands, each a module of this room, by the sentence that its help begins with."""

@@ -23,7 +23,7 @@ from casejax.cli.options import (
     use_compilation_cache,
 )
 from casejax.cli.sources import add_data_options, add_protocol_options, check_sources, given_protocol, read_data
-from casejax.cli.worlds import check_world, world_of, write_world
+from casejax.cli.worlds import SYNTHETIC_WORLD, check_world, world_of, write_world
 from casejax.data.layouts import LAYOUTS, find_layout
 from casejax.errors import OptionError
 from casejax.inference.evaluate import report_on_grid, usual_protocol
@@ -38,6 +38,9 @@ from casejax.train.own_data import fit_batch
 
 COMMON = ("seed", "epochs", "num_snippets", "batch_size", "learning_rate")
 """Options that the short help names."""
+
+DEMO = {"epochs": 20}
+"""Of `--demo`: a third of the steps on the embedded world."""
 
 CHOICES = (*DATASETS, PENN_UNTRIMMED)
 """Of `--dataset`."""
@@ -64,6 +67,7 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
     chosen.add_argument("--method", default=defaults.method)
     chosen.add_argument("--variant", choices=VARIANTS)
     chosen.add_argument("--dataset", choices=CHOICES, default=THUMOS14)
+    chosen.add_argument("--demo", action="store_true")
     chosen.add_argument("--data", type=Path)
     chosen.add_argument("--features", type=Path)
     first, _ = chosen.parse_known_args(words)
@@ -77,6 +81,10 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
             sizes = {name: value for name, value in sizes.items() if name not in ("epochs", "learning_rate")}
         start = start.changed(**{name: value for name, value in sizes.items() if name in start.flat()})
 
+    if first.demo:
+        if world != SYNTHETIC_WORLD:
+            raise OptionError("--demo is the embedded world in short; leave it out, or the data")
+        start = start.changed(**DEMO)
     parser = _parser(words, defaults, start, command)
     arguments = parse(parser, words, start)
     given = given_options(arguments, start)
@@ -134,6 +142,7 @@ def _parser(words: Sequence[str], defaults: Defaults, start: Config, command: st
     add = parser.add_argument
     add_data_options(parser, layout=defaults.layout)
     add("--out", type=Path, metavar="DIR", help="folder of the run (runs/METHOD, or runs/WORLD)")
+    add("--demo", action="store_true", help="the embedded world, in a third of the steps")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add(
         "--method",

@@ -14,6 +14,16 @@ from casejax.evaluate.detection import (
     evaluate_detections,
     match_detections,
 )
+from casejax.evaluate.diagnosis import (
+    KINDS,
+    Diagnosis,
+    GroupPrecision,
+    average_precision_of_groups,
+    diagnose,
+    gain_without,
+    kinds_by_rank,
+    quantile_groups,
+)
 from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge, touches
 from casejax.evaluate.results import ParsedResults, parse_results, results_dict
 from casejax.records import bare_name, match_names
@@ -37,6 +47,14 @@ __all__ = [
     "Bootstrap",
     "classification_metrics",
     "ClassificationMetrics",
+    "diagnose",
+    "Diagnosis",
+    "KINDS",
+    "kinds_by_rank",
+    "gain_without",
+    "average_precision_of_groups",
+    "GroupPrecision",
+    "quantile_groups",
     "results_dict",
     "parse_results",
     "ParsedResults",

@@ -228,6 +228,19 @@ def match_detections(
       DataError: see `evaluate_detections`.
       ValueError: see `evaluate_detections`.
     """
+    return matched(predictions, ground_truth, classes, tious=tious, matching=matching, ties=ties)[0]
+
+
+def matched(
+    predictions: SegmentTable,
+    ground_truth: SegmentTable,
+    classes: Sequence[str],
+    *,
+    tious: Sequence[float],
+    matching: Matching = "best free ground truth",
+    ties: Ties = "last listed first",
+) -> tuple[Matches, np.ndarray]:
+    """`match_detections`, and (K, n) int64 the row of the ground truth that each finds; -1 of a false positive."""
     for name, value, words in (("matching", matching, get_args(Matching)), ("ties", ties, get_args(Ties))):
         if value not in words:
             raise ValueError(f"{name} must be one of {words}, got {value!r}")
@@ -246,15 +259,18 @@ def match_detections(
     rank, truth, tiou = _edges(ranked, ground_truth, len(classes), thresholds.min(initial=1))
     listed = -truth if last else truth
     order = np.lexsort((truth, rank) if matching == "first free ground truth" else (listed, -tiou, rank))
-    hit = np.zeros((len(thresholds), len(ranked.score)), bool)
-    hit[_match(rank[order], truth[order], tiou[order], thresholds, hit.shape[1], len(ground_truth.score))] = True
-    return Matches(thresholds, ranked, hit)
+    found = np.full((len(thresholds), len(ranked.score)), -1)
+    threshold, placed, slot = _match(
+        rank[order], truth[order], tiou[order], thresholds, found.shape[1], len(ground_truth.score)
+    )
+    found[threshold, placed] = slot
+    return Matches(thresholds, ranked, found >= 0), found
 
 
 def _match(
     rank: np.ndarray, truth: np.ndarray, tiou: np.ndarray, thresholds: np.ndarray, count: int, num_slots: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of threshold and rank of every prediction that finds ground truth, in that order.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of threshold, rank and ground truth of every prediction that finds one.
 
     Greedy matching by rank is deferred acceptance in which every ground truth prefers the better rank:
     in each round all unplaced predictions of all thresholds ask the ground truth they like best of those that
@@ -286,8 +302,8 @@ def _match(
         unplaced = np.unique(np.concatenate([refused, displaced]))
         at[unplaced] += 1
         unplaced = unplaced[at[unplaced] < stop[unplaced]]
-    placed = number[np.sort(holder[holder != nobody])]
-    return np.divmod(placed, max(count, 1))
+    held = np.flatnonzero(holder != nobody)
+    return (*np.divmod(number[holder[held]], max(count, 1)), held % max(num_slots, 1))
 
 
 def _edges(

@@ -1,6 +1,7 @@
 """A trained network used: it finds segments in any videos; on a test split, their mAP is evaluated and reported."""
 
 from casejax.inference.evaluate import evaluate_run, evaluate_scores, report_on_grid, report_scores
+from casejax.inference.export import export_run
 from casejax.inference.judging import Judged, Truth, judge_file, judged_summary, notes, print_judged, read_truth
 from casejax.inference.predict import Localizer
 from casejax.inference.predictions import (
@@ -28,6 +29,7 @@ __all__ = [
     "write_segments",
     "print_segments",
     "draw_timeline",
+    "export_run",
     "evaluate_run",
     "evaluate_scores",
     "report_scores",

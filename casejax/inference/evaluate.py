@@ -17,9 +17,11 @@ from casejax.evaluate.bootstrap import Bootstrap, bootstrap_detections
 from casejax.evaluate.classification import ClassificationMetrics, classification_metrics
 from casejax.evaluate.detection import DetectionResult
 from casejax.evaluate.protocols import A2CL_PT, CASE, PROTOCOLS, Protocol, judge
+from casejax.inference.analysis import Look, analyse, make_look
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.records import Dataset, Localization, SegmentTable, SnippetScores
 from casejax.report import tables as report
+from casejax.report.analysis import NAME, write_analysis
 from casejax.run.config import Config
 from casejax.run.folder import Restored
 from casejax.runtime import distributed, files
@@ -57,7 +59,7 @@ def evaluate_run(
     Args:
       restored: as `restore_run` gives it.
       dataset: with the classes, feature dimensions and timing the network was trained with.
-      out: where `predictions.json`, `average_precision.csv` and `results.json` go.
+      out: where `predictions.json`, `average_precision.csv`, `results.json` and `analysis.npz` go.
       protocol: how detections are judged; default `usual_protocol`.
       console: where results are printed; default standard output.
 
@@ -89,6 +91,7 @@ def evaluate_run(
         step=int(state.step),
         selection=selection,
         protocol=protocol,
+        look=make_look(graphdef, state.params, dataset, config),
     )
     return judged.detection
 
@@ -105,13 +108,19 @@ def report_scores(
     untrained: tuple[DetectionResult, ClassificationMetrics] | None = None,
     protocol: Protocol | None = None,
     remarks: Callable[[Judged], list[str]] = lambda judged: [],
+    look: Callable[[], Look] | None = None,
 ) -> tuple[Judged, Bootstrap | None]:
     """Evaluate scores of the test split, print the table and write what a run leaves beside its checkpoints.
 
-    `remarks` says what has most likely gone wrong; it is printed, and stands in results.json.
+    `remarks` says what has most likely gone wrong; it is printed, and stands in results.json. With `look`, what the
+    network says of embeddings and clusters is in `analysis.npz` too, which a report is made of.
     """
     protocol = protocol or usual_protocol(config, dataset)
     judged, truth = _evaluate(scored.scores, dataset, config.localization, protocol)
+    whole = config.localization.test_sampling == "whole"
+    looked = None if look is None else look()
+    analysis = analyse(dataset, scored.scores, judged.detections, scored.cluster_labels, whole=whole, looked=looked)
+    write_analysis(out / NAME, analysis)
     described = config.describe()
     report.write_predictions(out / "predictions.json", judged.detections, dataset)
     console.print(f"method {described}", soft_wrap=True, highlight=False, markup=False)
@@ -251,7 +260,9 @@ def localize_snippets(
     durations = lengths * seconds
     if options.proposals == "regressed" and scores.proposals is not None:
         return localize.localize_proposals(
-            *(np.asarray(column) for column in scores.proposals),
+            np.asarray(scores.proposals.segments),
+            np.asarray(scores.proposals.labels),
+            np.asarray(scores.proposals.scores),
             np.asarray(scores.video),
             seconds if own is not None else durations / scores.fused.shape[1],
             options=options,

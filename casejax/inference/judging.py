@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from casejax.evaluate.protocols import Protocol, judge
 from casejax.evaluate.results import ParsedResults, parse_results
 from casejax.records import SNIPPET_SECONDS, SegmentTable, Video, match_names
 from casejax.report import tables as report
+from casejax.runtime.files import plain
 
 TEST_SUBSETS = ("test", "testing", "val", "validation")
 """Words of annotation files for the videos to evaluate on; the first of them that has instances is taken."""
@@ -202,7 +202,7 @@ def judged_summary(judged: Judged) -> dict[str, Any]:
     """All that `print_judged` prints, as plain values; fractions, null for what is not defined."""
     protocol, truth, parsed, detection, interval = judged
     described = protocol.describe(interval.num_videos, int(detection.num_ground_truth.sum()))
-    return _plain(
+    return plain(
         {
             "protocol": {"name": protocol.name, "description": described},
             "ground_truth": truth.source,
@@ -262,12 +262,3 @@ def _first(names: Iterable[str]) -> str:
 
 def _examples(names: Iterable[str]) -> str:
     return f" ({_first(names)})" if list(names) else ""
-
-
-def _plain(value: Any) -> Any:
-    """The value with None in place of NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

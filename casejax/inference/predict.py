@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from casejax.data.layouts.consistency import warn_of_times
 from casejax.data.layouts.timing import timing_of
 from casejax.errors import DataError, OptionError
 from casejax.inference.evaluate import localize_split
+from casejax.inference.hub import network_folder
 from casejax.inference.predictions import Prediction, Segment
 from casejax.inference.scoring import make_scorer, score_videos, score_whole_videos
 from casejax.records import Dataset, Features, Split, Timing, Video
@@ -54,14 +54,15 @@ class Localizer:
         """The selected network of a run where a step was selected, else that of the last step.
 
         Args:
-          folder: of a run, or of a converted network.
+          folder: of a run, of a converted network or of an exported one; or OWNER/NAME of one on the Hugging Face hub,
+            where `huggingface_hub` is installed.
           **options: of inference to change, by name, such as `class_threshold=0.1`.
 
         Raises:
           CheckpointError: no network in the folder, or one that cannot be read.
           OptionError: an option that does not exist, is not one of inference, or a value that cannot be used.
         """
-        restored = restore_run(Path(folder))
+        restored = restore_run(network_folder(os.fspath(folder)))
         config = restored.config.changed(**options)
         fixed = [each.name for each in config.options() if each.name in options and not each.of_inference]
         if fixed:

@@ -124,16 +124,17 @@ def draw_timeline(path: Path, prediction: Prediction, frames: Sequence[np.ndarra
     Raises:
       ImportError: matplotlib is missing; the message says how to install it.
     """
-    scores = prediction.snippet_scores
+    heading, curves = pictures.score_curves(prediction.snippet_scores, 0)
+    start, end = float(prediction.snippet_times[0, 0]), float(prediction.snippet_times[-1, 1])
     labels = dict.fromkeys(segment.label for segment in prediction.segments)
     own = {label: [s for s in prediction.segments if s.label == label] for label in labels}
     figure = pictures.timeline(
         title=prediction.video,
-        duration=float(prediction.snippet_times[-1, 1]),
+        duration=end,
+        covered=(start, end),
         ground_truth=None,
-        attention=np.asarray(scores.attention)[0],
-        transformed=None if scores.transformed is None else np.asarray(scores.transformed)[0],
-        fused=np.asarray(scores.foreground)[0],
+        heading=heading,
+        curves=curves,
         predictions=[
             (label, np.asarray([(s.start, s.end) for s in found]), np.asarray([s.score for s in found]))
             for label, found in own.items()

@@ -252,7 +252,8 @@ def fuse_table(
     scores[place], mask[place] = score[order], True
     fuse = partial(_fuse_groups, template=template, overlap=overlap)
     fused = jax.device_get(fuse(segments, scores, mask, temperature, threshold, extra))
-    place = row, _ = np.nonzero(fused.mask)
+    row, column = np.nonzero(fused.mask)
+    place = row, column
     return FusedTable(
         fused.segments[place] + origin[row][:, None],
         fused.scores[place].astype(np.float64),

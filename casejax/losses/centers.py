@@ -106,6 +106,7 @@ def center_loss(
     The gradient of the features is the exact one. That of the centers is, unless `averaged` is False, the projected
     averaged gradient of Eqs. 6 to 10, by which the published program moves its centers. It is not the gradient of the
     loss:
+
       - for each center, the sums over pairs of Eqs. 3, 4 and 5 are each divided by 1 + the number of violated triplets
         in it. One violated triplet counts half; a class with many pairs moves hardly faster than one with few.
       - it does not depend on a factor of the loss: twice the loss gives the same step of the centers. Only their own

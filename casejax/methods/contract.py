@@ -227,9 +227,7 @@ class Method:
         """Inference: with clusters, P^M stands in the place of attention, section 4.3 of CASE."""
         if self.foreground is None:
             found = self.scores(outputs, settings=settings, mask=mask)
-            if found.attention is not None:
-                return found._replace(foreground=found.attention)
-            attention = stream_mean(outputs.attention) if outputs.attention else found.fused.max(axis=2)
+            attention = stream_mean(outputs.attention) if outputs.attention else None
             return found._replace(attention=attention, foreground=attention)
         attention = stream_mean(outputs.attention)
         transformed, fused = self.foreground(outputs, cluster_labels, settings=settings, mask=mask)

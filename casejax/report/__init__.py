@@ -4,7 +4,7 @@
 """
 
 from casejax.report.canvas import save
-from casejax.report.pictures import cluster_foreground, draw_pictures, timeline, training_curves
+from casejax.report.pictures import cluster_foreground, draw_pictures, score_curves, timeline, training_curves
 from casejax.report.tables import print_results, print_seeds, summary, write_average_precision, write_predictions
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "write_average_precision",
     "draw_pictures",
     "timeline",
+    "score_curves",
     "training_curves",
     "cluster_foreground",
     "save",

@@ -37,6 +37,11 @@ MAX_LANES = 8  # classes drawn as predictions
 SCORE_FRACTION = 0.2  # detections below this fraction of the video's best score are not drawn
 
 
+ATTENTION, CLUSTERS, FUSED = "$P^A$ attention", "$P^T$ clusters", "$P^M$ fused"
+BEST_CLASS = "highest class score"
+COLORS = {ATTENTION: ORANGE, CLUSTERS: BLUE, FUSED: INK, BEST_CLASS: VERMILLION}
+"""Of the curves of a timeline, by their names."""
+
 # Keys of `metrics.jsonl` with their names and colours, a panel each.
 LOSSES = {
     "loss": ("total", INK),
@@ -63,6 +68,7 @@ def draw_pictures(
     cluster_labels: np.ndarray | None,
     metrics: Sequence[Mapping[str, Any]],
     *,
+    whole: bool = False,
     timelines: int = 4,
 ) -> list[Path]:
     """Draw the curves of a run, its clusters, and the timelines of a few test videos.
@@ -74,6 +80,7 @@ def draw_pictures(
       detections: of the test split.
       cluster_labels: (S, K, 2) Q^C; None of a network without clusters.
       metrics: the lines of metrics.jsonl.
+      whole: whether videos were scored as they are, their scores padded to the longest; else they were resampled.
       timelines: videos to draw, spread evenly over the lengths.
 
     Returns:
@@ -89,19 +96,20 @@ def draw_pictures(
         figures["clusters"] = cluster_foreground(cluster_labels[:, :, 0], streams)
     lengths, seconds = dataset.test.features.lengths, dataset.row_seconds(dataset.test)
     by_length = np.argsort(lengths, kind="stable")
-    attention, foreground = np.asarray(scores.attention), np.asarray(scores.foreground)
     spread = np.unique(np.linspace(0, len(lengths) - 1, timelines + 2)[1:-1].round().astype(int))
     for v in by_length[spread[:timelines]]:
         video = dataset.test.videos[v]
+        start, end = dataset.timing.offset, float(dataset.timing.offset + lengths[v] * seconds[v])
+        heading, curves = score_curves(scores, v, int(lengths[v]) if whole else None)
         figures[f"timeline_{video.id}"] = timeline(
             title=video.id,
-            duration=float(lengths[v] * seconds[v] + dataset.timing.offset),
+            duration=max(end, video.duration or 0.0),
+            covered=(start, end),
             ground_truth=[
                 (name, video.segments[[label == name for label in video.segment_labels]]) for name in video.labels
             ],
-            attention=attention[v],
-            transformed=None if scores.transformed is None else np.asarray(scores.transformed[v]),
-            fused=foreground[v],
+            heading=heading,
+            curves=curves,
             predictions=[
                 (dataset.classes[c], found.segment, found.score)
                 for c in np.unique(detections.label[detections.video == v])
@@ -114,15 +122,43 @@ def draw_pictures(
     return paths
 
 
+def score_curves(
+    scores: SnippetScores, video: int | np.integer, length: int | None = None, *, merge: bool = True
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The curves that a timeline shows of one video: the foreground probabilities, or what a method has in their place.
+
+    Args:
+      scores: NumPy arrays with a leading axis of videos.
+      video: which of them.
+      length: its snippets, where scores are padded behind them; default all.
+      merge: whether equal curves are one.
+
+    Returns:
+      What the curves are, and each by its name, (T,).
+    """
+    shown = [
+        (name, np.asarray(values)[video, :length])
+        for name, values in ((ATTENTION, scores.attention), (CLUSTERS, scores.transformed), (FUSED, scores.foreground))
+        if values is not None
+    ]
+    if not shown:
+        return "Class scores", {BEST_CLASS: np.asarray(scores.fused)[video, :length].max(axis=1)}
+    curves: dict[str, np.ndarray] = {}
+    for name, values in shown:
+        if not merge or not any(np.array_equal(values, other) for other in curves.values()):
+            curves[name] = values
+    return "Foreground probability", curves
+
+
 def timeline(
     *,
     title: str,
     duration: float,
     ground_truth: Sequence[tuple[str, Real[np.ndarray, "_ 2"]]] | None,
-    attention: Float[np.ndarray, " t"],
-    transformed: Float[np.ndarray, " t"] | None,
-    fused: Float[np.ndarray, " t"],
+    curves: Mapping[str, Float[np.ndarray, " t"]],
     predictions: Sequence[tuple[str, Real[np.ndarray, "_ 2"], Float[np.ndarray, " _"]]],
+    heading: str = "Foreground probability",
+    covered: tuple[float, float] | None = None,
     frames: Sequence[UInt8[np.ndarray, "_ _ 3"]] = (),
 ) -> Figure:
     """One video over time: annotated segments, foreground probabilities and detections, as in CASE's Fig. 5.
@@ -135,34 +171,33 @@ def timeline(
 
     Args:
       title: heading, usually the video's name.
-      duration: length of the video, seconds; the T snippets cover it evenly.
+      duration: length of the video, seconds.
       ground_truth: (class name, (n, 2) seconds), one entry a class; may be empty. None of a video that nothing is known
         of, and then there is no lane for it.
-      attention: (T,) foreground probability P^A, in [0, 1].
-      transformed: (T,) P^T, from the cluster assignments; None for a model without clusters.
-      fused: (T,) P^M.
+      curves: (T,) values of the snippets by their name, as `score_curves` gives them, each of its colour in `COLORS`.
       predictions: (class name, (m, 2) seconds, (m,) scores), one entry a class; may be empty.
+      heading: what the curves are. The axis is [0, 1] where all values are.
+      covered: seconds from which to which the T snippets stand evenly; default the whole video.
       frames: RGB pictures of the video to show above, from the middles of as many equal parts of it.
     """
-    curves = [("$P^A$ attention", ORANGE, np.asarray(attention)), ("$P^M$ fused", INK, np.asarray(fused))]
-    if transformed is not None:
-        curves.insert(1, ("$P^T$ clusters", BLUE, np.asarray(transformed)))
-    shapes = [values.shape for _, _, values in curves]
+    drawn = [(name, COLORS.get(name, INK), np.asarray(values)) for name, values in curves.items()]
+    shapes = [values.shape for _, _, values in drawn]
+    start, end = covered or (0.0, duration)
     if not 0 < duration < np.inf:
         raise ValueError(f"duration must be a positive number of seconds, got {duration}")
-    if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
+    if len(set(shapes)) != 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
         raise ValueError(f"the curves must share one shape (T,) with T >= 1, got {shapes}")
     truth = [(name, np.asarray(s), np.ones(len(s))) for name, s in ground_truth or () if len(s)]
     found, note = _strongest(predictions, annotated=[name for name, _, _ in truth])
 
-    rows = [curves] if shapes[0][0] <= CROWDED else [[curve] for curve in curves]
-    headings = ["Ground truth", "Foreground probability", *[""] * (len(rows) - 1), "Predictions"]
+    rows = [drawn] if shapes[0][0] <= CROWDED else [[curve] for curve in drawn]
+    headings = ["Ground truth", heading, *[""] * (len(rows) - 1), "Predictions"]
     heights = [LANE * max(len(truth), 1), *[2.4 / len(rows)] * len(rows), LANE * max(len(found), 1)]
     if ground_truth is None:
         headings, heights = headings[1:], heights[1:]
     if len(frames):
         headings, heights = ["Pictures", *headings], [PICTURE, *heights]
-    gaps = [0.42 if heading else 0.14 for heading in headings]
+    gaps = [0.42 if above else 0.14 for above in headings]
     total = 0.45 + sum(gaps) + sum(heights) + 0.6
     figure = new_figure(total)
     bold: dict[str, Any] = {"size": 14, "weight": "bold", "va": "center", "parse_math": False}
@@ -172,12 +207,12 @@ def timeline(
     for text in texts:  # they were there to be measured
         text.remove()
     panels: list[Axes] = []
-    for i, (heading, height) in enumerate(zip(headings, heights, strict=True)):
+    for i, (above, height) in enumerate(zip(headings, heights, strict=True)):
         bottom = 0.6 + sum(heights[i + 1 :]) + sum(gaps[i + 1 :])
         box = (left / WIDTH, bottom / total, 1 - (left + 0.3) / WIDTH, height / total)
         panels.append(figure.add_axes(box, sharex=panels[0] if panels else None))
-        style(panels[-1], heading)
-        panels[-1].tick_params(axis="x", labelbottom=heading == "Predictions")
+        style(panels[-1], above)
+        panels[-1].tick_params(axis="x", labelbottom=above == "Predictions")
 
     if len(frames):
         _draw_frames(panels[0], frames, duration, (WIDTH - left - 0.3) / len(frames) / PICTURE)
@@ -185,7 +220,7 @@ def timeline(
         _draw_lanes(panels[headings.index("Ground truth")], truth, GREEN, "none annotated")
     middle = panels[-1 - len(rows) : -1]
     for panel, row in zip(middle, rows, strict=True):
-        _draw_curves(panel, row, duration, truth)
+        _draw_curves(panel, row, np.linspace(start, end, shapes[0][0] + 1), truth)
     handles = [curve for panel in middle for curve in panel.patches]
     middle[0].legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, **LEGEND)
     _draw_lanes(panels[-1], found, VERMILLION, "none found")
@@ -251,7 +286,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def cluster_foreground(probabilities: Float[np.ndarray, "*s k"], stream_names: Sequence[str]) -> Figure:
-    """The clusters' foreground probabilities, highest first, one panel a stream.
+    """The clusters' foreground probabilities, highest first, one panel a stream; one for all where they are equal.
 
     Args:
       probabilities: (S, K) or (K,) Q^C of foreground, in [0, 1].
@@ -260,6 +295,8 @@ def cluster_foreground(probabilities: Float[np.ndarray, "*s k"], stream_names: S
     rows = np.atleast_2d(np.asarray(probabilities, np.float64))
     if rows.ndim != 2 or len(rows) != len(stream_names) or rows.shape[1] == 0:
         raise ValueError(f"need (S, K) and S names, got {np.shape(probabilities)} and {list(stream_names)}")
+    if len(rows) > 1 and (rows == rows[0]).all():
+        rows, stream_names = rows[:1], [" and ".join(stream_names)]
     figure = new_figure(3.6)
     grid = figure.add_gridspec(1, len(rows), left=0.055, right=0.985, bottom=0.17, top=0.84, wspace=0.1)
     count = rows.shape[1]
@@ -324,19 +361,21 @@ def _draw_lanes(ax: Axes, lanes: Sequence[_Lane], color: str, empty: str) -> Non
         ax.text(0.5, 0.5, empty, transform=ax.transAxes, color=MUTED, size=10, ha="center", va="center")
 
 
-def _draw_curves(ax: Axes, curves: list[_Curve], duration: float, truth: list[_Lane]) -> None:
-    """Probabilities as steps, a step a snippet, before shaded annotations; filled where crowded."""
+def _draw_curves(ax: Axes, curves: list[_Curve], edges: np.ndarray, truth: list[_Lane]) -> None:
+    """Values as steps, a step a snippet between its edges, before shaded annotations; filled where crowded."""
+    low = min(0.0, *(float(values.min()) for _, _, values in curves))
+    high = max(1.0, *(float(values.max()) for _, _, values in curves))
     for _, segments, _ in truth:
         spans = [(start, end - start) for start, end in segments]
-        ax.broken_barh(spans, (0, 1), facecolor=SHADE, edgecolor=SHADE, linewidth=0.6, zorder=0.4)
+        ax.broken_barh(spans, (low, high - low), facecolor=SHADE, edgecolor=SHADE, linewidth=0.6, zorder=0.4)
     for name, color, values in curves:
         filled = len(values) > CROWDED
         width = 0.6 if filled else 1.8 if color == INK else 1.3
-        edges = np.linspace(0, duration, len(values) + 1)
         baseline = 0 if filled else None
         ax.stairs(values, edges, baseline=baseline, fill=filled, label=name, color=color, linewidth=width)
-    ax.set_ylim(-0.02, 1.02)
-    ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    ax.set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    if (low, high) == (0, 1):
+        ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
 def _draw_series(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, label: str, color: str) -> None:

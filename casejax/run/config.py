@@ -38,6 +38,9 @@ class Training:
     model_devices: int = option(
         1, "devices that share one copy of the network, split over its hidden dimension", within="[1, inf)"
     )
+    log: Literal["none", "csv", "tensorboard", "wandb"] = option(
+        "none", "where metrics go besides metrics.jsonl: metrics.csv, TensorBoard's event files, or Weights & Biases"
+    )
     feed: Literal["auto", "device", "stream"] = option(
         "auto",
         "features stay on the device and are sampled there, or are streamed a batch at a time; auto: if they fit",

@@ -19,7 +19,7 @@ from casejax.runtime import distributed, files
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.reading import check_form
 
-MAY_CHANGE = {"log_every", "checkpoint_every", "feed", "on_nan"}
+MAY_CHANGE = {"log_every", "checkpoint_every", "feed", "on_nan", "log"}
 """Options that may differ when a run is resumed: none of them changes what a step computes that ends well."""
 
 REMEDY = "name the folder of a run that casejax trained, or train again"
@@ -120,7 +120,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for text in path.read_bytes().splitlines():
         try:
             line = json.loads(text)
-            if isinstance(line["step"], int) and all(isinstance(value, int | float) for value in line.values()):
+            if isinstance(line["step"], int) and all(isinstance(value, int | float | None) for value in line.values()):
                 lines.append(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
@@ -187,13 +187,17 @@ class Restored(NamedTuple):
 
 
 def restore_run(folder: Path) -> Restored:
-    """The selected network of a run where a step was selected, else that of the last step.
+    """The selected network of a run where a step was selected, else that of the last step; or an exported network.
 
     What was selected is what the newest checkpoint says: a folder `selected` that it does not know of is not used.
 
     Raises:
       CheckpointError: no checkpoint in the folder, or one that cannot be read.
     """
+    from casejax.run import exported  # which is made of what is above
+
+    if exported.is_exported(folder):
+        return exported.read_network(folder)
     place, step = folder / "checkpoints", None
     if not place.is_dir():
         raise CheckpointError(f"{folder} holds no checkpoints/; name the folder of a run or of a converted network")

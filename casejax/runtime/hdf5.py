@@ -43,7 +43,7 @@ def datasets(root: Any, where: str) -> dict[str, Any]:
       DataError: groups lie too deep in one another, or the file is damaged.
     """
     try:
-        return dict(_datasets(root, where))
+        return dict(sorted(_datasets(root, where), key=lambda found: found[0].split("/")))
     except DataError:
         raise
     except Exception as error:  # h5py raises many types for damaged files

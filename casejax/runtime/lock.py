@@ -38,7 +38,7 @@ def own_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     if _held.get(path) == thread:
         yield path
         return
-    descriptor, holder, made = None, "", not path.exists()
+    descriptor, holder, made = None, "", [each for each in (path, *path.parents) if not each.exists()]
     if distributed.is_first():
         files.make_folder(path)
         descriptor, holder = _take(path, thread)
@@ -58,9 +58,9 @@ def own_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             os.close(descriptor)
         if not holder:
             _held.pop(path, None)
-        if made:
-            with suppress(OSError):  # it holds something
-                path.rmdir()
+        with suppress(OSError):  # one of them holds something
+            for each in made:
+                each.rmdir()
 
 
 def _take(path: Path, thread: int) -> tuple[int | None, str]:

@@ -16,6 +16,7 @@ from casejax.evaluate.bootstrap import Bootstrap
 from casejax.evaluate.classification import ClassificationMetrics
 from casejax.evaluate.detection import DetectionResult
 from casejax.evaluate.protocols import Protocol
+from casejax.inference.analysis import make_look
 from casejax.inference.evaluate import Judged, default_console, evaluate_scores, report_scores, usual_protocol
 from casejax.inference.scoring import Scored, make_test_scorer
 from casejax.records import Dataset, SegmentTable, SnippetScores
@@ -68,7 +69,7 @@ def run(
     """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
 
     `out` then holds `checkpoints/`, `config.json`, `metrics.jsonl`, `predictions.json`,
-    `average_precision.csv`, `results.json` and `pictures/`, and `selected/` where a step was selected.
+    `average_precision.csv`, `results.json`, `analysis.npz` and `pictures/`, and `selected/` where a step was selected.
 
     Args:
       dataset: as a reader of `casejax.data` returns it.
@@ -107,8 +108,6 @@ def _run(
     params, labels = placement.local((trained.state.params, trained.state.cluster_labels))
     if not distributed.is_first():
         return None
-    files.write_json(out / "config.json", config.as_dict())
-
     seconds = f"trained in {trained.seconds:.1f} s; everything is in {out}"
     if not dataset.test.videos:
         console.print(f"no test videos, so nothing is evaluated; {seconds}", highlight=False, markup=False)
@@ -132,11 +131,18 @@ def _run(
         untrained=untrained,
         protocol=protocol,
         remarks=partial(_remarks, trained, scored, dataset),
+        look=make_look(trained.graphdef, params, dataset, config),
     )
     metrics = read_metrics(out / "metrics.jsonl")
     try:
         pictures.draw_pictures(
-            out / "pictures", dataset, scored.scores, judged.detections, scored.cluster_labels, metrics
+            out / "pictures",
+            dataset,
+            scored.scores,
+            judged.detections,
+            scored.cluster_labels,
+            metrics,
+            whole=config.localization.test_sampling == "whole",
         )
     except ImportError as error:
         console.print(f"no pictures: {error}", markup=False)

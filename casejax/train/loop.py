@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,10 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from casejax.errors import CheckpointError, DivergedError, Interrupted, TrainingWarning
 from casejax.records import Dataset
+from casejax.run import record
 from casejax.run.config import Config
 from casejax.run.folder import Restored, check_folder, describe, extent, keep_lines_up_to, restore_run
 from casejax.run.state import TrainState, initial_state
@@ -30,10 +31,12 @@ from casejax.runtime.interrupt import StopRequest
 from casejax.runtime.lock import own_folder
 from casejax.train import health
 from casejax.train.feed import make_advance
+from casejax.train.progress import Progress
 from casejax.train.pseudo_labelling import PseudoLabels
 from casejax.train.selection import Selection
 from casejax.train.step import num_steps_per_epoch
 from casejax.train.teaching import Teaching, check_teacher, provenance
+from casejax.train.writers import check_writer, make_writer
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def train(
       resume: go on from the newest checkpoint in `out`, if there is one.
       devices: shard the batch over this many devices; default all.
       selection: how the returned state is chosen, kept in `out/selected`; default the last step's.
-      console: where a progress bar goes while it is a terminal.
+      console: where progress goes: a bar on a terminal, else a line every so often.
       teacher: of a student; default the run that the option `teacher` names.
 
     Raises:
@@ -90,6 +93,7 @@ def train(
     """
     config.check()
     config.check_data(dataset)
+    check_writer(config.training.log)
     console = console or Console(stderr=True, quiet=not distributed.is_first())
     mesh = placement.make_mesh(devices, config.training.model_devices)
     placement.check_placement(
@@ -179,6 +183,10 @@ def _fit(
         if candidates is not None:
             candidates.forget_others()
 
+    if distributed.is_first():
+        record.write_start(out, config, dataset, step=step, devices=mesh.size)
+    writer = make_writer(config.training.log if distributed.is_first() else "none", out, config.as_dict(), step=step)
+
     clusters = config.flat().get("num_clusters")
     bounds = {} if clusters is None else {"log_num_clusters": math.log(clusters)}  # of the entropies, in pictures
     labeller: PseudoLabels | Teaching | None = None
@@ -191,11 +199,9 @@ def _fit(
     with (
         make_advance(dataset.train, dataset.classes, graphdef, config, mesh) as advance,
         StopRequest() as stop,
-        _progress(console) as bar,
+        Progress(console, step, total) as progress,
+        closing(writer),
     ):
-        if step < total:
-            console.print(f"compiling, then training for {total - step} steps", highlight=False)
-        task = bar.add_task("training", total=total, completed=step, loss=math.nan, rate=math.nan)
         while step < total and not (signum := distributed.largest(stop.signum or 0)):
             count = min(config.training.log_every - step % config.training.log_every, total - step)
             if candidates is not None:
@@ -213,9 +219,10 @@ def _fit(
             rate = count * snippets_a_step / (time.perf_counter() - since)
             lines.append({"step": step, **metrics, "snippets_per_second": round(rate, 1)} | bounds)
             if distributed.is_first():
-                files.append_line(metrics_file, json.dumps(lines[-1]))
+                files.append_line(metrics_file, json.dumps(files.plain(lines[-1]), allow_nan=False))
             remark(health.rise(lines))
-            bar.update(task, completed=step, loss=metrics["loss"], rate=rate)
+            writer.write(step, metrics)
+            progress.update(step, metrics["loss"], rate)
             if candidates is not None and (step % candidates.every == 0 or step == total):
                 look()
                 candidates.consider(state)
@@ -282,16 +289,3 @@ def _found(best: Checkpoints, run: Checkpoints) -> dict[str, Any] | None:
             "again in another --out"
         )
     return found
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("[progress.description]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:,.0f} snippets/s"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -40,7 +40,7 @@ def folder(world, kept_steps, tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")
     write_dataset(world, root / "data")
     with (root / "printed").open("w") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "draw_pictures", lambda *_: None)
+        patch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
         run(world, SMALL, root / "run", devices=1, console=Console(file=file, width=100))
     return root
 
@@ -148,7 +148,7 @@ def test_lists_that_are_no_seeds(text):
 
 
 def test_seeds_run_one_after_the_other(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
     with (tmp_path / "printed").open("w") as file:
         console = Console(file=file, width=100)
         results = run_seeds(world, SMALL.changed(epochs=1), tmp_path / "out", [3, 1], devices=1, console=console)

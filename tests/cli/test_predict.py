@@ -359,7 +359,7 @@ def pickled(folder):
         (narrow, "has dim 6, the network reads 6 of rgb and 4 of flow"),
         (turned, "--order dim,snippets"),
         (no_flow, "no such stream 'flow'"),
-        (flow_of_another_video, "x.npy: cannot be opened"),
+        (flow_of_another_video, "x.npy: no such file"),
         (unequal, "9 snippets, but"),
         (other_names, "has the arrays a, b"),
         (twice, "are both of a video 'x'"),

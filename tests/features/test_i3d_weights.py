@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -179,7 +178,7 @@ def test_other_files_are_refused(name, tmp_path):
 def test_a_prefix_and_a_missing_file(tmp_path):
     (tmp_path / "model.ckpt.index").write_bytes(b"")
     assert "checkpoint of TensorFlow" in said(tmp_path / "model.ckpt")
-    assert re.search("cannot be opened .*No such file", said(tmp_path / "rgb_imagenet.pt"))
+    assert "no such file" in said(tmp_path / "rgb_imagenet.pt")
 
 
 def test_a_dictionary_that_holds_itself(tmp_path):

@@ -66,7 +66,7 @@ def finished(world, kept_steps, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
     config = Config.of("case").changed(num_clusters=4, batch_size=8, learning_rate=1e-3, epochs=8, **SIZES)
     with (out / "printed").open("w") as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "draw_pictures", lambda *_: None)
+        patch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
         run(world, config, out, devices=1, console=Console(file=file, width=100))
     return out
 

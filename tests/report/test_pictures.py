@@ -6,6 +6,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
+from casejax.records import Dataset, Features, SegmentTable, SnippetScores, Split, Timing, Video
 from casejax.report import canvas, pictures
 
 
@@ -23,9 +24,7 @@ def video(rng, count, **changes):
             ("Diving", np.array([[3.0, 9.0], [20.0, 31.5]])),
             ("Jump", np.array([[40.0, 42.0]])),
         ],
-        "attention": rng.uniform(size=count),
-        "transformed": rng.uniform(size=count),
-        "fused": rng.uniform(size=count),
+        "curves": {name: rng.uniform(size=count) for name in (pictures.ATTENTION, pictures.CLUSTERS, pictures.FUSED)},
         "predictions": [
             ("Shot", np.array([[50.0, 55.0]]), np.array([0.4])),
             ("Jump", np.array([[40.0, 43.0], [41.0, 44.0]]), np.array([0.3, 0.6])),
@@ -60,9 +59,9 @@ def test_timeline_rows_bars_curves_and_limits(rng, tmp_path):
         "$P^T$ clusters",
         "$P^M$ fused",
     ]
-    for steps, key in zip(curves.patches, ("attention", "transformed", "fused"), strict=True):
+    for steps, wanted in zip(curves.patches, arguments["curves"].values(), strict=True):
         values, edges, _ = steps.get_data()
-        np.testing.assert_array_equal(values, arguments[key])
+        np.testing.assert_array_equal(values, wanted)
         np.testing.assert_allclose(edges, np.arange(76) * 0.8)
     assert curves.get_ylim() == (-0.02, 1.02)
     shades = [c for c in curves.collections if isinstance(c, PolyCollection)]
@@ -98,7 +97,7 @@ def test_timeline_draws_scores_that_are_not_positive(rng, tmp_path, scores):
 @pytest.mark.parametrize("count", [1, 9])
 def test_timeline_of_nothing(rng, tmp_path, count):
     nothing = [("Diving", np.zeros((0, 2)), np.zeros(0))]
-    arguments = video(rng, count, duration=6.0, ground_truth=[], transformed=None)
+    arguments = video(rng, count, duration=6.0, ground_truth=[], curves={"one": np.zeros(count), "two": np.ones(count)})
     for predictions in ([], nothing):
         figure = draw(pictures.timeline(**arguments | {"predictions": predictions}), tmp_path)
         truth, curves, found = figure.axes
@@ -162,8 +161,8 @@ def test_timeline_refuses_impossible_durations(rng, duration):
 
 def test_timeline_refuses_curves_of_different_lengths(rng):
     unchecked = getattr(pictures.timeline, "__wrapped__", pictures.timeline)
-    with pytest.raises(ValueError, match=r"\(9,\), \(8,\), \(9,\)"):
-        unchecked(**video(rng, 9, transformed=np.zeros(8)))
+    with pytest.raises(ValueError, match=r"\(9,\), \(8,\)"):
+        unchecked(**video(rng, 9, curves={"one": np.zeros(9), "two": np.zeros(8)}))
     with pytest.raises(ValueError, match="T >= 1"):
         unchecked(**video(rng, 0))
 
@@ -314,3 +313,78 @@ def test_a_video_that_nothing_is_known_of_has_no_lane_of_truth(rng, tmp_path):
     assert all(ax.get_title(loc="left") != "Ground truth" for ax in free.axes)
     assert any(text.get_text() == "none annotated" for text in annotated.axes[0].texts)
     assert free.axes[0].get_legend() is not None
+
+
+def dataset_of(lengths, offset=0.0, streams=1):
+    """Videos with a row a second, `offset` seconds after their start, each with an instance at [2, 4]."""
+    features = Features.end_to_end(tuple(np.zeros((sum(lengths), 3), np.float32) for _ in range(streams)), lengths)
+    instance = {"segments": np.array([[2.0, 4.0]]), "segment_labels": ("Dive",)}
+    videos = tuple(Video(f"v{i}", "test", duration=offset + n, **instance) for i, n in enumerate(lengths))
+    none = Split("train", (), Features.end_to_end(tuple(s[:0] for s in features.streams), []))
+    timing = Timing(1.0, 1.0, 1.0, offset)
+    return Dataset("here", ("Dive", "Jump"), ("rgb", "flow")[:streams], none, Split("test", videos, features), timing)
+
+
+NOTHING = SegmentTable.from_rows([], [], [])
+LENGTHS = [30, 61, 12]
+
+
+def scores_with_peaks(places, count, names):
+    """Scores that are 0.9 at one snippet of each video and 0.1 elsewhere, and 0 in padding behind `places[v][1]`."""
+    curve = np.zeros((len(places), count), np.float32)
+    for row, (peak, length) in zip(curve, places, strict=True):
+        row[:length] = 0.1
+        row[peak] = 0.9
+    fused = np.stack([curve, curve / 2], axis=2)
+    shades = {name: curve * (1 - 0.1 * i) for i, name in enumerate(names)}
+    return SnippetScores(fused, np.ones((len(places), 2), np.float32), **shades)
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.5])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("names", [("attention", "transformed", "foreground"), ("attention",), ()])
+def test_a_peak_stands_at_its_second(tmp_path, monkeypatch, whole, offset, names):
+    """Whatever the method has, and whether its videos are padded to the longest or resampled."""
+    drawn = {}
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.update({path.stem: figure}))
+    data = dataset_of(LENGTHS, offset)
+    seconds = [20, 3, 7]  # of the rows where the peaks are
+    if whole:
+        scores = scores_with_peaks(list(zip(seconds, LENGTHS, strict=True)), max(LENGTHS), names)
+    else:  # 120 snippets of every video
+        places = [(120 * s // n, 120) for s, n in zip(seconds, LENGTHS, strict=True)]
+        scores = scores_with_peaks(places, 120, names)
+    pictures.draw_pictures(tmp_path, data, scores, NOTHING, None, [], whole=whole, timelines=3)
+    for v, (second, length) in enumerate(zip(seconds, LENGTHS, strict=True)):
+        truth, curves, _ = drawn[f"timeline_v{v}"].axes
+        assert truth.get_xlim() == (0, offset + length)
+        np.testing.assert_allclose(spans(truth), [(0, 2, 4)])
+        assert len(curves.patches) == max(len(names), 1)
+        for steps in curves.patches:
+            values, edges, _ = steps.get_data()
+            assert len(values) == (length if whole else 120)
+            np.testing.assert_allclose(edges[[0, -1]], [offset, offset + length])
+            peak = edges[np.argmax(values)], edges[np.argmax(values) + 1]
+            # a row of features is a second, a resampled snippet a part of one
+            assert offset + second - length / 120 <= peak[0] < peak[1] <= offset + second + 1 + 1e-9
+            assert values.min() > 0.04  # no padding
+
+
+def test_equal_curves_and_panels_are_one(tmp_path):
+    scores = scores_with_peaks([(3, 12)], 12, ("attention",))
+    heading, curves = pictures.score_curves(scores._replace(foreground=scores.attention), 0)
+    assert (heading, list(curves)) == ("Foreground probability", [pictures.ATTENTION])
+    same = np.array([[0.2, 0.9], [0.2, 0.9]])
+    (panel,) = draw(pictures.cluster_foreground(same, ["rgb", "flow"]), tmp_path).axes
+    assert panel.get_title(loc="left") == "rgb and flow"
+    assert len(pictures.cluster_foreground(same + np.array([[0], [0.01]]), ["rgb", "flow"]).axes) == 2
+
+
+def test_scores_of_a_method_without_attention_are_drawn_whole(tmp_path):
+    scores = scores_with_peaks([(3, 12)], 12, ())
+    heading, curves = pictures.score_curves(scores._replace(fused=20 * scores.fused - 5), 0)
+    assert (heading, list(curves)) == ("Class scores", [pictures.BEST_CLASS])
+    arguments = video(np.random.default_rng(0), 12, curves=curves, heading=heading)
+    panel = draw(pictures.timeline(**arguments), tmp_path).axes[1]
+    assert panel.get_ylim()[0] < -3 < 13 < panel.get_ylim()[1]
+    assert panel.get_title(loc="left") == "Class scores"

@@ -284,6 +284,14 @@ JOBS = {
         "classes": ["run", "jump"],
         "num_listed": np.array([1, 2]),
     },
+    "evaluate.diagnose": {"predictions": TABLE, "ground_truth": TRUTH, "classes": ["run", "jump"], "tiou": 0.4},
+    "evaluate.kinds_by_rank": {
+        "kind": np.array([0, 5, 1, 3]),
+        "label": np.array([0, 1, 0, 1]),
+        "num_ground_truth": np.array([1, 2]),
+        "multiples": 2,
+    },
+    "evaluate.quantile_groups": {"values": shares(9), "parts": 3},
     "evaluate.touches": {"segments": TABLE, "others": TRUTH},
     "evaluate.bootstrap_detections": {
         "predictions": TABLE,
@@ -305,6 +313,8 @@ NO_ARRAYS = {
     "alignment.anchor_pairs",
     "alignment.all_pairs",
     "evaluate.bootstrap_difference",
+    "evaluate.gain_without",
+    "evaluate.average_precision_of_groups",
     "evaluate.match_names",
     "evaluate.bare_name",
 }

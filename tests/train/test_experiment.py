@@ -82,7 +82,7 @@ def test_everything_is_left_in_the_folder(finished, world):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -151,7 +151,7 @@ def test_e_candidates_after_the_newest_checkpoint_are_judged_again(world, tmp_pa
 
 @pytest.mark.parametrize("select", ["train-holdout", "test-oracle"])  # the last step is that of test_experiment.py
 def test_every_selection_is_named_with_its_result(world, tmp_path, monkeypatch, select):
-    monkeypatch.setattr(pictures, "draw_pictures", lambda *_: None)
+    monkeypatch.setattr(pictures, "draw_pictures", lambda *_, **__: None)
     printed = tmp_path / "printed"
     with printed.open("w") as file:
         run(world, CONFIG.changed(select=select), tmp_path / "out", devices=1, console=Console(file=file, width=100))

@@ -31,19 +31,20 @@ SPLITS = ("train", "test")
 class ReadOptions(TypedDict, total=False):
     """How the features of a data set are read, whatever its layout.
 
-    streams: feature streams, in this order; one is enough. Default: all that there are.
-    snippet_seconds: seconds that a row stands for, from the start of the video on.
-    timing: the same, with all that can be known of it. Default: what the data set says (`layouts.timing`).
-    arrangement: what the axes of the arrays are; default (snippets, dim).
-    packed: folder where features are packed once into memory-mapped files (`casejax.data.store`), which later calls
-      open instead of reading the features again; default: features are read into memory.
-    packed_dtype: "float32" or "bfloat16", the type packed features are stored in.
-    part: which part of the data this process reads the features of, of `parts` in all: a contiguous part of the
-      training videos (`records.videos_of_part`), and, for part 0, the test videos. All annotations are read.
-    parts: processes that read; default this one alone.
-    lenient: videos whose features are missing or cannot be used are left out, and features that no split names are
-      counted, each in one `DataWarning`; default: the first that is missing is a `DataError`.
-    headers_only: values are not read; features are zeros that take no memory.
+    Attributes:
+      streams: feature streams, in this order; one is enough. Default: all that there are.
+      snippet_seconds: seconds that a row stands for, from the start of the video on.
+      timing: the same, with all that can be known of it. Default: what the data set says (`layouts.timing`).
+      arrangement: what the axes of the arrays are; default (snippets, dim).
+      packed: folder where features are packed once into memory-mapped files (`casejax.data.store`), which later calls
+        open instead of reading the features again; default: features are read into memory.
+      packed_dtype: "float32" or "bfloat16", the type packed features are stored in.
+      part: which part of the data this process reads the features of, of `parts` in all: a contiguous part of the
+        training videos (`records.videos_of_part`), and, for part 0, the test videos. All annotations are read.
+      parts: processes that read; default this one alone.
+      lenient: videos whose features are missing or cannot be used are left out, and features that no split names are
+        counted, each in one `DataWarning`; default: the first that is missing is a `DataError`.
+      headers_only: values are not read; features are zeros that take no memory.
     """
 
     streams: tuple[str, ...] | None

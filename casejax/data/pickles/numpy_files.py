@@ -230,13 +230,14 @@ class _NumpyMachine(Machine):
     def _build(self) -> None:
         """The opcode that gives contents to the value before it."""
         (state,) = self.pop(1)
-        target = self.top(object)
+        target: Any = self.top(object)
         if isinstance(target, _Type):
             target.build(state)
         elif isinstance(target, _Unfilled):
             array = self.stack[-1] = self.filled(state)
-            if target.index is not None and self.memo.get(target.index) is target:
-                self.memo[target.index] = array
+            index = target.index
+            if index is not None and self.memo.get(index) is target:
+                self.memo[index] = array
         else:
             raise _refused("refused: its pickle sets attributes (BUILD) of something else than an array")
 

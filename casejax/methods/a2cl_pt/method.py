@@ -84,11 +84,10 @@ def a2cl_pt_loss(
 def a2cl_pt_scores(
     outputs: Outputs, *, settings: A2CLPTSettings = A2CLPTSettings(), mask: Bool[Array, "b t"] | None = None
 ) -> SnippetScores:
-    """Inference. There is no attention: in its place stands the probability that the best class is there."""
+    """Inference. There is no attention."""
     tcam = outputs.own.tcam
-    best = jax.nn.sigmoid(tcam.max(axis=2))
     video = jax.nn.softmax(top_k_mean(tcam, divisor=settings.divisor, rounding="up", mask=mask))
-    return SnippetScores(tcam, video, attention=best)
+    return SnippetScores(tcam, video)
 
 
 def optimizer(

@@ -44,6 +44,17 @@ def transformed_foreground(
     )
 
 
+def cluster_assignments(
+    outputs: Outputs, *, settings: Clustered, mask: Bool[Array, "b t"] | None = None
+) -> tuple[Float[Array, "b t k"], ...]:
+    """P^S as inference has it: one for all streams where their product is taken, else one each."""
+    head = settings.head
+    logits = over_neighbours(outputs.cluster_logits, context=head.cluster_context, alike=True, mask=mask)
+    if head.transformed_streams == "product" and head.co_label_clusters:
+        logits = (jnp.stack(logits).sum(axis=0),)
+    return tuple(jax.nn.softmax(each) for each in logits)
+
+
 def fused_foreground(
     attention: Float[Array, "b t"], transformed: Float[Array, "b t"], *, weight: float = 0.5
 ) -> Float[Array, "b t"]:

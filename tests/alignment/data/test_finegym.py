@@ -92,7 +92,7 @@ def test_files_that_contradict_each_other_are_refused(tmp_path, says):
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     paths = written(tmp_path)
     paths[1].unlink()
-    with pytest.raises(DataError, match=r"elements\.txt: cannot be read"):
+    with pytest.raises(DataError, match=r"elements\.txt: no such file"):
         finegym.read_finegym(*paths)
     paths[0].write_text("{")
     with pytest.raises(DataError, match=r"annotations\.json: not JSON"):

@@ -1,0 +1,157 @@
+"""A trained network for others: a folder with safetensors, a model card, and a program that runs without casejax."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import export
+
+from casejax.errors import CheckpointError, OptionError
+from casejax.records import SnippetScores
+from casejax.run.exported import SETTINGS, WEIGHTS, write_network
+from casejax.run.folder import Restored, restore_run
+from casejax.runtime import files
+
+PROGRAM, CARD = "model.jax", "README.md"
+"""The exported program, and the model card, of a folder."""
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""That the program runs on."""
+
+
+def export_run(folder: Path, out: Path) -> None:
+    """Export a trained network; `Localizer.load(out)` reads it back.
+
+    Args:
+      folder: of a run, or of a converted network.
+      out: folder to write, whole or not at all.
+
+    Raises:
+      CheckpointError: no network in the folder, or one that cannot be exported.
+      DataError: `out` exists.
+      OptionError: safetensors is missing, or Q^C depends on the training videos.
+    """
+    restored = restore_run(folder)
+    if restored.config.flat().get("test_cluster_labels") == "train":
+        raise OptionError("test_cluster_labels train needs the training videos; train with --test-cluster-labels last")
+    program = export_program(restored)
+    with files.whole_folder(out) as partial:
+        write_network(restored, partial)
+        (partial / PROGRAM).write_bytes(program)
+        (partial / CARD).write_text(model_card(restored, _results(folder)), encoding="utf-8")
+
+
+def export_program(restored: Restored) -> bytes:
+    """The network and its inference as one program of (mask (B, T), one (B, T, D_s) a stream), for any B and T.
+
+    Raises:
+      CheckpointError: the method has a shape that must be known in advance.
+      OptionError: flatbuffers is missing; the message says how to install it.
+    """
+    graphdef, state, config = restored.graphdef, restored.state, restored.config
+
+    def scores(mask: jax.Array, *features: jax.Array) -> dict[str, jax.Array]:
+        outputs = nnx.merge(graphdef, state.params)(features, mask=mask)
+        found = config.method.score(outputs, state.cluster_labels, settings=config.settings, mask=mask)
+        return _plain(found)
+
+    if find_spec("flatbuffers") is None:
+        raise OptionError("an export needs flatbuffers: pip install 'casejax[export]'")
+    batch, time = export.symbolic_shape("b, t")
+    streams = [jax.ShapeDtypeStruct((batch, time, dim), jnp.float32) for dim in restored.meta["data"]["dims"]]
+    mask = jax.ShapeDtypeStruct((batch, time), jnp.bool_)
+    try:
+        return bytes(export.export(jax.jit(scores), platforms=PLATFORMS)(mask, *streams).serialize())
+    except (jax.errors.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{restored.folder}: method {config.method.name} cannot be exported for any length ({reason})"
+        ) from error
+
+
+def model_card(restored: Restored, results: dict[str, Any]) -> str:
+    """What somebody needs to know who gets the folder: settings, features, classes, result with its protocol, use."""
+    data, config = restored.meta["data"], restored.config
+    inputs = ", ".join(f"{name} ({dim})" for name, dim in zip(data["streams"], data["dims"], strict=True))
+    made = ", ".join(f"{name} {value}" for name, value in data.get("provenance", {}).items()) or "not stated"
+    whole = config.localization.test_sampling == "whole"
+    length = config.localization.test_num_snippets or config.schedule.num_snippets
+    sampled = "all rows of a video" if whole else f"{length} rows spread evenly over a video (row i N // {length})"
+    trained = f"{data['train_videos']} videos, {data['train_snippets']} snippets, {int(restored.state.step)} steps, "
+    trained += f"seed {config.training.seed}"
+    arrays = ", ".join(f"b{i}" for i in range(len(data["dims"])))
+    return f"""---
+library_name: casejax
+tags: [temporal-action-localization, weakly-supervised, jax]
+---
+
+# {config.describe()}
+
+Finds when actions of {len(data["classes"])} classes happen in a video, from snippet features.
+
+| | |
+| --- | --- |
+| classes | {", ".join(data["classes"])} |
+| features | {inputs}; {restored.timing.describe()} |
+| made by | {made} |
+| trained on | video labels: {trained} |
+| options | all in `{SETTINGS}` |
+
+## Result
+
+{_result(results)}
+
+## Use
+
+```python
+import casejax
+localizer = casejax.Localizer.load("FOLDER")   # pip install 'casejax[export]'
+localizer(features).segments                   # (rows, dims) of one video: label, start, end, score
+```
+
+With JAX and flatbuffers alone, `{PROGRAM}` gives scores of any number and length of videos, on {", ".join(PLATFORMS)};
+inputs are a mask (B, T), True for real snippets, and an array (B, T, D) a stream, of {sampled}:
+
+```python
+import jax.export
+program = jax.export.deserialize(open("{PROGRAM}", "rb").read())
+scores = program.call(mask, {arrays})   # {", ".join(SnippetScores._fields)}: those that the method has
+```
+
+`{WEIGHTS}` holds the parameters. No file is a pickle.
+"""
+
+
+def _plain(found: Any) -> Any:
+    """Records as dictionaries, which an exported program can return, without what a method does not have."""
+    if not hasattr(found, "_asdict"):
+        return found
+    return {name: _plain(value) for name, value in found._asdict().items() if value is not None}
+
+
+def _result(results: dict[str, Any]) -> str:
+    trained = results.get("trained", {})
+    if "mAP" not in trained:
+        return "Not evaluated on videos with annotated times."
+    figures = trained["mAP"] | trained["average_mAP"]
+    shown = {name: "-" if value is None else f"{100 * value:.1f}" for name, value in figures.items()}
+    rows = [" | ".join(shown), " | ".join("---" for _ in shown), " | ".join(shown.values())]
+    table = "\n".join(f"| {row} |" for row in rows)
+    return f"mAP, %, by tIoU.\n\n{table}\n\n{results['protocol']}"
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); evaluate again (casejax eval)") from error
+    return found if isinstance(found, dict) else {}
