@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from casejax.errors import OptionError
 
@@ -15,6 +15,7 @@ NEEDS = {"tensorboard": ("tensorboardX", "tensorboardX"), "wandb": ("wandb", "wa
 """The module and the package of each that needs one."""
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What takes the metrics of a log step."""
 
