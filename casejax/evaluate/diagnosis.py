@@ -98,7 +98,17 @@ def kinds_by_rank(
 
     Returns:
       A row a multiple, a column a kind, which sums to 1; NaN where no detection is of a class with instances.
+
+    Raises:
+      ValueError: shapes that do not agree, or a class without a number of instances.
     """
+    if kind.ndim != 1 or label.shape != kind.shape or num_ground_truth.ndim != 1:
+        raise ValueError(
+            f"needs kinds (n,), labels (n,) and instances (c,), got shapes {kind.shape}, {label.shape} and "
+            f"{num_ground_truth.shape}"
+        )
+    if label.size and not 0 <= label.min() <= label.max() < len(num_ground_truth):
+        raise ValueError(f"a label of {label.min()} to {label.max()} is not in [0, {len(num_ground_truth)})")
     check_number(multiples, "multiples", "be positive", lambda x: x >= 1)
     order = np.argsort(label, kind="stable")
     first = np.searchsorted(label[order], label[order])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 
 from casejax import errors
@@ -180,5 +181,7 @@ def test_resumed_without_its_teacher_it_ends_with_the_same_bits(world, taught, t
 def test_devices_do_not_change_a_student(world, tmp_path):
     config = STUDENT.changed(supervision="segments", epochs=1)
     one, four = (loop.train(world, config, tmp_path / str(n), devices=n) for n in (1, 4))
-    for a, b in zip(*(jax.tree.leaves(run.state.params) for run in (one, four)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=5e-3, atol=3e-4)
+    # The means of the gradients; Adam makes a whole step of one that is all round-off.
+    means = [jax.tree.leaves(optax.tree_utils.tree_get(run.state.opt_state, "mu")) for run in (one, four)]
+    for a, b in zip(*means, strict=True):
+        np.testing.assert_allclose(a, b, atol=0.02 * np.abs(b).max())

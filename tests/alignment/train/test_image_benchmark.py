@@ -199,4 +199,4 @@ def test_the_example_says_what_is_wrong_in_a_line(world, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(script), run_name="__main__")
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'none.h5'}: no such file\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none.h5'}: no such file; put it there, or name another\n"
