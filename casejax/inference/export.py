@@ -40,18 +40,22 @@ def export_run(folder: Path, out: Path) -> None:
     restored = restore_run(folder)
     if restored.config.flat().get("test_cluster_labels") == "train":
         raise OptionError("test_cluster_labels train needs the training videos; train with --test-cluster-labels last")
-    program = export_program(restored)
+    program, num_snippets = export_program(restored)
     with files.whole_folder(out) as partial:
         write_network(restored, partial)
         (partial / PROGRAM).write_bytes(program)
-        (partial / CARD).write_text(model_card(restored, _results(folder)), encoding="utf-8")
+        (partial / CARD).write_text(model_card(restored, _results(folder), num_snippets), encoding="utf-8")
 
 
-def export_program(restored: Restored) -> bytes:
-    """The network and its inference as one program of (mask (B, T), one (B, T, D_s) a stream), for any B and T.
+def export_program(restored: Restored) -> tuple[bytes, int | None]:
+    """The network and its inference as one program of (mask (B, T), one (B, T, D_s) a stream).
+
+    Returns:
+      The program, for any B, and the T that it is for: None for any; that of training where the method's shapes must
+      be known in advance.
 
     Raises:
-      CheckpointError: the method has a shape that must be known in advance.
+      CheckpointError: the method needs to know the number of videos in advance.
       OptionError: flatbuffers is missing; the message says how to install it.
     """
     graphdef, state, config = restored.graphdef, restored.state, restored.config
@@ -63,20 +67,32 @@ def export_program(restored: Restored) -> bytes:
 
     if find_spec("flatbuffers") is None:
         raise OptionError("an export needs flatbuffers: pip install 'casejax[export]'")
-    batch, time = export.symbolic_shape("b, t")
-    streams = [jax.ShapeDtypeStruct((batch, time, dim), jnp.float32) for dim in restored.meta["data"]["dims"]]
-    mask = jax.ShapeDtypeStruct((batch, time), jnp.bool_)
-    try:
+
+    def program(batch: Any, time: Any) -> bytes:
+        streams = [jax.ShapeDtypeStruct((batch, time, dim), jnp.float32) for dim in restored.meta["data"]["dims"]]
+        mask = jax.ShapeDtypeStruct((batch, time), jnp.bool_)
         return bytes(export.export(jax.jit(scores), platforms=PLATFORMS)(mask, *streams).serialize())
-    except (jax.errors.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{restored.folder}: method {config.method.name} cannot be exported for any length ({reason})"
-        ) from error
+
+    batch, time = export.symbolic_shape("b, t")
+    length = config.localization.test_num_snippets or config.schedule.num_snippets
+    for tried, only in ((time, None), (length, length)):
+        try:
+            return program(batch, tried), only
+        except (jax.errors.InconclusiveDimensionOperation, TypeError, ValueError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+    raise CheckpointError(
+        f"{restored.folder}: method {config.method.name} cannot be exported for any number of videos ({reason})"
+    )
 
 
-def model_card(restored: Restored, results: dict[str, Any]) -> str:
-    """What somebody needs to know who gets the folder: settings, features, classes, result with its protocol, use."""
+def model_card(restored: Restored, results: dict[str, Any], num_snippets: int | None = None) -> str:
+    """What somebody needs to know who gets the folder: settings, features, classes, result with its protocol, use.
+
+    Args:
+      restored: the network.
+      results: of the run.
+      num_snippets: the only T of the program; None for any.
+    """
     data, config = restored.meta["data"], restored.config
     inputs = ", ".join(f"{name} ({dim})" for name, dim in zip(data["streams"], data["dims"], strict=True))
     made = ", ".join(f"{name} {value}" for name, value in data.get("provenance", {}).items()) or "not stated"
@@ -85,6 +101,9 @@ def model_card(restored: Restored, results: dict[str, Any]) -> str:
     sampled = "all rows of a video" if whole else f"{length} rows spread evenly over a video (row i N // {length})"
     trained = f"{data['train_videos']} videos, {data['train_snippets']} snippets, {int(restored.state.step)} steps, "
     trained += f"seed {config.training.seed}"
+    lengths = "any number and length of videos"
+    if num_snippets is not None:
+        lengths = f"any number of videos, {num_snippets} snippets each, shorter ones filled up under the mask"
     arrays = ", ".join(f"b{i}" for i in range(len(data["dims"])))
     return f"""---
 library_name: casejax
@@ -115,7 +134,7 @@ localizer = casejax.Localizer.load("FOLDER")   # pip install 'casejax[export]'
 localizer(features).segments                   # (rows, dims) of one video: label, start, end, score
 ```
 
-With JAX and flatbuffers alone, `{PROGRAM}` gives scores of any number and length of videos, on {", ".join(PLATFORMS)};
+With JAX and flatbuffers alone, `{PROGRAM}` gives scores of {lengths}, on {", ".join(PLATFORMS)};
 inputs are a mask (B, T), True for real snippets, and an array (B, T, D) a stream, of {sampled}:
 
 ```python

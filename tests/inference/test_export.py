@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,15 +14,18 @@ import casejax
 from casejax.cli.main import main
 from casejax.errors import CheckpointError
 from casejax.inference import Localizer
+from casejax.inference.export import export_program
+from casejax.inference.scoring import make_scorer
 from casejax.records import Dataset, Features, Split, Timing, Video
 from casejax.run.config import Config
 from casejax.run.exported import WEIGHTS
-from casejax.run.folder import describe
+from casejax.run.folder import Restored, describe
 from casejax.run.state import initial_state
 from casejax.runtime.checkpoint import Checkpoints
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 CLASSES = ("a", "b", "c")
+ANY = [("student", 16), ("asl", None), ("cola", None), ("acmnet", None), ("a2cl_pt", None), ("co2net", None)]
 DIMS = (5, 3)
 
 
@@ -129,3 +134,23 @@ def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read"):
         Localizer.load(tmp_path)
     assert main(["export", str(exported), str(tmp_path)]) == 2  # the folder is there
+
+
+@pytest.mark.parametrize(
+    ("method", "length"), [("wtalc", 16), *(pytest.param(*case, marks=pytest.mark.slow) for case in ANY)]
+)
+def test_every_method_is_a_program_of_any_length_or_of_that_of_training(method, length):
+    config = Config.of(method).changed(num_snippets=16)
+    graphdef, state = initial_state(config, DIMS, len(CLASSES), videos=(1, 1))
+    program, only = export_program(Restored(Path("run"), graphdef, state, config, {"data": {"dims": DIMS}}))
+    assert only == length
+    scores = jax.export.deserialize(bytearray(program)).call(
+        np.ones((2, 16), bool), *(x[None].repeat(2, 0) for x in features(16))
+    )
+    scorer = make_scorer(graphdef, config)
+    want = scorer(
+        state.params, state.cluster_labels, tuple(x[None] for x in features(16)), None, np.ones((1, 16), bool)
+    )
+    np.testing.assert_allclose(scores["fused"][1:], want.fused, rtol=1e-4, atol=1e-6)
+    if method == "student":
+        np.testing.assert_allclose(scores["proposals"]["segments"][1:], want.proposals.segments, rtol=1e-3, atol=1e-3)
