@@ -178,15 +178,6 @@ def test_resumed_without_its_teacher_it_ends_with_the_same_bits(world, taught, t
     assert restore_run(tmp_path / "cut").meta["teacher"]["step"] == 6
 
 
-@pytest.fixture
-def optimized():
-    """Programs as users compile them: without it, XLA's own for four devices has other gradients (jaxlib 0.10.2)."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)  # as conftest has it
-
-
-@pytest.mark.usefixtures("optimized")
 def test_devices_do_not_change_a_student(world, tmp_path):
     config = STUDENT.changed(supervision="segments", epochs=1)
     one, four = (loop.train(world, config, tmp_path / str(n), devices=n) for n in (1, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -175,7 +176,9 @@ def halve(x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"]) -> tuple[Float[
     pairs, real = (y.reshape(y.shape[0], -1, 2, *y.shape[2:]) for y in (x, mask))
     low = jnp.finfo(x.dtype).min
     mask = real.any(axis=2)
-    return without_padding(jnp.where(real[..., None], pairs, low).max(axis=2), mask=mask), mask
+    shown = jnp.where(real[..., None], pairs, low)
+    # A maximum of two: that over an axis looks for what equals it once more, and round-off decides what it finds.
+    return without_padding(jnp.maximum(shown[:, :, 0], shown[:, :, 1]), mask=mask), mask
 
 
 def snippet_logits(logits: Float[Array, "b n c"], levels: int, length: int) -> Float[Array, "b t c"]:
@@ -186,7 +189,7 @@ def snippet_logits(logits: Float[Array, "b n c"], levels: int, length: int) -> F
         own = logits[:, first : first + total // 2**level]
         found.append(jnp.repeat(own, 2**level, axis=1)[:, :length])
         first += total // 2**level + 1
-    return jnp.stack(found).max(axis=0)
+    return reduce(jnp.maximum, found)
 
 
 def _of_level(count: int, levels: int) -> int:
