@@ -138,7 +138,7 @@ def prototypes(weights: Num[ArrayLike, "n k"], embeddings: Num[ArrayLike, "n d"]
     Rows of weight 0 (masked snippets) must hold finite embeddings. A column without weight gives zeros.
     """
     weights, embeddings = numbers("weights", weights), numbers("embeddings", embeddings)
-    if weights.ndim != 2 or embeddings.ndim != 2 or len(weights) != len(embeddings):
+    if weights.ndim != 2 or embeddings.ndim != 2 or weights.shape[0] != embeddings.shape[0]:
         raise ValueError(f"weights must be (N, K) and embeddings (N, D), got {weights.shape} and {embeddings.shape}")
     refuse("weights", weights, least=0)
     refuse("embeddings", embeddings)

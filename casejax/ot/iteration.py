@@ -220,7 +220,7 @@ class Iteration:
         varying = varying_as(point, problem.epsilon)
         return (
             varying._replace(done=zero)
-            if safe is not None
+            if self.tolerance is not None
             else varying._replace(done=zero, unfinished=point.unfinished)
         )
 
@@ -260,7 +260,7 @@ class Iteration:
 
     def run(self, point: Point) -> Point:
         """Iterate to the end; in a batch, to the end of all problems."""
-        num_rows, num_columns = self.problem.rows.size, self.problem.columns.size
+        num_rows, num_columns = *self.problem.rows.shape, *self.problem.columns.shape
         is_known = isinstance(num_rows, int) and isinstance(num_columns, int)  # symbolic in a program for export
         if point.safe is not None and is_known and num_rows * num_columns <= ACCOMPANIED:
             return self._run_accompanied(point)

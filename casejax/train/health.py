@@ -89,7 +89,7 @@ def collapses(scores: SnippetScores, cluster_labels: Any, found: Sequence[str], 
       classes: all of them.
     """
     said = []
-    if np.ptp(np.asarray(scores.attention)) < FLAT:
+    if scores.attention is not None and np.ptp(np.asarray(scores.attention)) < FLAT:
         said.append("attention is one and the same everywhere, so nothing is told apart; lower --learning-rate")
     if cluster_labels is not None and np.ndim(cluster_labels) == 3 and np.shape(cluster_labels)[1] > 1:
         spread = np.ptp(np.asarray(cluster_labels), axis=1).max()
