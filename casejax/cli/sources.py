@@ -46,9 +46,7 @@ def add_data_options(parser: Parser, *, layout: str | None = None) -> None:
 def add_protocol_options(parser: Parser, default: str) -> None:
     """Add the flags of `given_protocol`; `default` says what holds without them."""
     parser.add_argument("--protocol", choices=PROTOCOLS, help=f"how detections are judged ({default})")
-    parser.add_argument(
-        "--tious", type=numbers, metavar="A,B", help="tIoU thresholds, comma-separated (those of the protocol)"
-    )
+    parser.add_argument("--tious", type=numbers, metavar="A,B", help="tIoU thresholds (those of the protocol)")
 
 
 def given_protocol(arguments: argparse.Namespace, usual: Protocol) -> Protocol:

@@ -165,7 +165,7 @@ def test_help_names_first_what_a_newcomer_needs(capsys):
     short, full, other = capsys.readouterr().out.split("usage: ")[1:]
     for flag in ("--data", "--out", "--method", "--seeds", "--devices", "--help-all", "--epochs"):
         assert flag in short
-    assert len(short.splitlines()) < 55
+    assert len(short.splitlines()) < 50
     assert "--prior-std" not in short
     assert "--prior-std" in full
     assert "--margin" in other
