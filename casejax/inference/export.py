@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from casejax.records import SnippetScores
 from casejax.run.exported import SETTINGS, WEIGHTS, write_network
 from casejax.run.folder import Restored, restore_run
 from casejax.runtime import files
+from casejax.runtime.reading import read_json
 
 PROGRAM, CARD = "model.jax", "README.md"
 """The exported program, and the model card, of a folder."""
@@ -169,8 +169,5 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); evaluate again (casejax eval)") from error
-    return found if isinstance(found, dict) else {}
+    found: dict[str, Any] = read_json(path, dict, remedy="evaluate again (casejax eval)")
+    return found
