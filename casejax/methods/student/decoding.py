@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from casejax.methods.student.network import Regressed
-from casejax.methods.student.targets import locations
+from casejax.methods.student.targets import length_of, locations
 from casejax.records import Proposals
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def decode(
       (B, K) proposals by descending score; those at no real location have score 0.
     """
     batch, count, num_classes = own.logits.shape
-    total = (count - levels) * 2 ** (levels - 1) // (2**levels - 1)
+    total = length_of(count, levels)
     places = locations(total, levels)
     real = own.mask & jnp.asarray(places.real)[None]
     scores = jax.nn.sigmoid(own.logits) if factors is None else jax.nn.sigmoid(own.logits) * factors[:, None]

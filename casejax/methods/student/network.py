@@ -22,7 +22,7 @@ from casejax.methods.layers import (
     read_streams,
 )
 from casejax.methods.student.settings import StudentSettings
-from casejax.methods.student.targets import locations
+from casejax.methods.student.targets import length_of, locations
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Key
@@ -183,15 +183,10 @@ def halve(x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"]) -> tuple[Float[
 
 def snippet_logits(logits: Float[Array, "b n c"], levels: int, length: int) -> Float[Array, "b t c"]:
     """At every snippet the greatest logit of the locations, one a level, that stand for it."""
-    total = _of_level(logits.shape[1], levels)
+    total = length_of(logits.shape[1], levels)
     found, first = [], 0
     for level in range(levels):
         own = logits[:, first : first + total // 2**level]
         found.append(jnp.repeat(own, 2**level, axis=1)[:, :length])
         first += total // 2**level + 1
     return reduce(jnp.maximum, found)
-
-
-def _of_level(count: int, levels: int) -> int:
-    """T of a pyramid of so many locations: they are T (2 - 2^(1 - levels)) + levels."""
-    return (count - levels) * 2 ** (levels - 1) // (2**levels - 1)

@@ -53,6 +53,11 @@ def locations(num_snippets: int, levels: int) -> Locations:
     return Locations(((index + 0.5) * stride).astype(np.float32), stride, level, real)
 
 
+def length_of(count: int, levels: int) -> int:
+    """T of a pyramid of so many locations, those between levels included: T (2 - 2^(1 - levels)) + levels."""
+    return (count - levels) * 2 ** (levels - 1) // (2**levels - 1)
+
+
 def ranges(level: np.ndarray, levels: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """(N,) bounds [low, high) of the distance to the farther end, by level: 0, reach, 2 reach, ..., infinity."""
     low = np.where(level == 0, 0.0, reach * 2.0 ** (level - 1.0))
