@@ -53,3 +53,8 @@ def test_scores_that_tell_nothing_apart():
     attention, clusters = health.collapses(scores(same), np.full((1, 3, 2), 0.5), ["a"], ["a"])
     assert attention.startswith("attention is one and the same everywhere")
     assert clusters.startswith("all clusters are foreground to the same degree")
+
+
+def test_a_method_without_attention_has_none_to_collapse():
+    scores = SnippetScores(np.zeros((1, 3, 2)), np.zeros((1, 2)))
+    assert health.collapses(scores, None, ["a", "b"], ["a", "b"]) == []
