@@ -69,6 +69,12 @@ class StudentSettings:
         1.5, "strides around the middle of an instance in which locations are trained to find it", within="(0, inf)"
     )
     per_class: bool = option(False, "regress start and end for each class, not for all together")
+    bins: int = option(
+        0,
+        "places before and after over which a distribution of start and end is learnt, whose mean is the boundary; 0 to "
+        "regress the boundary itself",
+        within="[0, 256]",
+    )
     focal_alpha: Number = option(
         0.25, "weight of positives in the focal loss; negatives have the rest", within="[0, 1]"
     )
