@@ -71,8 +71,8 @@ class StudentSettings:
     per_class: bool = option(False, "regress start and end for each class, not for all together")
     bins: int = option(
         0,
-        "places before and after over which a distribution of start and end is learnt, whose mean is the boundary; 0 to "
-        "regress the boundary itself",
+        "places nearby over which a distribution of start and end is learnt, whose mean is the boundary; 0 to regress "
+        "the boundary itself",
         within="[0, 256]",
     )
     focal_alpha: Number = option(
