@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from casejax.cli.main import COMMANDS
+from casejax.cli.main import COMMANDS, main
 from casejax.cli.options import Parser, add_options, configured, given_options, parse
 from casejax.evaluate import PROTOCOLS
 from casejax.methods import METHODS
@@ -18,6 +18,11 @@ from casejax.run.config import Config
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+OF_OTHERS = """
+--activations --finegym --methods --steps --train --figure --kernels --peak-of --penn --rows --table --thumos14 --worlds
+--gamma --lr --modal --std --temp --verbose
+--logdir --no-binary --no-deps --command --worker --gpus-per-task --nodes --ntasks-per-node --requeue
+"""  # of examples and benchmarks; of the published program, where they have no underscore; of pip, SLURM and the like
 
 
 def page(name):
@@ -127,28 +132,17 @@ def test_flags_of_the_published_program_map_to_options_of_the_same_value():
             assert float(default) == stated or name == "epsilon", theirs
 
 
-def flags_of(text):
-    """The flags behind commands of casejax in a text."""
-    found = set()
-    for line in re.findall(r"^(?:.*&& |\$ )?casejax [a-z]+.*$", text, re.MULTILINE):
-        found |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line.split("#")[0]))
-    return found
-
-
-def test_every_flag_of_a_command_in_the_docs_exists(capsys):
-    from casejax.cli.main import main
-
+def test_every_flag_in_the_docs_exists(capsys):
     known = set()
     for command in COMMANDS:
-        methods = METHODS if command == "train" else ("",)
-        for method in methods:
-            words = [command, *(("--method", method) if method else ()), "--help-all"]
+        for method in METHODS if command == "train" else ("",):
             with contextlib.suppress(SystemExit):
-                main(words)
-            known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+                main([command, *(("--method", method) if method else ()), "--help-all"])
+            known |= set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
     assert len(known) > 150
     for path in (ROOT / "README.md", *DOCS.glob("*.md")):
-        assert flags_of(path.read_text()) <= known, path.name
+        found = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", path.read_text()))
+        assert {flag for flag in found - known if "_" not in flag} <= set(OF_OTHERS.split()), path.name
 
 
 def test_the_page_of_commands_has_all_of_them():
