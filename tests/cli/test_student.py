@@ -19,7 +19,7 @@ import evidence_runs
 import student
 
 TEACHER = {"epochs": 8, "num_snippets": 16, "batch_size": 8, "hidden": 8, "num_clusters": 3}
-SMALL = "--hidden 8 --levels 3 --blocks 1 --epochs 2 --num-snippets 16 --batch-size 8"
+SMALL = "--hidden 8 --levels 3 --blocks 1 --epochs 2 --num-snippets 16 --batch-size 8 --min-score 0"
 
 
 def small(folder, seed):
@@ -63,6 +63,11 @@ def test_students_are_run_once_and_stand_beside_their_teacher(call, tmp_path, mo
     taught = {row: restore_run(folder / row / "seed-0").meta.get("teacher") for row in ("own", "known")}
     assert taught["own"]["run"] == str(folder / "teacher" / "seed-0")
     assert taught["known"] is None
+
+    # A second round comes after the first, and is taught by it.
+    monkeypatch.setattr(student, "ROWS", dict.fromkeys(["weak", "second"], student.parse_row(f"own={SMALL}")[1]))
+    assert call("world", "--rows", "second", "--seeds", "0") == 0
+    assert restore_run(folder / "second" / "seed-0").meta["teacher"]["run"] == str(folder / "weak" / "seed-0")
 
     # What is there is not run again.
     monkeypatch.setattr(student, "train", lambda *_, **__: pytest.fail("trained again"))

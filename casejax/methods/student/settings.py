@@ -90,5 +90,8 @@ class StudentSettings:
     warmup: float = option(0.1, "share of the run in which the learning rate rises from 0", within="[0, 1]")
     clip: float = option(1.0, "largest norm of a step's gradient", within="(0, inf)")
     max_proposals: int = option(
-        200, "proposals of a video before suppression, the best", within="[1, inf)", inference=True
+        2000, "proposals of a video before suppression, the best", within="[1, inf)", inference=True
+    )
+    min_score: float = option(
+        0.01, "score below which a proposal is left out before suppression", within="[0, 1]", inference=True
     )

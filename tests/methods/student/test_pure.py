@@ -148,6 +148,16 @@ def test_proposals_are_the_best_of_all_levels_and_classes(columns):
     best = sorted(rows, reverse=True)[:20]
     np.testing.assert_allclose(got.scores[0], [row[0] for row in best], rtol=1e-5)
     np.testing.assert_array_equal(got.labels[0], [row[1] for row in best])
+    least = float(best[7][0] + best[8][0]) / 2
+    few = decode(
+        Regressed(jnp.asarray(logits), jnp.asarray(offsets), jnp.asarray(real[None])),
+        levels=LEVELS,
+        max_proposals=20,
+        min_score=least,
+        factors=jnp.asarray([[1.0, 0.5, 0.75]]),
+        mask=jnp.arange(T)[None] < length,
+    )
+    np.testing.assert_array_equal(few.scores[0], np.where(np.arange(20) < 8, got.scores[0], 0))
     np.testing.assert_allclose(got.segments[0], [row[2:] for row in best], rtol=1e-5, atol=1e-5)
 
 
