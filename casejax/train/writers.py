@@ -115,6 +115,7 @@ class _Wandb:
         self._run = wandb.init(
             project="casejax", dir=str(folder), name=folder.name, config=dict(options), resume="allow", **goes_on
         )
+        kept.parent.mkdir(exist_ok=True)
         write_text(kept, self._run.id)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
