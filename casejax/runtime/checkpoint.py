@@ -4,7 +4,8 @@
     FOLDER/STEP/sums.json   the bytes and the CRC-32 of every file, compared before a checkpoint is read
 
 TensorStore, which reads the arrays, has no checksum of its own for them, and can end the process over damaged metadata.
-A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked.
+A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked; the
+run that goes on from it writes them (`Checkpoints.seal`).
 """
 
 from __future__ import annotations
@@ -97,6 +98,13 @@ class Checkpoints:
             for left in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
             raise files.write_error(place, OSError(code, ""), needed) from error
+
+    def seal(self) -> None:
+        """Write the sums that a killed process did not come to write; for whoever owns the folder, before it is used."""
+        for step in self.steps:
+            place = self.folder / str(step)
+            if distributed.is_first() and not (place / SUMS).exists():
+                files.write_json(place / SUMS, _sums(place))
 
     def keep_only(self, step: int | None) -> None:
         """Delete the checkpoints of all other steps; None deletes all."""
