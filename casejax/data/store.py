@@ -56,8 +56,8 @@ def packed(folder: Path, name: str, source: Source, videos: Iterable[np.ndarray]
       folder: where packed files are kept; created where missing.
       name: what the file's name begins with, such as "train".
       source: what the rows come from.
-      videos: the (rows, sum of dims) float32 arrays of the videos, in order; gone through only to write the file, and again
-        where another process has deleted it meanwhile.
+      videos: the (rows, sum of dims) float32 arrays of the videos, in order; gone through only to write the file,
+        and again where another process has deleted it meanwhile.
 
     Returns:
       Features whose streams are views into the mapped file.

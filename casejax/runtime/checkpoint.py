@@ -100,7 +100,7 @@ class Checkpoints:
             raise files.write_error(place, OSError(code, ""), needed) from error
 
     def seal(self) -> None:
-        """Write the sums that a killed process did not come to write; for whoever owns the folder, before it is used."""
+        """Write the sums that a killed process did not come to write; for the owner of the folder."""
         for step in self.steps:
             place = self.folder / str(step)
             if distributed.is_first() and not (place / SUMS).exists():

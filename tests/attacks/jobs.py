@@ -229,7 +229,7 @@ def likeness(folder: Path) -> str:
             found.append((name, "folder"))
         elif path.name == ".lock":
             found.append((name, "lock"))
-        elif re.search(r"(checkpoints|selected)/", name):
+        elif re.search(r"(checkpoints|selected)[^/]*/", name):
             found.append((name, str(path.stat().st_size)))
         else:
             found.append((name, hashlib.sha256(_lasting(path)).hexdigest()))
