@@ -15,19 +15,6 @@ from casejax.runtime.checkpoint import Checkpoints
 pytestmark = pytest.mark.usefixtures("kept_steps")
 SIZES = ["--hidden", "8", "--num-snippets", "16", "--batch-size", "4", "--devices", "1"]
 OFTEN = ["--log-every", "2", "--checkpoint-every", "2"]
-    "--hidden",
-    "8",
-    "--num-snippets",
-    "16",
-    "--batch-size",
-    "4",
-    "--log-every",
-    "2",
-    "--checkpoint-every",
-    "2",
-    "--devices",
-    "1",
-]
 ODD = "données  ü 映像 %s {x} 'q' \N{CLAPPER BOARD}"
 """Spaces, two at once, letters of several scripts, and what shells, formats and markup take for theirs."""
 
