@@ -5,7 +5,7 @@
 
 TensorStore, which reads the arrays, has no checksum of its own for them, and can end the process over damaged metadata.
 A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked; the
-run that goes on from it writes them (`Checkpoints.seal`).
+run that goes on from it writes them (`Checkpoints.tidy`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int | None = 2) -> None:
         self.folder = folder.absolute()
+        self._keep = keep
         self._checked: set[int] = set()
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -99,8 +100,13 @@ class Checkpoints:
                 shutil.rmtree(left, ignore_errors=True)
             raise files.write_error(place, OSError(code, ""), needed) from error
 
-    def seal(self) -> None:
-        """Write the sums that a killed process did not come to write; for the owner of the folder."""
+    def tidy(self) -> None:
+        """Finish what a killed process began; for the owner of the folder, before it goes on.
+
+        Checkpoints past those to keep, which may be half deleted, go; sums that were not yet written are.
+        """
+        for step in self.steps[: -self._keep] if self._keep else []:
+            self._manager.delete(step)
         for step in self.steps:
             place = self.folder / str(step)
             if distributed.is_first() and not (place / SUMS).exists():

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs import JOBS, WITH_JAX, bring_jax, likeness, sources, tree
+from jobs import JOBS, WITH_JAX, bring_jax, keep_programs, likeness, sources, tree
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
 MOST_STATES = 500
@@ -221,20 +221,6 @@ def settled(act: Callable):
         except (FileNotFoundError, shutil.Error):
             continue
     raise AssertionError("the folder changes all the time")
-
-
-def keep_programs() -> None:
-    """Have runs of the very same arguments share their traced step, and compiled programs be kept on disk."""
-    import functools
-
-    import jax
-
-    from casejax.train import feed
-
-    feed.make_train_steps = functools.cache(feed.make_train_steps)
-    if "CRASHING_CACHE" in os.environ:
-        jax.config.update("jax_compilation_cache_dir", os.environ["CRASHING_CACHE"])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def difference(got: dict[str, str], want: dict[str, str]) -> str:

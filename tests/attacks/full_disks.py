@@ -6,7 +6,6 @@ The disk is a tmpfs. All runs are made in this process, so that the network is t
 its descriptor, so that what threads and libraries print is caught too.
 """
 
-import functools
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from jobs import bring_jax, sources, tree, world
+from jobs import bring_jax, keep_programs, sources, tree, world
 
 SIZES = 24
 PAGE = 4096
@@ -91,9 +90,8 @@ def main(name: str, folder: Path) -> dict[str, object]:
     bring_jax()
     import casejax.inference.export
     from casejax.run.folder import restore_run
-    from casejax.train import feed
 
-    feed.make_train_steps = functools.cache(feed.make_train_steps)
+    keep_programs()
     program = casejax.inference.export.export_program(restore_run(sources(folder / "disk") / "run"))
     casejax.inference.export.export_program = lambda run: program  # it takes seconds, and no disk
     job, disk = {"train": train, "export": export, "pack": pack}[name], folder / "disk"

@@ -70,7 +70,7 @@ def report(folder: Path) -> None:
 
 
 def train(folder: Path, select: str = "last") -> None:
-    """A whole run of two streams, eight steps and three checkpoints, resumed where there is something to resume."""
+    """A whole run of six steps and three checkpoints, of which two are kept; resumed where there is something."""
     import rich.console
 
     from casejax.data.synthetic import make_world
@@ -78,7 +78,7 @@ def train(folder: Path, select: str = "last") -> None:
     from casejax.runtime.checkpoint import Checkpoints
     from casejax.train.experiment import run
 
-    options = {"batch_size": 4, "epochs": 4, "log_every": 2, "checkpoint_every": 4, "select_every": 2}
+    options = {"batch_size": 4, "epochs": 3, "log_every": 2, "checkpoint_every": 2, "select_every": 2}
     config = Config.of("case").changed(**NETWORK, **options, select=select)
     videos = make_world(num_classes=2, dim=4, train_videos=10, test_videos=6, median=40, longest=80)
     resume = False
@@ -172,6 +172,25 @@ def bring_jax() -> None:
     import casejax.cli.predict
     import casejax.inference.export
     import casejax.train.experiment  # noqa: F401
+
+
+def keep_programs() -> None:
+    """For many runs in one process: those of the very same arguments share their traced step, and no picture is drawn.
+
+    Where the environment names a folder in CRASHING_CACHE, compiled programs are kept there.
+    """
+    import functools
+
+    import jax
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from casejax.train import feed
+
+    feed.make_train_steps = functools.cache(feed.make_train_steps)
+    FigureCanvasAgg.print_png = lambda canvas, file, **options: file.write(b"picture" * 4000)  # it takes a second
+    if "CRASHING_CACHE" in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.environ["CRASHING_CACHE"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -70,14 +70,26 @@ def test_every_flipped_bit_is_refused(folder, rng, flips):
     assert refusal(folder, 2, READS["restore"]) == ""
 
 
-def test_what_a_kill_left_without_sums_is_sealed_by_its_run(folder):
+def test_what_a_kill_left_without_sums_gets_them_from_its_run(folder):
     (folder / "2" / SUMS).unlink()
     shutil.copytree(folder, folder.parent / "copy")
     with Checkpoints(folder) as checkpoints:
         checkpoints.restore(state(0))
         assert not (folder / "2" / SUMS).exists()  # whoever only reads writes nothing
-        checkpoints.seal()
+        checkpoints.tidy()
     assert (folder / "2" / SUMS).exists()
     path = next((folder / "2" / "state").rglob("*/d/*"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert "is damaged" in refusal(folder, 2, READS["restore"])
+
+
+def test_a_checkpoint_that_a_kill_left_half_deleted_goes(folder):
+    """Orbax deletes file by file: of two to keep, a third that is half there is no checkpoint to fall back on."""
+    shutil.copytree(folder / "1", folder / "0")
+    shutil.rmtree(folder / "0" / "state")
+    (folder / "0" / SUMS).unlink()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps == [0, 1, 2]
+        checkpoints.tidy()
+        assert checkpoints.steps == [1, 2]
+    assert not (folder / "0").exists()
