@@ -78,7 +78,7 @@ def mount(disk: Path, size: int, *more: str) -> None:
 
 
 def unmount(disk: Path) -> None:
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def used(disk: Path) -> int:
@@ -92,10 +92,12 @@ def main(name: str, folder: Path) -> dict[str, object]:
     from casejax.run.folder import restore_run
 
     keep_programs()
-    program = casejax.inference.export.export_program(restore_run(sources(folder / "disk") / "run"))
-    casejax.inference.export.export_program = lambda run: program  # it takes seconds, and no disk
     job, disk = {"train": train, "export": export, "pack": pack}[name], folder / "disk"
-    world(folder)
+    if name == "train":
+        world(folder)
+    if name == "export":
+        program = casejax.inference.export.export_program(restore_run(sources(disk) / "run"))
+        casejax.inference.export.export_program = lambda run: program  # it takes seconds, and no disk
     mount(disk, ROOM)
     try:
         status, said = caught(job, disk)
