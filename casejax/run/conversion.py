@@ -105,5 +105,5 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
         raise CheckpointError(f"{run}: {error}") from error
     Path(cls_gt_path).unlink(missing_ok=True)  # so that no kill pairs the new model with the labels of an older one
     write_torch(model_path, arrays)
-    with files.whole_file(cls_gt_path, "wb") as file:
+    with files.whole_file(cls_gt_path, "wb", size=labels.nbytes) as file:
         np.save(file, labels, allow_pickle=False)

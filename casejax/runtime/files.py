@@ -42,7 +42,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", *, size: int | Non
     Args:
       path: file to write; folders above it are made where they are missing.
       mode: "w" for text in UTF-8, "wb" for bytes.
-      size: bytes that it will have, where they are known; said where the disk has fewer.
+      size: bytes that it will have, at least, where they are known; said where the disk has fewer.
 
     Raises:
       WriteError: a disk that is full, or a folder that cannot be written.
