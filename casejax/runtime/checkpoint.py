@@ -56,11 +56,12 @@ class Checkpoints:
         self.folder = folder.absolute()
         self._keep = keep
         self._checked: set[int] = set()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-        )
+        with _one_voice():  # of damaged files, which are named when they are read
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+            )
 
     @property
     def steps(self) -> list[int]:
