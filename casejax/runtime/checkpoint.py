@@ -13,7 +13,9 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import sys
 import threading
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -242,6 +244,7 @@ def _damage(place: Path) -> str:
 @contextmanager
 def _one_voice() -> Iterator[None]:
     """Have failures in Orbax's threads said by the caller alone, who gets the exception."""
+    _mute_late_futures()
     logger, hook = logging.getLogger("absl"), threading.excepthook
     level = logger.level
     threading.excepthook = lambda *_: None
@@ -251,6 +254,25 @@ def _one_voice() -> Iterator[None]:
     finally:
         threading.excepthook = hook
         logger.setLevel(level)
+
+
+def _mute_late_futures() -> None:
+    """Have nothing said of writes that fail after Orbax has closed the event loop of a failed save.
+
+    TensorStore then tells a loop that is gone, from a thread of its own, at any later time; Python reports that to
+    `sys.unraisablehook`, which therefore stays replaced. All other reports go to the hook that was there.
+    """
+    shown = sys.unraisablehook
+    if getattr(shown, "mutes_late_futures", False):
+        return
+
+    def show(report: sys.UnraisableHookArgs) -> None:
+        names = [frame.name for frame in traceback.extract_tb(report.exc_traceback)]
+        if names != ["call_soon_threadsafe", "_check_closed"]:
+            shown(report)
+
+    show.mutes_late_futures = True  # type: ignore[attr-defined]
+    sys.unraisablehook = show
 
 
 def _errno(error: BaseException | None) -> int | None:

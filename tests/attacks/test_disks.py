@@ -88,6 +88,41 @@ def test_d_a_checkpoint_on_a_full_disk_is_one_line_and_the_one_before_stays(tmp_
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1"]
 
 
+LATE = """
+import asyncio, threading
+import tensorstore
+from casejax.runtime import checkpoint
+checkpoint._mute_late_futures()
+checkpoint._mute_late_futures()
+promise, future = tensorstore.Promise.new()
+loop = asyncio.new_event_loop()
+async def wait():
+    await future
+async def begin():
+    global task
+    task = asyncio.ensure_future(wait())
+    await asyncio.sleep(0.05)
+loop.run_until_complete(begin())
+loop.close()
+thread = threading.Thread(target=lambda: promise.set_exception(ValueError("disk full")))
+thread.start()
+thread.join()
+class Other:
+    def __del__(self):
+        raise KeyError("another")
+Other()
+task._log_destroy_pending = False
+"""
+
+
+def test_d_a_write_that_fails_after_its_save_says_nothing():
+    """A future of TensorStore that ends when its event loop is closed; whatever else cannot be raised is still said."""
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert "Event loop is closed" not in done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "another" in done.stderr
+
+
 def test_d_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "a", tmp_path / "file" / "b" / "a"):
