@@ -31,6 +31,7 @@ from casejax.runtime import distributed, files, reading
 
 SUMS = "sums.json"
 BLOCK = 1 << 22  # bytes read at a time
+OWN_FILES = 1 << 18  # bytes of what Orbax and TensorStore write about the arrays of a checkpoint, at most
 DISK_FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
 """What TensorStore says where the disk is full, in the middle of its messages."""
 
@@ -85,7 +86,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         place, stored = self.folder / str(step), _storable(state)
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(stored))
+        needed = OWN_FILES + sum(leaf.nbytes for leaf in jax.tree.leaves(stored))
         if distributed.is_first() and files.free_bytes(self.folder) < needed:
             raise files.write_error(place, OSError(errno.ENOSPC, ""), needed)
         items = ocp.args.Composite(state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(meta))
@@ -260,7 +261,8 @@ def _mute_late_futures() -> None:
     """Have nothing said of writes that fail after Orbax has closed the event loop of a failed save.
 
     TensorStore then tells a loop that is gone, from a thread of its own, at any later time; Python reports that to
-    `sys.unraisablehook`, which therefore stays replaced. All other reports go to the hook that was there.
+    `sys.unraisablehook`, which therefore stays replaced. All other reports go to the hook that was there. What asyncio
+    logs of a write that failed and that nobody has asked for is dropped too: the caller has said it.
     """
     shown = sys.unraisablehook
     if getattr(shown, "mutes_late_futures", False):
@@ -271,6 +273,11 @@ def _mute_late_futures() -> None:
         if names != ["call_soon_threadsafe", "_check_closed"]:
             shown(report)
 
+    def wanted(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not ("never retrieved" in record.getMessage() and _errno(error) is not None)
+
+    logging.getLogger("asyncio").addFilter(wanted)
     show.mutes_late_futures = True  # type: ignore[attr-defined]
     sys.unraisablehook = show
 

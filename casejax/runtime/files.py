@@ -52,11 +52,15 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", *, size: int | Non
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, descriptor = _hidden_file(path)
     try:
-        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
-            with _explained(path, only=NO_ROOM | {errno.EROFS}, needed=size):
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+        full = NO_ROOM | {errno.EROFS}
+        # Closing the file writes what is left once more, so that is explained too.
+        with (
+            _explained(path, only=full, needed=size),
+            open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file,
+        ):
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
             with _explained(path):
                 os.replace(partial, path)  # while the lock is held: nobody takes the place for a leftover
                 _keep_name(path)

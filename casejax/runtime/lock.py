@@ -73,7 +73,7 @@ def _take(path: Path, thread: int) -> tuple[int | None, str]:
             try:
                 descriptor = os.open(path / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except OSError as error:
-                raise files.write_error(path / NAME, error) from error
+                raise files.write_error(path / NAME, error, 64) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

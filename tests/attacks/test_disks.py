@@ -82,7 +82,7 @@ def test_d_a_checkpoint_on_a_full_disk_is_one_line_and_the_one_before_stays(tmp_
     )
     first, second = done.stdout.splitlines()
     assert "c/2: cannot be written: " in first
-    assert "360,012 bytes are needed" in first
+    assert "622,156 bytes are needed" in first
     assert second == "[1] 1"
     assert done.stderr == ""
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1"]
