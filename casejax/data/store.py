@@ -15,7 +15,8 @@ import hashlib
 import json
 import mmap
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from casejax.records import Features
 from casejax.runtime import files, reading
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+TRIES = 100  # of a file that others delete
 BLOCK = 1 << 22  # bytes read at a time where a whole file is checked
 
 
@@ -47,14 +49,15 @@ class Source(NamedTuple):
     dtype: str
 
 
-def packed(folder: Path, name: str, source: Source, videos: Iterator[np.ndarray]) -> Features:
+def packed(folder: Path, name: str, source: Source, videos: Iterable[np.ndarray]) -> Features:
     """The features of a split, mapped from its packed file; the file is written first where there is none.
 
     Args:
       folder: where packed files are kept; created where missing.
       name: what the file's name begins with, such as "train".
       source: what the rows come from.
-      videos: the (rows, sum of dims) float32 arrays of the videos, in order; read only to write the file.
+      videos: the (rows, sum of dims) float32 arrays of the videos, in order; gone through only to write the file,
+        and again where another process has deleted it meanwhile.
 
     Returns:
       Features whose streams are views into the mapped file.
@@ -67,15 +70,23 @@ def packed(folder: Path, name: str, source: Source, videos: Iterator[np.ndarray]
         raise ValueError(f"packed features are stored as one of {', '.join(DTYPES)}, not {source.dtype}")
     described = _describe(source)
     stem = f"{name}-{described['key'][:16]}"
+    about = folder / f"{stem}.json"
     try:
-        if not (folder / f"{stem}.json").exists():
-            _write(folder, stem, described, source, videos)
-        _delete_stale(folder, name, stem, described["origin"])  # after a kill, also where nothing was written
-        return _open(folder, stem, described, source)
+        for _ in range(TRIES):
+            if not about.exists():
+                _write(folder, stem, described, source, videos)
+            _delete_stale(folder, name, stem, described["origin"])  # after a kill, also where nothing was written
+            try:
+                return _open(folder, stem, described, source)
+            except DataError:
+                with files.held(folder):  # nobody writes or deletes it while it is looked at again
+                    if about.exists():
+                        return _open(folder, stem, described, source)
     except OSError as error:
         raise DataError(
             f"{folder}: packed features cannot be kept there ({error}); make room, or name another folder in --packed"
         ) from error
+    raise DataError(f"{about}: was deleted by other processes {TRIES} times; wait until their sources no longer change")
 
 
 def release(features: Features) -> None:
@@ -97,16 +108,20 @@ def _describe(source: Source) -> dict[str, Any]:
     return content | {"key": digest, "origin": origin}
 
 
-def _write(folder: Path, stem: str, described: dict[str, Any], source: Source, videos: Iterator[np.ndarray]) -> None:
+def _write(folder: Path, stem: str, described: dict[str, Any], source: Source, videos: Iterable[np.ndarray]) -> None:
     files.make_folder(folder)
     files.sweep(folder)
     checksum = 0
-    with files.whole_file(folder / f"{stem}.features", "wb") as file:
+    size = sum(source.lengths) * sum(source.dims) * DTYPES[source.dtype].itemsize
+    with ExitStack() as stack:
+        file = stack.enter_context(files.whole_file(folder / f"{stem}.features", "wb", size=size))
         for rows in videos:
             data = rows.astype(DTYPES[source.dtype]).tobytes()
             checksum = zlib.crc32(data, checksum)
             file.write(data)
-    files.write_text(folder / f"{stem}.json", json.dumps(described | {"crc32": checksum}))
+        with files.held(folder):  # the file and its description belong together
+            stack.close()
+            files.write_text(folder / f"{stem}.json", json.dumps(described | {"crc32": checksum}))
 
 
 def _delete_stale(folder: Path, name: str, stem: str, origin: str) -> None:
@@ -117,8 +132,9 @@ def _delete_stale(folder: Path, name: str, stem: str, origin: str) -> None:
         except DataError:  # another process deletes it too, or it is damaged and says so when it is asked for
             continue
         if stale:
-            about.unlink(missing_ok=True)
-            about.with_suffix(".features").unlink(missing_ok=True)
+            with files.held(folder):
+                about.unlink(missing_ok=True)
+                about.with_suffix(".features").unlink(missing_ok=True)
 
 
 def _open(folder: Path, stem: str, described: dict[str, Any], source: Source) -> Features:

@@ -43,8 +43,8 @@ def export_run(folder: Path, out: Path) -> None:
     program, num_snippets = export_program(restored)
     with files.whole_folder(out) as partial:
         write_network(restored, partial)
-        (partial / PROGRAM).write_bytes(program)
-        (partial / CARD).write_text(model_card(restored, _results(folder), num_snippets), encoding="utf-8")
+        files.write_bytes(partial / PROGRAM, program)
+        files.write_text(partial / CARD, model_card(restored, _results(folder), num_snippets))
 
 
 def export_program(restored: Restored) -> tuple[bytes, int | None]:

@@ -141,7 +141,6 @@ def draw_timeline(path: Path, prediction: Prediction, frames: Sequence[np.ndarra
         ],
         frames=frames,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(figure, path)
 
 

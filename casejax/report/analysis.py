@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.records import SegmentTable
-from casejax.runtime.files import whole_file
+from casejax.runtime.files import write_bytes
 
 NAME = "analysis.npz"
 """Of the file, in the folder of a run or of an evaluation."""
@@ -91,8 +92,9 @@ def write_analysis(path: Path, analysis: Analysis) -> None:
             arrays |= {f"{field.name}.{name}": column for name, column in value._asdict().items()}
         elif value is not None:
             arrays[field.name] = np.asarray(value)
-    with whole_file(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_bytes(path, packed.getvalue())
 
 
 def read_analysis(path: Path) -> Analysis:

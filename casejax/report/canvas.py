@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casejax.runtime.files import whole_file
+from casejax.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,5 +66,6 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"a picture's name must end in .png, got {Path(path).name}")
-    with whole_file(path, "wb") as file:
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    drawn = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(drawn, metadata={"Software": None})
+    write_bytes(path, drawn.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,12 +62,17 @@ def convert(
     train, test = (Split(split, (), nothing) for split in ("train", "test"))
     meta = describe(config, Dataset(str(model_path), tuple(names), STREAMS, train, test))
     _, state = initial_state(config, dims, num_classes)
-    with own_folder(out), Checkpoints(Path(out) / "checkpoints") as checkpoints:
-        if checkpoints.latest is not None:
-            raise CheckpointError(
-                f"{out} already holds a checkpoint (step {checkpoints.latest}); choose another folder"
-            )
-        checkpoints.save(state._replace(params=model.params, cluster_labels=model.cluster_labels), meta)
+    place = Path(out) / "checkpoints"
+    with own_folder(out):
+        if place.is_dir():
+            with Checkpoints(place) as checkpoints:
+                if checkpoints.latest is not None:
+                    raise CheckpointError(
+                        f"{out} already holds a checkpoint (step {checkpoints.latest}); choose another folder"
+                    )
+            shutil.rmtree(place)  # nothing but what was never finished
+        with files.whole_folder(place) as partial, Checkpoints(partial) as checkpoints:
+            checkpoints.save(state._replace(params=model.params, cluster_labels=model.cluster_labels), meta)
     return model
 
 
@@ -99,5 +105,5 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
         raise CheckpointError(f"{run}: {error}") from error
     Path(cls_gt_path).unlink(missing_ok=True)  # so that no kill pairs the new model with the labels of an older one
     write_torch(model_path, arrays)
-    with files.whole_file(cls_gt_path, "wb") as file:
+    with files.whole_file(cls_gt_path, "wb", size=labels.nbytes) as file:
         np.save(file, labels, allow_pickle=False)

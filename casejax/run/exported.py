@@ -36,8 +36,7 @@ def write_network(restored: Restored, folder: Path) -> None:
     if isinstance(restored.state.cluster_labels, jax.Array | np.ndarray):
         arrays[CLUSTER_LABELS] = np.asarray(restored.state.cluster_labels)
     written = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"format": "casejax"})
-    with files.whole_file(folder / WEIGHTS, "wb") as file:
-        file.write(written)
+    files.write_bytes(folder / WEIGHTS, written)
     meta = {**restored.meta, "config": restored.config.as_dict(), "step": int(restored.state.step)}
     files.write_json(folder / SETTINGS, meta)
 

@@ -18,6 +18,7 @@ _MODULE_OF = {
     "whole_file": "files",
     "whole_folder": "files",
     "write_text": "files",
+    "write_bytes": "files",
     "write_json": "files",
     "sweep": "files",
     "open_plain": "reading",

@@ -4,7 +4,8 @@
     FOLDER/STEP/sums.json   the bytes and the CRC-32 of every file, compared before a checkpoint is read
 
 TensorStore, which reads the arrays, has no checksum of its own for them, and can end the process over damaged metadata.
-A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked.
+A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked; the
+run that goes on from it writes them (`Checkpoints.tidy`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import sys
 import threading
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +31,7 @@ from casejax.runtime import distributed, files, reading
 
 SUMS = "sums.json"
 BLOCK = 1 << 22  # bytes read at a time
+OWN_FILES = 1 << 18  # bytes of what Orbax and TensorStore write about the arrays of a checkpoint, at most
 DISK_FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
 """What TensorStore says where the disk is full, in the middle of its messages."""
 
@@ -53,12 +57,14 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int | None = 2) -> None:
         self.folder = folder.absolute()
+        self._keep = keep
         self._checked: set[int] = set()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-        )
+        with _one_voice():  # of damaged files, which are named when they are read
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+            )
 
     @property
     def steps(self) -> list[int]:
@@ -80,7 +86,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         place, stored = self.folder / str(step), _storable(state)
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(stored))
+        needed = OWN_FILES + sum(leaf.nbytes for leaf in jax.tree.leaves(stored))
         if distributed.is_first() and files.free_bytes(self.folder) < needed:
             raise files.write_error(place, OSError(errno.ENOSPC, ""), needed)
         items = ocp.args.Composite(state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(meta))
@@ -97,6 +103,18 @@ class Checkpoints:
             for left in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
             raise files.write_error(place, OSError(code, ""), needed) from error
+
+    def tidy(self) -> None:
+        """Finish what a killed process began; for the owner of the folder, before it goes on.
+
+        Checkpoints past those to keep, which may be half deleted, go; sums that were not yet written are.
+        """
+        for step in self.steps[: -self._keep] if self._keep else []:
+            self._manager.delete(step)
+        for step in self.steps:
+            place = self.folder / str(step)
+            if distributed.is_first() and not (place / SUMS).exists():
+                files.write_json(place / SUMS, _sums(place))
 
     def keep_only(self, step: int | None) -> None:
         """Delete the checkpoints of all other steps; None deletes all."""
@@ -227,6 +245,7 @@ def _damage(place: Path) -> str:
 @contextmanager
 def _one_voice() -> Iterator[None]:
     """Have failures in Orbax's threads said by the caller alone, who gets the exception."""
+    _mute_late_futures()
     logger, hook = logging.getLogger("absl"), threading.excepthook
     level = logger.level
     threading.excepthook = lambda *_: None
@@ -236,6 +255,31 @@ def _one_voice() -> Iterator[None]:
     finally:
         threading.excepthook = hook
         logger.setLevel(level)
+
+
+def _mute_late_futures() -> None:
+    """Have nothing said of writes that fail after Orbax has closed the event loop of a failed save.
+
+    TensorStore then tells a loop that is gone, from a thread of its own, at any later time; Python reports that to
+    `sys.unraisablehook`, which therefore stays replaced. All other reports go to the hook that was there. What asyncio
+    logs of a write that failed and that nobody has asked for is dropped too: the caller has said it.
+    """
+    shown = sys.unraisablehook
+    if getattr(shown, "mutes_late_futures", False):
+        return
+
+    def show(report: sys.UnraisableHookArgs) -> None:
+        names = [frame.name for frame in traceback.extract_tb(report.exc_traceback)]
+        if names != ["call_soon_threadsafe", "_check_closed"]:
+            shown(report)
+
+    def wanted(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not ("never retrieved" in record.getMessage() and _errno(error) is not None)
+
+    logging.getLogger("asyncio").addFilter(wanted)
+    show.mutes_late_futures = True  # type: ignore[attr-defined]
+    sys.unraisablehook = show
 
 
 def _errno(error: BaseException | None) -> int | None:

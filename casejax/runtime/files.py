@@ -34,7 +34,7 @@ REMEDIES = (
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+def whole_file(path: str | os.PathLike[str], mode: str = "w", *, size: int | None = None) -> Iterator[IO[Any]]:
     """An open file that becomes `path` when the block ends, in place of one that had the name before.
 
     If the block fails, `path` is what it was, and nothing else is left behind.
@@ -42,20 +42,25 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
     Args:
       path: file to write; folders above it are made where they are missing.
       mode: "w" for text in UTF-8, "wb" for bytes.
+      size: bytes that it will have, at least, where they are known; said where the disk has fewer.
 
     Raises:
       WriteError: a disk that is full, or a folder that cannot be written.
     """
     path = Path(path)
-    with _explained(path):
+    with _explained(path, needed=size):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, descriptor = _hidden_file(path)
     try:
-        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
-            with _explained(path, only=NO_ROOM | {errno.EROFS}):
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+        full = NO_ROOM | {errno.EROFS}
+        # Closing the file writes what is left once more, so that is explained too.
+        with (
+            _explained(path, only=full, needed=size),
+            open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file,
+        ):
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
             with _explained(path):
                 os.replace(partial, path)  # while the lock is held: nobody takes the place for a leftover
                 _keep_name(path)
@@ -98,8 +103,14 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, whole or not at all."""
-    with whole_file(path) as file:
+    with whole_file(path, size=len(text.encode())) as file:
         file.write(text)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with whole_file(path, "wb", size=len(data)) as file:
+        file.write(data)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -123,7 +134,8 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
       WriteError: a disk that is full, or a file that cannot be written.
     """
     path = Path(path)
-    with _explained(path), path.open("a", encoding="utf-8") as file:
+    needed = len(line.encode()) + 1
+    with _explained(path, needed=needed), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
@@ -160,6 +172,21 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
     return removed
 
 
+@contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder while the block runs, once whoever else holds it is done; where there are no locks, without."""
+    descriptor = None
+    with suppress(OSError):
+        if fcntl is not None:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def write_error(path: str | os.PathLike[str], error: OSError, needed: int | None = None) -> WriteError:
     """What to say of a file that cannot be written: its name, the reason, bytes needed and free, a remedy."""
     code = error.errno or 0
@@ -181,7 +208,7 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
 
 
 @contextmanager
-def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
+def _explained(path: Path, only: set[int] | None = None, needed: int | None = None) -> Iterator[None]:
     """Errors of the system, those of `only` the numbers named, as a `WriteError` that names the file."""
     try:
         yield
@@ -191,7 +218,7 @@ def _explained(path: Path, only: set[int] | None = None) -> Iterator[None]:
         if error.errno is None and str(error).endswith(" written"):  # NumPy's word for a full disk
             error.errno = errno.ENOSPC
         if only is None or error.errno in only:
-            raise write_error(path, error) from error
+            raise write_error(path, error, needed) from error
         raise
 
 

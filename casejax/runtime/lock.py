@@ -32,6 +32,7 @@ def own_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
       CheckpointError: another run is in the folder; the message says which process of which host.
+      WriteError: the folder cannot be made or written.
     """
     path = Path(folder).resolve()
     thread = threading.get_ident()
@@ -69,7 +70,10 @@ def _take(path: Path, thread: int) -> tuple[int | None, str]:
         return None, f"process {os.getpid()}, another thread"
     if fcntl is not None:
         while True:
-            descriptor = os.open(path / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                descriptor = os.open(path / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise files.write_error(path / NAME, error, 64) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -81,7 +85,8 @@ def _take(path: Path, thread: int) -> tuple[int | None, str]:
                 break
             if files.same_file(path / NAME, descriptor):
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                with suppress(OSError):  # a disk that is full: it is held all the same
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 _held[path] = thread
                 return descriptor, ""
             os.close(descriptor)  # its owner removed it between opening and locking

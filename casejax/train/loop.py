@@ -105,6 +105,7 @@ def train(
     try:
         with own_folder(out), Checkpoints(out / "checkpoints") as checkpoints:
             check_folder(checkpoints, config, describe(config, dataset), resume=resume)
+            checkpoints.tidy()
             if checkpoints.latest is not None:
                 taught_by = checkpoints.meta().get("teacher")  # its labels are in the state
             else:
@@ -118,6 +119,7 @@ def train(
                     shutil.rmtree(out / "selected", ignore_errors=True)
                 return _fit(dataset, config, out, mesh, checkpoints, meta, console, teacher=teacher)
             with Checkpoints(out / "selected", keep=None) as best:
+                best.tidy()
                 candidates = _Candidates(selection, best, checkpoints, meta)
                 return _fit(dataset, config, out, mesh, checkpoints, meta, console, candidates, teacher)
     except jax.errors.JaxRuntimeError as error:

@@ -1,33 +1,40 @@
 """Kill a job at the n-th moment at which it changes its folder, for every n.
 
-    python crashing.py JOB FOLDER            in processes forked from this one; prints what it found as JSON.
-                                             CASEJAX_CRASH_STRIDE=1 takes every n, the default a third of them
-    python crashing.py JOB FOLDER --at N     once, in this process, which ends at the N-th change; 0: it goes to its end
+    python crashing.py JOB FOLDER            kills it (SIGKILL) in processes forked from this one, at every n and again
+                                             while it recovers; prints what it found as JSON. CASEJAX_CRASH_STRIDE=1
+                                             takes every n, the default a third of them
+    python crashing.py JOB FOLDER --states   starts it again from everything that a kill can leave, in this process
 
 A moment is an opening for writing, a rename, a removal, a folder that is made, a lock file's or a file's sync: what
-Python's audit hooks and `os.fsync` tell. The process is killed before the change, with SIGKILL: no cleaning up runs.
+Python's audit hooks and `os.fsync` tell. The process is killed before the change: no cleaning up runs.
+
+What a killed process leaves is its folder as it was at that moment. `every_state` therefore copies the folder at every
+moment instead, starts the job again from each copy, copies at every moment of that recovery too, and goes on until no
+new state is found: every sequence of kills, however long. Test_crashes.py compares the copies with real kills.
 """
 
 import datetime
-import hashlib
 import json
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from jobs import JOBS, WITH_JAX, bring_jax, keep_programs, likeness, sources, tree
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
-ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+MOST_STATES = 500
+"""States after which something must differ from run to run that should not."""
 
 
-class Killer:
-    """Counts the changes of a folder, and ends the process before the n-th; 0 only counts."""
+class Moments:
+    """Counts the changes of a folder, and calls a function with their number before each."""
 
-    def __init__(self, folder: Path, at: int) -> None:
-        self.folder, self.at, self.count = str(folder.resolve()), at, 0
+    def __init__(self, folder: Path, before: Callable[[int], None]) -> None:
+        self.folder, self.before, self.count, self.busy = str(folder.resolve()), before, 0, False
+        self.on = True
         sync = os.fsync
 
         def counted(descriptor: int) -> None:
@@ -50,103 +57,19 @@ class Killer:
             self.change()
 
     def change(self) -> None:
-        self.count += 1
-        if self.count == self.at:
+        if self.on:
+            self.count += 1
+            self.before(self.count)
+
+
+def killer(folder: Path, at: int) -> Moments:
+    """Ends this process before the change of that number; 0 only counts."""
+
+    def kill(number: int) -> None:
+        if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-
-def world(folder: Path) -> None:
-    """A data set, as `casejax train` writes that of its embedded world."""
-    from casejax.data.layouts.published import write_dataset
-    from casejax.data.synthetic import make_world
-
-    if not (folder / "world").exists():
-        write_dataset(make_world(num_classes=2, dim=2, train_videos=6, test_videos=6), folder / "world")
-
-
-def pack(folder: Path) -> None:
-    """Two data sets packed into one folder, and one of them again after its source has changed."""
-    from casejax.data.store import Source, packed
-
-    for name, time, rows in (("a", 1, ROWS), ("b", 1, ROWS + 1), ("a", 2, ROWS + 2)):
-        path = folder / name
-        path.write_text(name)
-        os.utime(path, (time, time))
-        got = packed(folder / "packed", "train", Source([path], [3], [4], "float32"), iter([rows]))
-        np.testing.assert_array_equal(got.streams[0], rows)
-
-
-def extract(folder: Path) -> None:
-    """Features of two videos, part by part."""
-    from casejax.features.writer import FeatureFolder
-
-    (folder / "v.mp4").write_bytes(b"x")
-    features = FeatureFolder.open(folder / "features", {"streams": {"rgb": 3}, "fps": 25})
-    for video in ("a", "b"):
-        if video in features.finished:
-            continue
-        parts = features.parts(video, folder / "v.mp4", 2)
-        while parts.rows < 4:
-            parts.add(parts.rows, [ROWS[parts.rows : parts.rows + 2]])
-        parts.finish({"frames": 64, "duration": 2.56})
-
-
-def report(folder: Path) -> None:
-    """Text, JSON and a model, as the end of a run and `casejax export` write them."""
-    from casejax.data.pickles import write_torch
-    from casejax.runtime import files
-
-    files.sweep(files.make_folder(folder / "out"))
-    for step in (3, 6):
-        files.append_line(folder / "out" / "metrics.jsonl", json.dumps({"step": step}))
-    files.write_text(folder / "out" / "metrics.jsonl", '{"step": 3}\n{"step": 6}\n')
-    files.write_json(folder / "out" / "results.json", {"mAP": 0.5})
-    write_torch(folder / "out" / "model.pt", {"a": ROWS})
-
-
-def train(folder: Path, select: str = "last") -> None:
-    """A whole run of two streams, eight steps and three checkpoints, resumed where there is something to resume."""
-    import jax
-
-    from casejax.data.synthetic import make_world
-    from casejax.run.config import Config
-    from casejax.runtime.checkpoint import Checkpoints
-    from casejax.train.experiment import run
-
-    jax.config.update("jax_compilation_cache_dir", os.environ["CRASHING_CACHE"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    options = {"num_clusters": 4, "hidden": 8, "num_snippets": 16, "batch_size": 4, "epochs": 4, "log_every": 2}
-    config = Config.of("case").changed(**options, checkpoint_every=4, select_every=2, select=select)
-    videos = make_world(num_classes=2, dim=4, train_videos=10, test_videos=6, median=40, longest=80)
-    resume = False
-    if (folder / "run" / "checkpoints").is_dir():
-        with Checkpoints(folder / "run" / "checkpoints") as checkpoints:
-            resume = checkpoints.latest is not None
-    run(videos, config, folder / "run", resume=resume, devices=1)
-
-
-def select(folder: Path) -> None:
-    """`train` with a step that is selected on training videos set aside."""
-    train(folder, "train-holdout")
-
-
-JOBS = {job.__name__: job for job in (world, pack, extract, report, train, select)}
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every file below a folder with a digest of what it holds, but for figures of time and names of chance."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and "checkpoints/" not in name and "selected/" not in name:
-            data = path.read_bytes()
-            if path.name == "metrics.jsonl":
-                lines = (json.loads(line) for line in data.splitlines())
-                data = repr([{k: v for k, v in line.items() if k != "snippets_per_second"} for line in lines]).encode()
-            found[name] = hashlib.sha256(data).hexdigest()
-    for part in ("checkpoints", "selected"):
-        found |= {f"{part}/{path.name}": "" for path in (folder / "run" / part).glob("*")}
-    return found
+    return Moments(folder, kill)
 
 
 def forked(job, folder: Path, at: int) -> tuple[int, int]:
@@ -154,10 +77,10 @@ def forked(job, folder: Path, at: int) -> tuple[int, int]:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        killer = Killer(folder, at)
         try:
+            counts = killer(folder, at)
             job(folder)
-            os.write(write, str(killer.count).encode())
+            os.write(write, str(counts.count).encode())
             os._exit(0)
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -169,21 +92,51 @@ def forked(job, folder: Path, at: int) -> tuple[int, int]:
     return status, int(counted or 0)
 
 
-def every_moment(job, folder: Path) -> dict[str, object]:
+def apart(function, *arguments):
+    """What a function of this module returns in a process of its own, so that this one starts no threads."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(write, json.dumps(function(*arguments)).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with open(read) as pipe:
+        answer = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return json.loads(answer)
+
+
+def fresh(place: Path, source: Path | None = None) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    if source is None:
+        place.mkdir(parents=True)
+    else:
+        shutil.copytree(source, place, symlinks=True)
+
+
+def every_moment(name: str, folder: Path) -> dict[str, object]:
     """Kill at every moment, once and once more while recovering; what does not end as an unkilled job does."""
-    place = folder / "place"  # always the same: keys of packed features stand for paths
-    place.mkdir(parents=True)
-    job(place)  # so that the processes have imported what they need
-    shutil.rmtree(place)
-    place.mkdir()
+    job, place = JOBS[name], folder / "place"  # always the same: keys of packed features stand for paths
+    fresh(place)
+    if name in WITH_JAX:
+        bring_jax()
+        compare = lambda place: apart(tree, place)  # noqa: E731
+        apart(lambda: str(sources(place)))
+    else:
+        compare = tree
+        job(place)  # so that the processes have imported what they need
+    fresh(place)
     status, count = forked(job, place, 0)
     assert status == 0, "the job fails by itself"
-    want, wrong, tried = tree(place), [], 0
+    want, wrong, tried = compare(place), [], 0
     stride = int(os.environ.get("CASEJAX_CRASH_STRIDE", "3"))
     for at in range(1 + datetime.date.today().day % stride, count + 1, stride):
-        for again in (0, at):  # the second while recovering, as late
-            shutil.rmtree(place)
-            place.mkdir()
+        for again in (0, at) if name not in WITH_JAX else (0,):  # the second while recovering, as late
+            fresh(place)
             status, _ = forked(job, place, at)
             if status != -signal.SIGKILL:
                 wrong.append(f"{at}: ended with {status} instead of being killed")
@@ -191,19 +144,92 @@ def every_moment(job, folder: Path) -> dict[str, object]:
                 forked(job, place, again)
             status, _ = forked(job, place, 0)
             tried += 1
-            got = tree(place)
+            got = compare(place)
             if status or got != want:
-                names = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
-                wrong.append(f"{at}, then {again}: status {status}, differs in {names[:6]}")
+                wrong.append(f"{at}, then {again}: status {status}, {difference(got, want)}")
     return {"moments": count, "tried": tried, "wrong": wrong}
 
 
+def every_state(name: str, folder: Path) -> dict[str, object]:
+    """Run a job from every state in which any number of kills can leave its folder; what does not end as unkilled.
+
+    A state is met once: what one moment and the next leave alike is run from once.
+    """
+    job, place, kept = JOBS[name], folder / "place", folder / "kept"
+    fresh(place)
+    if name in WITH_JAX:
+        bring_jax()
+        keep_programs()
+    sources(place)
+    kept.mkdir(exist_ok=True)
+    ways: dict[str, tuple[int, ...]] = {}  # to each state: the moments of the kills that lead there
+    waiting: list[str] = []
+    way: tuple[int, ...] = ()
+
+    def keep(number: int) -> None:
+        moments.on = False
+        try:
+            state = settled(lambda: likeness(place))
+            if state not in ways:
+                settled(lambda: fresh(kept / state, place))
+                ways[state] = (*way, number)
+                waiting.append(state)
+        finally:
+            moments.on = True
+
+    moments = Moments(place, keep)
+
+    def end() -> tuple[dict[str, str], str]:
+        moments.count, fault = 0, ""
+        try:
+            job(place)
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        moments.on = False
+        found = tree(place)
+        moments.on = True
+        return found, fault
+
+    moments.on = False
+    fresh(place)
+    moments.on = True
+    want, fault = end()
+    count, wrong, recovering = moments.count, [], 0
+    if fault:
+        return {"moments": count, "states": 0, "longest": 0, "wrong": [f"the job fails by itself: {fault}"]}
+    while waiting:
+        assert len(ways) < MOST_STATES, list(ways.values())[-5:]
+        state = waiting.pop(0)
+        way = ways[state]
+        moments.on = False
+        fresh(place, kept / state)
+        shutil.rmtree(kept / state)
+        moments.on = True
+        got, fault = end()
+        recovering = max(recovering, moments.count)
+        if fault or got != want:
+            wrong.append(f"killed at {way}: {fault or difference(got, want)}")
+    longest = max(map(len, ways.values()))
+    return {"moments": count, "recovering": recovering, "states": len(ways), "longest": longest, "wrong": wrong}
+
+
+def settled(act: Callable):
+    """What reads a folder in which threads of the job may be at work, done again where a file went meanwhile."""
+    for _ in range(20):
+        try:
+            return act()
+        except (FileNotFoundError, shutil.Error):
+            continue
+    raise AssertionError("the folder changes all the time")
+
+
+def difference(got: dict[str, str], want: dict[str, str]) -> str:
+    names = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
+    kinds = [f"{name} ({'lacks' if name not in got else 'left' if name not in want else 'differs'})" for name in names]
+    return f"{len(names)} files: {', '.join(kinds[:6])}"
+
+
 if __name__ == "__main__":
-    name, root, *more = sys.argv[1:]
-    target = Path(root)
-    if more:
-        killer = Killer(target, int(more[1]))
-        JOBS[name](target)
-        print(json.dumps({"moments": killer.count}))
-    else:
-        print(json.dumps(every_moment(JOBS[name], target)))
+    chosen, root, *more = sys.argv[1:]
+    search = every_state if more == ["--states"] else every_moment
+    print(json.dumps(search(chosen, Path(root))))

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,12 @@ import pytest
 import casejax
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux does")
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(casejax.__file__).parents[1])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(casejax.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
 CRASHING = Path(__file__).with_name("crashing.py")
 MOMENTS = {"report": 15, "pack": 20, "extract": 30, "world": 20}
 """Least numbers of moments of the jobs that need no JAX."""
+STATES = {"train": 20, "select": 30, "convert": 10, "publish": 5, "export": 10, "predict": 5}
+"""Least numbers of states in which kills leave the jobs that do."""
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def fast(tmp_path):
 
 @pytest.mark.parametrize("job", MOMENTS)
 def test_a_job_killed_anywhere_ends_as_one_that_was_not(job, fast):
-    found = moments(job, fast, 3)
+    found = moments(job, fast, stride=3)
     assert found["wrong"] == []
     assert found["moments"] >= MOMENTS[job]
     assert found["tried"] > found["moments"] // 2
@@ -42,47 +43,33 @@ def test_a_job_killed_anywhere_ends_as_one_that_was_not(job, fast):
 @pytest.mark.slow
 @pytest.mark.parametrize("job", MOMENTS)
 def test_every_single_moment(job, fast):
-    found = moments(job, fast, 1)
+    found = moments(job, fast, stride=1)
     assert found["wrong"] == []
     assert found["tried"] == 2 * found["moments"]
 
 
-def moments(job, folder, stride):
+def moments(job, folder, *more, stride=1):
     environment = ENVIRONMENT | {"CASEJAX_CRASH_STRIDE": str(stride)}
-    words = [sys.executable, CRASHING, job, folder]
+    words = [sys.executable, CRASHING, job, folder, *more]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def crash(job, folder, at, cache):
-    environment = ENVIRONMENT | {"CRASHING_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
-    words = [sys.executable, CRASHING, job, folder, "--at", str(at)]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])["moments"] if done.returncode == 0 else None
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [*MOMENTS, *STATES])
+def test_from_whatever_kills_leave_a_rerun_ends_the_same(job, fast):
+    """Every state in which one kill, or several in a row, can leave the folder; see crashing.py."""
+    found = moments(job, fast, "--states")
+    assert found["wrong"] == []
+    assert found["states"] >= STATES.get(job, 5)
+    assert found["longest"] > 1  # kills while recovering from a kill were among them
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["train", "select"])
-def test_a_run_killed_anywhere_ends_with_the_same_results(job, fast, tmp_path):
-    """Every moment of a whole run; CASEJAX_CRASH_STRIDE=7 takes every seventh."""
-    sys.path.insert(0, str(CRASHING.parent))
-    from crashing import tree
-
-    fast.mkdir()
-    (fast / "whole").mkdir()
-    count = crash(job, fast / "whole", 0, tmp_path)
-    want = tree(fast / "whole")
-    assert {"run/results.json", "run/predictions.json"} <= want.keys()
-    wrong = []
-    for at in range(1, count + 1, int(os.environ.get("CASEJAX_CRASH_STRIDE", "1"))):
-        place = fast / str(at)
-        place.mkdir()
-        assert crash(job, place, at, tmp_path) is None
-        crash(job, place, 0, tmp_path)
-        got = tree(place)
-        if got != want:
-            wrong.append((at, sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))))
-        shutil.rmtree(place)
-    assert wrong == []
+@pytest.mark.parametrize("job", STATES)
+def test_real_kills_end_the_same(job, fast):
+    """SIGKILL at every seventh moment of what needs JAX; CASEJAX_CRASH_STRIDE=1 takes every moment."""
+    found = moments(job, fast, stride=int(os.environ.get("CASEJAX_CRASH_STRIDE", "7")))
+    assert found["wrong"] == []
+    assert found["tried"] > 0

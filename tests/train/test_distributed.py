@@ -1,17 +1,14 @@
 """Several processes on one machine, over loopback: the same run as one process, and an end when one is killed."""
 
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from pairs import PATIENCE, PEER_TIMEOUT, finish, losses, start
 
 from casejax.cli.options import Parser, add_cluster_options, join_cluster
 from casejax.data.layouts.published import read_dataset, write_dataset
@@ -34,8 +31,6 @@ CONFIG = Config.of("case").changed(
     prior_std=0.3,
     data_parts=2,
 )
-PATIENCE = 90  # seconds until a process counts as hung
-PEER_TIMEOUT = 10
 pytestmark = pytest.mark.usefixtures("kept_steps")
 
 
@@ -46,39 +41,6 @@ def root(tmp_path_factory):
     return folder
 
 
-def start(root, out, config, *extra):
-    """Two processes of two CPU devices each."""
-    out.mkdir(exist_ok=True)
-    (out / "config.json").write_text(json.dumps(config.as_dict()))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        # of a flag given twice the last counts
-        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2",
-    }
-    command = [sys.executable, Path(__file__).with_name("one_process.py"), root, out, out / "config.json"]
-    flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--peer-timeout", str(PEER_TIMEOUT), *extra]
-    return [
-        subprocess.Popen(
-            [*command, out / f"report{i}", "--process-id", str(i), *flags],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=(out / f"stderr{i}").open("w"),
-        )
-        for i in range(2)
-    ]
-
-
-def finish(processes):
-    """Exit statuses, once all have ended."""
-    try:
-        return [process.wait(PATIENCE) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def pair(root, tmp_path_factory):
     """A finished run of two processes: its folder."""
@@ -86,10 +48,6 @@ def pair(root, tmp_path_factory):
     statuses = finish(start(root, out, CONFIG.changed(feed="stream")))
     assert statuses == [0, 0], [(out / f"stderr{i}").read_text()[-2000:] for i in range(2)]
     return out
-
-
-def losses(out):
-    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -193,6 +193,7 @@ def train_image_network(
     actions = sorted({video.action for video in videos})
     members = {action: [video for video in videos if video.action == action] for action in actions}
     with own_folder(out), Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
+        checkpoints.tidy()
         if checkpoints.latest is not None:
             state = resumed(checkpoints, state, meta or {}, resume=resume)
         losses, since = [], time.perf_counter()

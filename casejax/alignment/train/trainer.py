@@ -261,6 +261,7 @@ def train_embedders(
     if out is None:
         return graphdef, _advance_to_the_end(advance, state, videos, config)
     with own_folder(out), Checkpoints(out / "checkpoints", keep=1) as checkpoints, StopRequest() as stop:
+        checkpoints.tidy()
         if checkpoints.latest is not None:
             state = resumed(checkpoints, state, meta or {}, resume=resume)
 

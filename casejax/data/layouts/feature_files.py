@@ -266,13 +266,20 @@ def pack_features(folder: Path, name: str, survey: Survey, dtype: str) -> Featur
     if not survey.lengths:
         return load_features(survey)
 
-    def videos() -> Iterator[np.ndarray]:
-        bounds = np.cumsum([0, *survey.dims])
-        for v, length in enumerate(survey.lengths):
-            rows = np.empty((length, bounds[-1]), np.float32)
-            for s in range(len(survey.dims)):
-                survey.read(s, v, rows[:, bounds[s] : bounds[s + 1]])
-            yield rows
-
     files = [source.path for stream in survey.sources for source in stream]
-    return store.packed(folder, name, store.Source(files, survey.dims, survey.lengths, dtype), videos())
+    return store.packed(folder, name, store.Source(files, survey.dims, survey.lengths, dtype), _Videos(survey))
+
+
+class _Videos:
+    """The rows of surveyed videos, the streams side by side, read whenever they are gone through."""
+
+    def __init__(self, survey: Survey) -> None:
+        self.survey = survey
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        bounds = np.cumsum([0, *self.survey.dims])
+        for v, length in enumerate(self.survey.lengths):
+            rows = np.empty((length, bounds[-1]), np.float32)
+            for s in range(len(self.survey.dims)):
+                self.survey.read(s, v, rows[:, bounds[s] : bounds[s + 1]])
+            yield rows

@@ -69,7 +69,8 @@ def write_torch(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -
         if not isinstance(name, str) or dtype not in DTYPES.values():
             raise DataError(f"{path}: cannot hold {name!r} of type {dtype}; cast it, to float32 for instance")
         arrays[name] = np.asarray(value, dtype_of(dtype), order="C")
-    with whole_file(path, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+    size = sum(array.nbytes for array in arrays.values())
+    with whole_file(path, "wb", size=size) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, file.tell(), "data.pkl", pickled(arrays))
         _add(archive, file.tell(), "byteorder", b"little")
         for key, array in enumerate(arrays.values()):
