@@ -143,6 +143,8 @@ def cycle_cross_entropy(
     Returns:
       (...) mean over the real frames.
     """
+    if mask is not None:
+        targets = jnp.where(mask[..., None, :], targets, 0)
     return mean_of_real(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
 
 

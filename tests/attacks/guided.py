@@ -33,7 +33,6 @@ INSTRUMENTED = [
     "numpy.lib",
     "zipfile",
     "json",
-    "pickletools",
 ]
 
 with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
