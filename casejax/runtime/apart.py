@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from casejax.errors import DataError
@@ -63,7 +64,6 @@ class Apart:
                 if process.stdout.readinto(content) < len(content):  # type: ignore[attr-defined]
                     raise EOFError
             except (BrokenPipeError, EOFError, ValueError):
-                process.stdin.close()
                 how = _ended(process.wait())
                 self.close()
                 raise DataError(f"{path}: is damaged so that reading it {how}; {remedy}") from None
@@ -76,6 +76,7 @@ class Apart:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            self.close()
             self._owner = os.getpid()
             places = [place or os.getcwd() for place in sys.path]
             self._process = subprocess.Popen(
@@ -93,7 +94,10 @@ class Apart:
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):  # what was not sent is lost with it
+                    pipe.close()  # type: ignore[union-attr]
 
     def __enter__(self) -> Apart:
         return self

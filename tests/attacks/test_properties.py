@@ -33,8 +33,9 @@ INFINITE = {
         "bootstrap_detections",
         "kinds_by_rank",
     )
-}
-"""NaN for a class without instances, and where nothing is there to measure, as their docstrings say."""
+} | {"losses.triplets"}
+"""NaN for a class without instances and where nothing is there to measure, -inf where no other center is, as their
+docstrings say."""
 
 ORDINARY = {
     "zeros": np.zeros_like,
