@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from casejax.errors import DataError
+from casejax.runtime.reading import brief
 
 JOBS = {"list_names": "hdf5", "find_array": "hdf5", "read_all": "stores"}
 """What can be asked for, and the module of this room that does it: `job(path, remedy=..., **arguments)`, which returns
@@ -144,8 +145,7 @@ def _answer(question: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     except DataError as error:
         return {"error": str(error)}, b""
     except Exception as error:  # h5py and TensorStore raise many types for damaged files
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        return {"error": f"{path}: cannot be read ({said}); {remedy}"}, b""
+        return {"error": f"{path}: cannot be read ({brief(error)}); {remedy}"}, b""
     about, content = found
     return {"found": about, "bytes": len(content)}, content
 

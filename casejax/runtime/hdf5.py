@@ -17,7 +17,7 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.runtime import apart
-from casejax.runtime.reading import check_plain
+from casejax.runtime.reading import brief, check_plain
 
 DEPTH = 32
 """Groups within one another that are looked into."""
@@ -124,7 +124,7 @@ def _opened(path: str, remedy: str) -> Iterator[tuple[Any, int]]:
     try:
         file = h5py.File(path, "r")
     except Exception as error:  # h5py raises many types for damaged files
-        raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error}); {remedy}") from error
+        raise DataError(f"{path}: not an HDF5 file, or a damaged one ({brief(error)}); {remedy}") from error
     with file:
         yield file, size
 
@@ -140,7 +140,7 @@ def datasets(root: Any, where: str) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # h5py raises many types for damaged files
-        raise DataError(f"{where}: is a damaged HDF5 file ({error}); fetch or save it again") from error
+        raise DataError(f"{where}: is a damaged HDF5 file ({brief(error)}); fetch or save it again") from error
 
 
 def _datasets(root: Any, where: str) -> Iterator[tuple[str, Any]]:

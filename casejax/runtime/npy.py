@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from casejax.errors import DataError
-from casejax.runtime.reading import open_plain
+from casejax.runtime.reading import brief, open_plain
 
 MOST_INFLATED, SMALL = 128, 1 << 28
 """An archive may stand for so many times its own bytes, or for so many bytes whatever it has."""
@@ -43,7 +43,7 @@ def read_header(file: Any, where: Any, *, remedy: str) -> Header:
     except OSError:
         raise
     except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise DataError(f"{where}: not a .npy file ({error}); {remedy}") from error
+        raise DataError(f"{where}: not a .npy file ({brief(error)}); {remedy}") from error
     if dtype.hasobject:
         raise DataError(f"{where}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
     if any(length < 0 for length in shape) or len(shape) > 32:
@@ -69,7 +69,7 @@ def map_npy(path: str | os.PathLike[str], *, remedy: str, kind: str = "features"
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
+        raise DataError(f"{path}: cannot be read ({brief(error)}); {remedy}") from error
 
 
 @contextmanager
@@ -94,8 +94,7 @@ def open_npz(
     except DataError:
         raise
     except Exception as error:  # zipfile raises many types for damaged files
-        said = str(error) or type(error).__name__
-        raise DataError(f"{path}: not a .npz file, or a damaged one ({said}); {remedy}") from error
+        raise DataError(f"{path}: not a .npz file, or a damaged one ({brief(error)}); {remedy}") from error
 
 
 def member_header(archive: zipfile.ZipFile, name: str, where: Any, *, remedy: str) -> Header:

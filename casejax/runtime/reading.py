@@ -302,6 +302,11 @@ def _check_text(value: Any, path: Any, remedy: str) -> None:
             waiting += each
 
 
+def brief(error: BaseException | str) -> str:
+    """What an error of a library says, or a name in a file, as a part of one line: some repeat half of a file."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def is_text(text: str) -> bool:
     """Whether a string can be written as UTF-8."""
     try:

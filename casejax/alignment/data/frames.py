@@ -22,7 +22,7 @@ import numpy as np
 
 from casejax.alignment.data.finegym import EVENTS, EventVideo, reorganise, typical_order
 from casejax.errors import DataError, OptionError
-from casejax.runtime.reading import open_plain, read_text
+from casejax.runtime.reading import brief, open_plain, read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
@@ -176,4 +176,4 @@ def _picture(path: Path, size: int) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # Pillow raises many types for damaged files
-        raise DataError(f"{path}: not a readable PNG or JPEG ({error}); extract the frame again") from error
+        raise DataError(f"{path}: not a readable PNG or JPEG ({brief(error)}); extract the frame again") from error

@@ -21,7 +21,7 @@ import numpy as np
 from casejax.data.layouts.checks import AGAIN
 from casejax.errors import DataError, OptionError
 from casejax.runtime import hdf5, npy
-from casejax.runtime.reading import open_plain
+from casejax.runtime.reading import brief, open_plain
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv")
 LONGEST_LINE = 1 << 24  # letters of the lines of a CSV file that are looked at before all are read
@@ -171,7 +171,7 @@ def load(source: Source) -> np.ndarray:
 
 
 def _damaged(where: Source | Path, error: Exception) -> DataError:
-    return DataError(f"{where}: cannot be read ({str(error) or type(error).__name__}); {AGAIN}")
+    return DataError(f"{where}: cannot be read ({brief(error)}); {AGAIN}")
 
 
 def _key(source: Source) -> str:
@@ -182,7 +182,9 @@ def _key(source: Source) -> str:
     if not source.key and len(there) == 1:
         return there[0]
     what = f"no array {source.key!r}" if source.key else f"{len(there)} arrays"
-    raise DataError(f"{source.path}: {what}, found: {', '.join(there[:8]) or 'none'}; name one of them as the stream")
+    raise DataError(
+        f"{source.path}: {what}, found: {', '.join(map(brief, there[:8])) or 'none'}; name one of them as the stream"
+    )
 
 
 @contextmanager
