@@ -53,7 +53,8 @@ def contrastive_cost(
     """Cost of matching frame i of x with frame j of y: -log softmax over i of the similarity x_i . y_j / temperature.
 
     Every frame of y chooses among the frames of x, so the costs of a column are negative log-probabilities that sum to
-    one. Exchanging x and y is not the same as transposing.
+    one. Exchanging x and y is not the same as transposing. Where a similarity is beyond 3.4e38, the range of float32,
+    costs and gradients are infinite or NaN.
 
     Args:
       x: (..., N, D) embeddings, of unit norm where the product is to be a cosine.
@@ -157,6 +158,8 @@ def cycle_cross_entropy(
       >>> round(float(alignment.cycle_cross_entropy(undecided, jnp.eye(2))), 3)  # log 2
       0.693
     """
+    if mask is not None:
+        targets = jnp.where(mask[..., None, :], targets, 0)
     return mean_of_real(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
 
 

@@ -21,6 +21,7 @@ from casejax.runtime.reading import read_bytes
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 MATRIX, COMPRESSED = 14, 15
+ORDERS = {b"IM": "<", b"MI": ">"}  # what stands before the first element, by the order of bytes
 CHAR, FIRST_NUMERIC, LAST_NUMERIC = 4, 6, 15  # classes of matrices
 COMPLEX = 0x0800
 INFLATED, ROOM = 10, 1 << 26  # bytes that a file may inflate to: so many times its own, and so many more
@@ -49,14 +50,30 @@ def read_matlab(path: str | os.PathLike[str], names: Collection[str]) -> dict[st
       DataError: no such file, or a damaged one.
     """
     data = memoryview(read_bytes(path, "annotations in MATLAB's format"))
+    if other := _other_format(data):
+        raise DataError(f"{path}: is a file of {other}, not of MATLAB 5; load it in MATLAB and save it with -v6")
     try:
         return dict(_matrices(data, names))
     except (_DamagedError, ValueError, struct.error, zlib.error) as error:
         raise DataError(f"{path}: not a readable MATLAB 5 file ({error}); fetch the file again or remove it") from error
 
 
+def _other_format(data: memoryview) -> str:
+    """The name of another format of MATLAB that a file is in, or nothing."""
+    if bytes(data[:10]) == b"MATLAB 7.3" or bytes(data[512:520]) == b"\x89HDF\r\n\x1a\n":
+        return "MATLAB 7.3"
+    if len(data) >= 20 and bytes(data[126:128]) not in ORDERS:
+        for order in ORDERS.values():
+            kind, rows, columns, imaginary, letters = struct.unpack(order + "5i", data[:20])
+            thousands, hundreds, tens, ones = (kind // place % 10 for place in (1000, 100, 10, 1))
+            plain = 0 <= kind < 5000 and hundreds == 0 and thousands < 5 and tens < 6 and ones < 3
+            if plain and min(rows, columns) >= 0 and imaginary in (0, 1) and 0 < letters <= 64:
+                return "MATLAB 4"
+    return ""
+
+
 def _matrices(data: memoryview, names: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-    order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]))
+    order = ORDERS.get(bytes(data[126:128]))
     if order is None:
         raise _DamagedError(f"it begins with {bytes(data[:20])!r}")
     room = INFLATED * len(data) + ROOM

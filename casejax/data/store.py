@@ -152,7 +152,7 @@ def _open(folder: Path, stem: str, described: dict[str, Any], source: Source) ->
     if not path.exists() or path.stat().st_size != expected:
         found = f"{path.stat().st_size} bytes" if path.exists() else "no such file"
         raise DataError(f"{path}: {found} where {about.name} promises {expected} bytes; {remedy}")
-    with path.open("rb") as file:
+    with reading.open_plain(path) as file:
         checksum = 0
         while block := file.read(BLOCK):
             checksum = zlib.crc32(block, checksum)

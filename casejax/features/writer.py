@@ -17,6 +17,7 @@ import numpy as np
 
 from casejax.errors import DataError
 from casejax.runtime.files import whole_file, write_json
+from casejax.runtime.npy import read_npz
 from casejax.runtime.reading import check_form, read_json
 
 if TYPE_CHECKING:
@@ -158,9 +159,8 @@ class Parts:
     def _read(self, first: int) -> list[np.ndarray] | None:
         """The arrays of a part; None where it is missing or damaged."""
         try:
-            with np.load(self._path(first)) as archive:
-                return [archive[name] for name in archive.files]
-        except Exception:  # NumPy and zipfile raise many types for damaged files
+            return list(read_npz(self._path(first), remedy="make it again").values())
+        except DataError:
             return None
 
 

@@ -86,7 +86,8 @@ def fuse_instances(
     of the remaining ones, and so on. Of equal scores the longer proposal ranks first, of equal lengths the earlier.
 
     Proposals of several classes go in together with `labels`, or each class on its own under `jax.vmap`, as do
-    videos. Differentiable in the segments, scores and logits; who belongs to which group is a constant.
+    videos. Differentiable in the segments, scores and logits; who belongs to which group is a constant. Distances from
+    1.8e19 on have no square in float32: the spread is infinite there, and gradients through it mean nothing.
 
     Args:
       segments: (N, 2) start and end in any unit, with start < end.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from casejax.errors import DataError
 from casejax.records import SegmentTable
 from casejax.runtime.files import write_bytes
+from casejax.runtime.npy import read_npz
 
 NAME = "analysis.npz"
 """Of the file, in the folder of a run or of an evaluation."""
@@ -103,16 +103,12 @@ def read_analysis(path: Path) -> Analysis:
     Raises:
       DataError: no such file, or one that cannot be read.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; casejax eval RUN --data DIR writes it") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({error}); evaluate again (casejax eval)") from error
-    version = int(arrays.pop("format", 0))
+    again = "evaluate again (casejax eval)"
+    arrays = read_npz(path, remedy=again, missing="casejax eval RUN --data DIR writes it")
+    stated = arrays.pop("format", np.array(0))
+    version = int(stated) if stated.shape == () and stated.dtype.kind in "iu" else 0
     if version != FORMAT:
-        raise DataError(f"{path}: has format {version}, this casejax reads {FORMAT}; evaluate again (casejax eval)")
+        raise DataError(f"{path}: has format {version}, this casejax reads {FORMAT}; {again}")
     values: dict[str, Any] = {}
     for name in ("truth", "found"):
         columns = [arrays.pop(f"{name}.{column}", None) for column in SegmentTable._fields]
@@ -121,5 +117,5 @@ def read_analysis(path: Path) -> Analysis:
     values |= {name: str(array) if name == "heading" else array for name, array in arrays.items() if name in known}
     missing = [field.name for field in fields(Analysis)[:8] if values.get(field.name) is None]
     if missing:
-        raise DataError(f"{path}: has no {missing[0]}; evaluate again (casejax eval)")
+        raise DataError(f"{path}: has no {missing[0]}; {again}")
     return Analysis(**values)

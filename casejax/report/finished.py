@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from casejax.report.analysis import NAME, Analysis, read_analysis
 from casejax.report.comparison import Finished, read_finished
-from casejax.runtime.reading import read_json, read_text
+from casejax.runtime.reading import read_json, read_json_lines, read_table
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,10 @@ def read_run(folder: Path) -> Run:
     results = _read(own / "results.json")
     table, log = own / "average_precision.csv", own / "metrics.jsonl"
     log = log if log.is_file() else own.parent / "metrics.jsonl"
-    classes = []
-    if table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
-            classes = list(csv.DictReader(file))
-    metrics = _lines(log) if log.is_file() else []
-    analysis = read_analysis(own / NAME) if (own / NAME).is_file() else None
+    rows = [cells for _, cells in read_table(table)] if os.path.lexists(table) else []
+    classes = [dict(zip(rows[0], cells, strict=False)) for cells in rows[1:] if cells]
+    metrics = read_json_lines(log) if log.is_file() else []
+    analysis = read_analysis(own / NAME) if os.path.lexists(own / NAME) else None
     finished = read_finished(folder) if "judged" in results else None
     return Run(str(folder), results, classes, metrics, analysis, finished)
 
@@ -59,19 +56,6 @@ def _read(path: Path) -> dict[str, Any]:
     missing = "name the folder of a finished run, of casejax eval, or one with seed-N in it"
     found: dict[str, Any] = read_json(path, dict, missing=missing, remedy="evaluate the run again (casejax eval)")
     return found
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; what a kill has cut short is left out."""
-    lines = []
-    for text in read_text(path).splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
 
 
 def _number(name: str) -> int:

@@ -13,7 +13,7 @@ from casejax.run.config import Config
 from casejax.run.folder import Restored
 from casejax.run.state import initial_state
 from casejax.runtime import files
-from casejax.runtime.reading import read_json
+from casejax.runtime.reading import brief, read_bytes, read_json
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 """The files of the folder that a network is read from."""
@@ -55,17 +55,19 @@ def read_network(folder: Path) -> Restored:
     """
     try:
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
     except ImportError:
         raise OptionError(f"{folder} needs safetensors: pip install 'casejax[export]'") from None
     try:
-        arrays = load_file(folder / WEIGHTS)
+        arrays = load(read_bytes(folder / WEIGHTS, "weights"))
         meta: dict[str, Any] = read_json(folder / SETTINGS, {"config": dict, "data": dict})
         config, data = Config.from_dict(meta["config"]), meta["data"]
         dims, classes = tuple(data["dims"]), data["classes"]
         graphdef, template = initial_state(config, dims, len(classes), videos=(0, 0))
     except (DataError, OSError, ValueError, KeyError, TypeError, OptionError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error}); export the run again (casejax export)") from error
+        raise CheckpointError(
+            f"{folder}: cannot be read ({brief(error)}); export the run again (casejax export)"
+        ) from error
     leaves, structure = jax.tree.flatten(template.params)
     names = [name for name, _ in _named(template.params)]
     has_clusters = isinstance(template.cluster_labels, jax.Array)

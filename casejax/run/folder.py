@@ -15,7 +15,7 @@ from casejax.errors import CheckpointError, DataError, OptionError
 from casejax.records import Dataset, Timing
 from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
-from casejax.runtime import distributed, files
+from casejax.runtime import distributed, files, reading
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.reading import check_form
 
@@ -116,15 +116,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    lines = []
-    for text in path.read_bytes().splitlines():
-        try:
-            line = json.loads(text)
-            if isinstance(line["step"], int) and all(isinstance(value, int | float | None) for value in line.values()):
-                lines.append(line)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-    return lines
+
+    def is_line(line: dict[str, Any]) -> bool:
+        numbers = all(isinstance(value, int | float | None) for value in line.values())
+        return isinstance(line.get("step"), int) and numbers
+
+    return [line for line in reading.read_json_lines(path) if is_line(line)]
 
 
 def keep_lines_up_to(path: Path, step: int) -> list[dict[str, Any]]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from casejax.errors import DataError
 from casejax.records import Dataset
 from casejax.run.config import Config
-from casejax.runtime import files
+from casejax.runtime import files, reading
 from casejax.runtime.environment import environment
 
 NAME = "run.json"
@@ -51,8 +51,7 @@ def write_start(out: Path, config: Config, dataset: Dataset, *, step: int, devic
 def _earlier(path: Path) -> list[Any]:
     """The starts that the file has; none where it is not there, or is not ours."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        starts: list[Any] = reading.read_json(path, {"starts": list})["starts"]
+    except DataError:
         return []
-    starts = found.get("starts") if isinstance(found, dict) else None
-    return starts if isinstance(starts, list) else []
+    return starts

@@ -2,6 +2,9 @@
 
     files        written whole or not at all
     reading      read by what their kind can be
+    npy          NumPy's files, without pickles
+    hdf5         arrays in HDF5 files
+    apart        libraries that damaged files can crash, in a process of their own
     lock         one run in a folder at a time
     checkpoint   the state of a run, kept and restored (Orbax)
     interrupt    signals as a request to stop between two steps

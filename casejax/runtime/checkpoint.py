@@ -4,8 +4,9 @@
     FOLDER/STEP/sums.json   the bytes and the CRC-32 of every file, compared before a checkpoint is read
 
 TensorStore, which reads the arrays, has no checksum of its own for them, and can end the process over damaged metadata.
-A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is read unchecked; the
-run that goes on from it writes them (`Checkpoints.tidy`).
+A checkpoint without `sums.json`, of a process killed between the two or of an earlier release, is first read in a
+process apart (`apart.py`): that finds what cannot be read, not numbers that have changed. The run that goes on from it
+writes the sums (`Checkpoints.tidy`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from casejax.errors import CheckpointError, DataError
-from casejax.runtime import distributed, files, reading
+from casejax.runtime import apart, distributed, files, reading
 
 SUMS = "sums.json"
 BLOCK = 1 << 22  # bytes read at a time
@@ -167,8 +168,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder} holds no checkpoint; train first, or name another folder")
         place = self.folder / str(step)
         if step not in self._checked:
-            if damage := _damage(place):
-                raise CheckpointError(f"{place} is damaged: {damage}; {self._way_out(step)}")
+            self._check(place, self._way_out(step))
             self._checked.add(step)
         try:
             yield step
@@ -176,6 +176,19 @@ class Checkpoints:
             raise CheckpointError(
                 f"{place} cannot be read ({type(error).__name__}: {str(error)[:200]}); {self._way_out(step)}"
             ) from error
+
+    @staticmethod
+    def _check(place: Path, way_out: str) -> None:
+        """Refuse files that are not as they were written; without sums, those that cannot be read."""
+        if (place / SUMS).exists():
+            if damage := _damage(place):
+                raise CheckpointError(f"{place} is damaged: {damage}; {way_out}")
+            return
+        try:
+            with apart.Apart() as process:
+                process.ask("read_all", place / "state", remedy=way_out)
+        except DataError as error:
+            raise CheckpointError(str(error)) from None
 
     def _way_out(self, step: int) -> str:
         earlier = [other for other in self.steps if other < step]
@@ -217,7 +230,7 @@ def _sums(place: Path) -> dict[str, Any]:
     for path in sorted(place.rglob("*")):
         if path.is_file() and path.name != SUMS:
             crc32, size = 0, 0
-            with path.open("rb") as file:
+            with reading.open_plain(path) as file:
                 while block := file.read(BLOCK):
                     crc32, size = zlib.crc32(block, crc32), size + len(block)
             found[path.relative_to(place).as_posix()] = [size, crc32]
@@ -226,11 +239,8 @@ def _sums(place: Path) -> dict[str, Any]:
 
 def _damage(place: Path) -> str:
     """What is wrong with the files of a checkpoint; nothing where they are as they were written."""
-    path = place / SUMS
-    if not path.exists():
-        return ""
     try:
-        stated = reading.read_json(path, {"crc32": dict})["crc32"]
+        stated = reading.read_json(place / SUMS, {"crc32": dict})["crc32"]
         there = _sums(place)["crc32"]
     except (DataError, OSError) as error:
         return str(error)

@@ -1,14 +1,23 @@
-"""HDF5 files, opened and listed: what lies in the file itself and is no larger than it can be, nothing else."""
+"""Arrays in HDF5 files: what lies in the file itself and is no larger than it can be, nothing else.
+
+The library loops without end, or ends the process, over some damaged files, so it runs in a process apart.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from casejax.errors import DataError
-from casejax.runtime.reading import check_plain
+from casejax.runtime import apart
+from casejax.runtime.reading import brief, check_plain
 
 DEPTH = 32
 """Groups within one another that are looked into."""
@@ -20,20 +29,104 @@ SMALL = 1 << 26
 """Bytes of an array or a chunk that are granted whatever the file has."""
 
 
-def open_hdf5(path: str | os.PathLike[str], *, remedy: str, kind: str = "features") -> Any:
-    """An open `h5py.File`; `path` is a plain file.
+class Stored(NamedTuple):
+    """An array in a file; `stored` are the bytes that the file has of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stored: int
+
+
+def array_names(
+    path: str | os.PathLike[str], *, remedy: str, kind: str = "features", top: str | None = None
+) -> list[str]:
+    """The paths of the arrays in a file, or of those below the group `top` if there is one; each once.
 
     Raises:
-      DataError: no such file, or no HDF5.
+      DataError: no such file, no HDF5, or a damaged one.
       ImportError: h5py is not installed.
     """
+    check_plain(path, kind)
+    about = os.stat(path)
+    return _names(os.fspath(path), remedy, top, about.st_mtime_ns, about.st_size)
+
+
+def describe_array(path: str | os.PathLike[str], name: str, *, remedy: str) -> Stored:
+    """What a file says of an array and can hold; errors as of `array_names`."""
+    return _stored(_ask("find_array", path, remedy=remedy, name=name, values=False)[0])
+
+
+def read_array(path: str | os.PathLike[str], name: str, *, remedy: str) -> np.ndarray:
+    """The values of an array of numbers; errors as of `array_names`."""
+    about, content = _ask("find_array", path, remedy=remedy, name=name, values=True)
+    found = _stored(about)
+    return np.frombuffer(content, found.dtype).reshape(found.shape)
+
+
+@lru_cache(maxsize=32)
+def _names(path: str, remedy: str, top: str | None, *version: int) -> list[str]:
+    """Kept, since every array of a file is looked for in it."""
+    names: list[str] = _ask("list_names", path, remedy=remedy, top=top)[0]
+    return names
+
+
+def _ask(job: str, path: str | os.PathLike[str], **arguments: Any) -> tuple[Any, bytearray]:
+    if importlib.util.find_spec("h5py") is None:
+        raise ImportError("HDF5 files are read by h5py: pip install 'casejax[hdf5]'")
+    return apart.shared.ask(job, path, **arguments)
+
+
+def _stored(about: dict[str, Any]) -> Stored:
+    return Stored(tuple(about["shape"]), np.dtype(about["dtype"]), about["stored"])
+
+
+# In the process apart
+
+
+def list_names(path: str, *, remedy: str, top: str | None) -> tuple[list[str], bytes]:
+    """The job behind `array_names`."""
+    with _opened(path, remedy) as (file, _):
+        import h5py
+
+        inside = top is not None and isinstance(file.get(top, getlink=True), h5py.HardLink)
+        root = file[top] if inside and isinstance(file[top], h5py.Group) else file
+        prefix = f"{top}/" if root is not file else ""
+        return [prefix + name for name in datasets(root, path)], b""
+
+
+def find_array(path: str, *, remedy: str, name: str, values: bool) -> tuple[dict[str, Any], Any]:
+    """The job behind `describe_array` and `read_array`, with the values as bytes."""
     import h5py
 
-    check_plain(path, kind)
+    with _opened(path, remedy) as (file, size):
+        dataset = file
+        for part in name.split("/"):
+            dataset = dataset[part] if isinstance(dataset.get(part, getlink=True), h5py.HardLink) else None
+        if not isinstance(dataset, h5py.Dataset):
+            raise DataError(f"{path}: array {name!r} does not lie in this file; {remedy}")
+        check_stored(dataset, f"{path}: array {name!r}")
+        about = {"shape": dataset.shape, "dtype": dataset.dtype.str, "stored": dataset.id.get_storage_size()}
+        if not values:
+            return about, b""
+        if dataset.dtype.kind not in "biuf":
+            raise DataError(f"{path}: array {name!r} is of type {dataset.dtype}, not of numbers; {remedy}")
+        apart.limit(size + dataset.nbytes)
+        return about, np.ascontiguousarray(dataset[()]).reshape(-1).view(np.uint8)
+
+
+@contextmanager
+def _opened(path: str, remedy: str) -> Iterator[tuple[Any, int]]:
+    """The open file, and its bytes."""
+    import h5py
+
+    size = check_plain(path)
+    apart.limit(size)
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except Exception as error:  # h5py raises many types for damaged files
-        raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error}); {remedy}") from error
+        raise DataError(f"{path}: not an HDF5 file, or a damaged one ({brief(error)}); {remedy}") from error
+    with file:
+        yield file, size
 
 
 def datasets(root: Any, where: str) -> dict[str, Any]:
@@ -47,7 +140,7 @@ def datasets(root: Any, where: str) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # h5py raises many types for damaged files
-        raise DataError(f"{where}: is a damaged HDF5 file ({error}); fetch or save it again") from error
+        raise DataError(f"{where}: is a damaged HDF5 file ({brief(error)}); fetch or save it again") from error
 
 
 def _datasets(root: Any, where: str) -> Iterator[tuple[str, Any]]:

@@ -192,6 +192,19 @@ def read_json(
     return value
 
 
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The objects of a file with one a line; what is no object is left out, since a kill cuts the last line short."""
+    found = []
+    for text in read_bytes(path, "JSON").splitlines():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict):
+            found.append(line)
+    return found
+
+
 def read_table(path: str | os.PathLike[str], *, missing: str = "") -> list[tuple[int, list[str]]]:
     """The rows of a table, each with its number of line; tabs separate where the first line has one, else commas.
 
@@ -287,6 +300,11 @@ def _check_text(value: Any, path: Any, remedy: str) -> None:
             waiting += [*each, *each.values()]
         elif isinstance(each, list):
             waiting += each
+
+
+def brief(error: BaseException | str) -> str:
+    """What an error of a library says, or a name in a file, as a part of one line: some repeat half of a file."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def is_text(text: str) -> bool:

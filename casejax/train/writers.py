@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from casejax.errors import OptionError
 from casejax.runtime.files import write_text
+from casejax.runtime.reading import read_table
 
 NEEDS = {"tensorboard": ("tensorboardX", "tensorboardX"), "wandb": ("wandb", "wandb")}
 """The module and the package of each that needs one."""
@@ -67,15 +68,15 @@ class _Table:
         kept: list[dict[str, str]] = []
         self._names: list[str] = []
         if step and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                self._names = list(reader.fieldnames or [])
-                kept = [row for row in reader if (row.get("step") or "").isdecimal() and int(row["step"]) <= step]
+            rows = [cells for _, cells in read_table(path)]
+            self._names = rows[0] if rows else []
+            found = [dict(zip(self._names, cells, strict=False)) for cells in rows[1:]]
+            kept = [row for row in found if row.get("step", "").isdecimal() and int(row["step"]) <= step]
         self._file = path.open("w", encoding="utf-8", newline="")
         if self._names:
-            rows = csv.DictWriter(self._file, self._names, extrasaction="ignore", lineterminator="\n")
-            rows.writeheader()
-            rows.writerows(kept)
+            writer = csv.DictWriter(self._file, self._names, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         line = {"step": step, **metrics}

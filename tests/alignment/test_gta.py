@@ -216,3 +216,14 @@ def test_a_single_frame_is_aligned_with_all(rng):
     np.testing.assert_allclose(parts.alignment, 0, atol=1e-6)
     np.testing.assert_allclose(parts.consistency, 0, atol=1e-6)
     assert parts.reverse > 0
+
+
+@pytest.mark.parametrize("form", [gta.cycle_cross_entropy, gta.cycle_cross_entropy_published])
+def test_what_stands_in_padded_columns_of_targets_changes_nothing(form):
+    rng = np.random.default_rng(0)
+    log_cycle, targets = np.log(rng.random((2, 4, 4))).astype(np.float32), rng.random((2, 4, 4)).astype(np.float32)
+    mask = np.array([[True] * 4, [True, True, False, False]])
+    cut = np.where(mask[:, None], targets, 0).astype(np.float32)
+    got, want = form(log_cycle, targets, mask=mask), form(log_cycle, cut, mask=mask)
+    np.testing.assert_array_equal(got, want)
+    assert np.isfinite(got).all()

@@ -1,7 +1,9 @@
 """Every reader of files, each with a small good file made by code: what the attacks change, and what must refuse it."""
 
+import base64
 import json
 import pickle
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,8 +31,17 @@ from casejax.data.store import packed
 from casejax.evaluate.protocols import CASE
 from casejax.features.writer import FeatureFolder
 from casejax.inference.judging import judge_file, read_truth
+from casejax.methods.case import published
+from casejax.records import SegmentTable
+from casejax.report.analysis import Analysis, read_analysis, write_analysis
 from casejax.report.comparison import read_finished
-from casejax.run.folder import read_metrics
+from casejax.report.finished import read_run
+from casejax.run import record
+from casejax.run.config import Config
+from casejax.run.exported import read_network, write_network
+from casejax.run.folder import Restored, read_metrics
+from casejax.run.state import initial_state
+from casejax.train.writers import make_writer
 
 
 class Reader(NamedTuple):
@@ -124,19 +135,21 @@ def _torch(folder: Path) -> Path:
     return folder / "m.pt"
 
 
+TRACK = {
+    "action": "jump",
+    "pose": "front",
+    "x": np.arange(26.0).reshape(2, 13),
+    "y": np.arange(26).reshape(2, 13),
+    "visibility": np.ones((2, 13)),
+    "bbox": np.ones((2, 4)),
+    "train": 1,
+    "dimensions": np.array([[48, 64, 2]]),
+    "nframes": 2,
+}
+
+
 def _mat(folder: Path) -> Path:
-    track = {
-        "action": "jump",
-        "pose": "front",
-        "x": np.arange(26.0).reshape(2, 13),
-        "y": np.arange(26).reshape(2, 13),
-        "visibility": np.ones((2, 13)),
-        "bbox": np.ones((2, 4)),
-        "train": 1,
-        "dimensions": np.array([[48, 64, 2]]),
-        "nframes": 2,
-    }
-    savemat(folder / "0001.mat", track, do_compression=False)
+    savemat(folder / "0001.mat", TRACK, do_compression=False)
     return folder / "0001.mat"
 
 
@@ -186,6 +199,64 @@ def _gym(path: Path) -> object:
     return read_finegym(path, path.with_name("e.txt"), path.with_name("c.txt"))
 
 
+def _mat_compressed(folder: Path) -> Path:
+    savemat(folder / "0001.mat", TRACK, do_compression=True)
+    return folder / "0001.mat"
+
+
+def _h5_latest(folder: Path) -> Path:
+    """As later releases of HDF5 write, with a block before it as in MATLAB 7.3."""
+    with h5py.File(folder / "a.h5", "w", libver="latest", userblock_size=512) as file:
+        file.create_dataset("g/rgb", data=ROWS, compression="lzf", shuffle=True, fletcher32=True, chunks=(2, 3))
+        file.attrs["made"] = ["a", "b"]
+    return folder / "a.h5"
+
+
+LEGACY = (
+    "eNptT7tOAzEQvFcIGAJp6SiPJhJRCEkFBUpj8QqNm8i6+KzEyDpn7b0IkCKliQR8Ax/Ar/EJSBT4EiEatlhpZ2d3ZpbRG9Hf74Ov"
+    "o4eP28PWMrr6jH1fQJCyZhAEM2vQCKP5XFqnTAGhJ7CG32iFqCWXRa6yAqIXRjyITzPJnXqWDuIFJCmredBNjUWo0YjFflIFwhZN"
+    "WFL9MMUE6jQpy1/N0KMZhAKNFdMWL1FpR7iV41LpnKMsnLF83iYQpSmrV889M5tIiDcnZKBNhvcbkEDC9j2n3znr9bsn/U63fdru"
+    "QW3tQ8xK7yO+Rqjf0YDGK9im4Qp2XoWPq6VAn9aRG5tLK/NLJZAAOR7CLsLeEBpro2PYH8FBSsP19AhNWeUYQfCfapi1Ktm/Wp77"
+    "dvEDVuFoPA=="
+)
+"""{"a": torch.arange(3.), "b": [1, "x"]} as PyTorch wrote it before 1.6, deflated."""
+
+
+def _torch_legacy(folder: Path) -> Path:
+    (folder / "m.pth").write_bytes(zlib.decompress(base64.b64decode(LEGACY)))
+    return folder / "m.pth"
+
+
+def _analysis(folder: Path) -> Path:
+    names, both = np.array(["a", "b"]), np.ones(2)
+    table = SegmentTable(np.array([0]), np.array([1]), np.float32([[0, 2]]), np.float32([0.5]))
+    seconds = np.ones((2, 2))
+    analysis = Analysis(names, names, names, both, seconds, both > 0, table, table, heading="attention", curves=ROWS)
+    write_analysis(folder / "analysis.npz", analysis)
+    return folder / "analysis.npz"
+
+
+def _cluster_labels(folder: Path) -> Path:
+    np.save(folder / "cls_gt.npy", np.full((3, 2), 0.5, np.float32))
+    return folder / "cls_gt.npy"
+
+
+def _exported(name: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        config = Config.of("case", hidden=2, num_clusters=2, num_snippets=4)
+        graphdef, state = initial_state(config, (3,), 2)
+        about = {"data": {"dims": [3], "classes": ["a", "b"], "streams": ["rgb"]}}
+        write_network(Restored(folder, graphdef, state, config, about), folder)
+        return folder / name
+
+    return write
+
+
+def _read_report(path: Path) -> object:
+    (path.parent / "results.json").write_text("{}")
+    return read_run(path.parent)
+
+
 READERS = {
     "annotations": Reader(_json("gt.json", ANNOTATIONS), read_annotations, True),
     "split": Reader(_text("split_test.txt", "a\nbé\nc\n"), read_split),
@@ -212,7 +283,18 @@ READERS = {
     "folder": Reader(_json("features.json", FOLDER), lambda path: FeatureFolder.open(path.parent, STATED), True),
     "finegym": Reader(_json("gym.json", GYM), _gym, True),
     "picture": Reader(_picture, _read_picture),
-    "metrics": Reader(
-        _text("metrics.jsonl", "".join(json.dumps(x) + "\n" for x in METRICS)), read_metrics, False, False
+    "metrics": Reader(_text("metrics.jsonl", METRICS), read_metrics, False, False),
+    "matlab, compressed": Reader(_mat_compressed, read_pose_track),
+    "h5, latest": Reader(_h5_latest, load_features_file),
+    "torch legacy": Reader(_torch_legacy, read_torch),
+    "analysis": Reader(_analysis, read_analysis),
+    "labels of clusters": Reader(_cluster_labels, lambda path: published._read_cluster_labels(path, 3)),
+    "report": Reader(_text("average_precision.csv", "class,0.5\nJump,0.25\n"), _read_report),
+    "exported": Reader(_exported("model.safetensors"), lambda path: read_network(path.parent)),
+    "exported settings": Reader(_exported("config.json"), lambda path: read_network(path.parent), True),
+    "run": Reader(_json("run.json", {"starts": [{"step": 1}]}), record._earlier, False, False),
+    "table of metrics": Reader(
+        _text("metrics.csv", "step,loss\n1,0.5\n2,0.25\n"),
+        lambda path: make_writer("csv", path.parent, {}, step=2).close(),
     ),
 }

@@ -1,15 +1,18 @@
 """Every public function of arrays at the edge of numbers: a value, or a ValueError or TypeError of one line.
 
-Shapes are those of `every_function`; what stands in the arrays is drawn: zeros, one value, the least and the greatest
-numbers, infinities and NaN, half precision, whole numbers, masks that hide all. Input that is finite and of ordinary
-size gives output that is finite, but where the function says otherwise (`INFINITE`).
+Drawn are the sizes, of a few so that programs are shared, one of all axes among them; and what stands in the arrays:
+zeros, one value, the least and the greatest numbers, infinities and NaN, half precision, whole numbers, masks that hide
+all. Input that is finite and of ordinary size gives output that is finite, but where the function says otherwise
+(`INFINITE`). That no function is left out is asserted by `tests/test_bad_numbers.py`.
 """
+
+import functools
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from every_function import JOBS, rooms
+from every_function import JOBS, Sizes, arguments, rooms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +23,19 @@ CHEAP = sorted(
     or name in ("ot.gaussian_rank_prior", "losses.unit", "losses.top_k_mean", "alignment.shuffle_and_learn_loss")
 )
 """What needs few programs: tried with every run of the tests, all others with the slow ones."""
-INFINITE = {"evaluate.classification_metrics"}
-"""NaN where no class has a video."""
+INFINITE = {
+    f"evaluate.{name}"
+    for name in (
+        "classification_metrics",
+        "judge",
+        "evaluate_detections",
+        "average_precision",
+        "bootstrap_detections",
+        "kinds_by_rank",
+    )
+} | {"losses.triplets"}
+"""NaN for a class without instances and where nothing is there to measure, -inf where no other center is, as their
+docstrings say."""
 
 ORDINARY = {
     "zeros": np.zeros_like,
@@ -39,11 +53,21 @@ EXTREME = {
     "one infinite": lambda x: np.where(np.arange(x.size).reshape(x.shape) == 0, -np.inf, x).astype(x.dtype),
     "nan": lambda x: np.full_like(x, np.nan),
 }
+SIZES = {
+    "usual": Sizes(),
+    "one of all": Sizes(1, 1, 1, 1, 1, 1),
+    "T = K = C = 1": Sizes(2, 1, 1, 3, 4, 1),
+    "more columns than rows": Sizes(1, 2, 2, 5, 2, 4),
+    "odd": Sizes(3, 7, 1, 1, 3, 2),
+}
 TYPES = (np.float16, ml_dtypes.bfloat16, np.int32, np.int64, np.uint8)
 
 
-def places(name, kinds):
-    leaves, tree = jax.tree.flatten(JOBS[name])
+arguments = functools.cache(arguments)
+
+
+def places(job, kinds):
+    leaves, tree = jax.tree.flatten(job)
     found = [
         i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in kinds
     ]
@@ -70,10 +94,12 @@ def numbers(result):
 
 
 def attack(name, data):
-    leaves, tree, floats = places(name, "f")
-    masks = places(name, "b")[2]
+    sizes = data.draw(st.sampled_from(sorted(SIZES)), "sizes")
+    job = arguments(SIZES[sizes])[name]
+    leaves, tree, floats = places(job, "f")
+    masks = places(job, "b")[2]
     changed, said, ordinary = list(leaves), [], True
-    for _ in range(data.draw(st.integers(1, 2), "changes")):
+    for _ in range(data.draw(st.integers(0, 2), "changes")):
         kind = data.draw(st.sampled_from(("ordinary", "extreme", "type", "mask")), "kind")
         where = masks if kind == "mask" else floats
         if not where:
@@ -95,7 +121,7 @@ def attack(name, data):
                 changed[i] = (ORDINARY | EXTREME)[how](value)
             said.append(f"{how} {i}")
             ordinary = ordinary and kind == "ordinary"
-    where = f"{name} with {', '.join(said)}"
+    where = f"{name}, {sizes}, with {', '.join(said) or 'nothing changed'}"
     try:
         result = call(name, tree.unflatten(changed))
     except (ValueError, TypeError):

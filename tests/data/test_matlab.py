@@ -67,8 +67,11 @@ def test_a_compressed_matrix_without_the_end_of_its_stream(tmp_path):
         read_matlab(path, ["x"])
 
 
-def test_what_another_version_wrote_is_refused(tmp_path):
+def test_other_formats_of_matlab_are_named(tmp_path):
     path = tmp_path / "a.mat"
-    scipy.io.savemat(path, {"x": np.ones((2, 2))}, format="4")
-    with pytest.raises(DataError, match=r"a\.mat: not a readable MATLAB 5 file"):
+    scipy.io.savemat(path, {"x": np.arange(6.0).reshape(2, 3)}, format="4")
+    with pytest.raises(DataError, match=r"a\.mat: is a file of MATLAB 4, not of MATLAB 5; load it in MATLAB and save"):
+        read_matlab(path, ["x"])
+    path.write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM" + bytes(600))
+    with pytest.raises(DataError, match=r"a\.mat: is a file of MATLAB 7\.3, not of MATLAB 5"):
         read_matlab(path, ["x"])

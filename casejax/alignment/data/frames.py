@@ -22,7 +22,7 @@ import numpy as np
 
 from casejax.alignment.data.finegym import EVENTS, EventVideo, reorganise, typical_order
 from casejax.errors import DataError, OptionError
-from casejax.runtime.reading import check_plain, read_text
+from casejax.runtime.reading import brief, open_plain, read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
@@ -170,9 +170,10 @@ def _picture(path: Path, size: int) -> np.ndarray:
         from PIL import Image
     except ImportError as error:
         raise ImportError("pictures are read by Pillow: pip install 'casejax[images]'") from error
-    check_plain(path, "picture")
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with open_plain(path, "picture") as file, Image.open(file, formats=("PNG", "JPEG")) as picture:
             return np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    except DataError:
+        raise
     except Exception as error:  # Pillow raises many types for damaged files
-        raise DataError(f"{path}: not a readable PNG or JPEG ({error}); extract the frame again") from error
+        raise DataError(f"{path}: not a readable PNG or JPEG ({brief(error)}); extract the frame again") from error

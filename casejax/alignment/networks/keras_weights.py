@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flax import nnx
 
 from casejax.alignment.networks.resnet import ResNetV2
 from casejax.errors import DataError
-from casejax.runtime.hdf5 import datasets, open_hdf5
+from casejax.runtime import hdf5
 
 AnyPath = str | os.PathLike[str]
 Weights = dict[str, dict[str, np.ndarray]]
@@ -24,6 +25,8 @@ NAMES = {
     nnx.BatchNorm: {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"},
 }
 """What Keras and what Flax call the weights of a layer."""
+
+MODEL, REMEDY = "model_weights", "fetch the file again"
 
 
 def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> Weights:
@@ -47,24 +50,12 @@ def read_keras_weights(path: AnyPath, layers: Collection[str] | None = None) -> 
         of one name.
       ImportError: h5py is not installed.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("weights of Keras are read by h5py: pip install 'casejax[keras]'") from error
-
     path = Path(path)
     try:
-        with open_hdf5(path, remedy="fetch the file again", kind="weights") as file:
-            inside = isinstance(file.get("model_weights", getlink=True), h5py.HardLink)
-            root = file["model_weights"] if inside and isinstance(file["model_weights"], h5py.Group) else file
-            return _read(path, datasets(root, str(path)), layers)
-    except DataError:
-        raise
-    except Exception as error:  # h5py raises many types for damaged files
-        raise DataError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
-
-
-def _read(path: Path, found: Mapping[str, Any], layers: Collection[str] | None) -> Weights:
+        inside = hdf5.array_names(path, remedy=REMEDY, kind="weights", top=MODEL)
+    except ImportError as error:
+        raise ImportError("weights of Keras are read by h5py: pip install 'casejax[keras]'") from error
+    found = {name.removeprefix(f"{MODEL}/"): name for name in inside}
     if any(name.split("/")[-2:-1] == ["vars"] for name in found):
         raise DataError(
             f"{path}: written in the `.weights.h5` layout of Keras 3, which does not name layers; save the model "
@@ -75,7 +66,7 @@ def _read(path: Path, found: Mapping[str, Any], layers: Collection[str] | None) 
         groups[name.split("/")[0]].add(name.rpartition("/")[0])
     weights: Weights = {}
     owner: dict[str, str] = {}
-    for name, dataset in found.items():
+    for name, full in found.items():
         group, _, weight = name.rpartition("/")
         top = name.split("/")[0]
         layer = top if len(groups[top]) == 1 else group.split("/")[-1]
@@ -84,11 +75,11 @@ def _read(path: Path, found: Mapping[str, Any], layers: Collection[str] | None) 
         weight = weight.removesuffix(":0")
         if owner.setdefault(layer, group) != group or weight in weights.get(layer, {}):
             raise DataError(f"{path}: {owner[layer]} and {group} both hold weights of a layer named {layer}")
+        shape, dtype, stored = hdf5.describe_array(path, full, remedy=REMEDY)
         # Keras does not compress: what is longer than its file is not there.
-        elsewhere = dataset.external or dataset.is_virtual or dataset.nbytes > dataset.id.get_storage_size()
-        if elsewhere or dataset.shape is None or dataset.dtype.kind not in "fiu":
+        if dtype.kind not in "fiu" or math.prod(shape) * dtype.itemsize > stored:
             raise DataError(f"{path}: {name} is not an array of numbers in this file")
-        weights.setdefault(layer, {})[weight] = dataset[()]
+        weights.setdefault(layer, {})[weight] = hdf5.read_array(path, full, remedy=REMEDY)
     return weights
 
 

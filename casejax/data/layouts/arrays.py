@@ -10,19 +10,18 @@ import io
 import itertools
 import math
 import os
-import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from casejax.data.layouts.checks import AGAIN
 from casejax.errors import DataError, OptionError
-from casejax.runtime.hdf5 import MOST_INFLATED, check_stored, datasets, open_hdf5
-from casejax.runtime.reading import check_plain, open_plain
+from casejax.runtime import hdf5, npy
+from casejax.runtime.reading import brief, open_plain
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv")
 LONGEST_LINE = 1 << 24  # letters of the lines of a CSV file that are looked at before all are read
@@ -111,14 +110,11 @@ def keys(path: Path) -> list[str]:
       DataError: a file that cannot be opened.
     """
     if path.suffix == ".npz":
-        with _zip(path) as file:
-            return [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
+        with npy.open_npz(path, remedy=AGAIN) as archive:
+            return npy.names(archive)
     if path.suffix in (".h5", ".hdf5"):
-        try:
-            with _hdf5(path) as file:
-                return list(datasets(file, str(path)))
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise error if isinstance(error, DataError) else _damaged(path, error) from error
+        with _h5py_there(path):
+            return hdf5.array_names(path, remedy=AGAIN)
     return [""]
 
 
@@ -134,38 +130,22 @@ def read_header(source: Source) -> tuple[int, ...]:
         with open_plain(path) as file:
             return sum(1 for line in file if line.strip()) - header, columns
     if path.suffix in (".h5", ".hdf5"):
-        with _hdf5(path) as file:
-            try:
-                item = file[_key(source)]
-                check_stored(item, str(source))
-                shape, dtype, present = item.shape, item.dtype, None
-            except (OSError, RuntimeError, KeyError, TypeError) as error:
-                raise _damaged(source, error) from error
+        shape, dtype, _ = hdf5.describe_array(path, _key(source), remedy=AGAIN)
     elif path.suffix == ".npz":
-        with _zip(path) as file:
-            name = f"{_key(source)}.npy"
-            try:
-                with file.open(name) as member:
-                    shape, dtype = _npy_header(member, source)
-                    present = file.getinfo(name).file_size - member.tell()
-            except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-                raise _damaged(source, error) from error
-            if file.getinfo(name).file_size > MOST_INFLATED * max(path.stat().st_size, 1) + (1 << 26):
-                raise DataError(f"{source}: promises {file.getinfo(name).file_size:,} bytes, which no such file holds")
+        key = _key(source)
+        with npy.open_npz(path, remedy=AGAIN) as archive:
+            shape, _, dtype, _ = npy.member_header(archive, key, source, remedy=AGAIN)
     else:
         try:
             with open_plain(path) as file:
-                shape, dtype = _npy_header(file, source)
+                shape, _, dtype, promised = npy.read_header(file, source, remedy=AGAIN)
                 present = os.fstat(file.fileno()).st_size - file.tell()
         except OSError as error:
             raise DataError(f"{path}: cannot be opened ({error}); check that it exists") from error
-    if dtype.hasobject:
-        raise DataError(f"{source}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
+        if present != promised:
+            raise DataError(f"{source}: {present} bytes of data where its header promises {promised}; {AGAIN}")
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise DataError(f"{source}: dtype {dtype}, not float16, float32 or float64; save it as float32")
-    promised = math.prod(shape) * dtype.itemsize
-    if present not in (None, promised):
-        raise DataError(f"{source}: {present} bytes of data where its header promises {promised}; {AGAIN}")
     return shape
 
 
@@ -175,16 +155,15 @@ def load(source: Source) -> np.ndarray:
     try:
         if path.suffix == ".csv":
             header, columns = _csv_form(path)
-            check_plain(path)
-            return np.loadtxt(path, delimiter=",", skiprows=header, ndmin=2, dtype=np.float64).reshape(-1, columns)
+            with open_plain(path) as bytes_, io.TextIOWrapper(bytes_, "utf-8-sig") as file:
+                return np.loadtxt(file, delimiter=",", skiprows=header, ndmin=2, dtype=np.float64).reshape(-1, columns)
         if path.suffix in (".h5", ".hdf5"):
-            with _hdf5(path) as file:
-                return file[_key(source)][()]
+            return hdf5.read_array(path, _key(source), remedy=AGAIN)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return file[_key(source)]
-        check_plain(path)
-        return np.load(path, allow_pickle=False)
+            key = _key(source)
+            with npy.open_npz(path, remedy=AGAIN) as archive:
+                return npy.read_member(archive, key, source, remedy=AGAIN)
+        return npy.map_npy(path, remedy=AGAIN)
     except DataError:
         raise
     except Exception as error:  # NumPy, zipfile and h5py raise many types for damaged files
@@ -192,18 +171,7 @@ def load(source: Source) -> np.ndarray:
 
 
 def _damaged(where: Source | Path, error: Exception) -> DataError:
-    return DataError(f"{where}: cannot be read ({str(error) or type(error).__name__}); {AGAIN}")
-
-
-def _npy_header(file: Any, source: Source) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    try:
-        shape, _, dtype = headers[npy.read_magic(file)](file)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise DataError(f"{source}: not a .npy file ({error}); {AGAIN}") from error
-    return shape, dtype
+    return DataError(f"{where}: cannot be read ({brief(error)}); {AGAIN}")
 
 
 def _key(source: Source) -> str:
@@ -214,20 +182,15 @@ def _key(source: Source) -> str:
     if not source.key and len(there) == 1:
         return there[0]
     what = f"no array {source.key!r}" if source.key else f"{len(there)} arrays"
-    raise DataError(f"{source.path}: {what}, found: {', '.join(there[:8]) or 'none'}; name one of them as the stream")
+    raise DataError(
+        f"{source.path}: {what}, found: {', '.join(map(brief, there[:8])) or 'none'}; name one of them as the stream"
+    )
 
 
-def _zip(path: Path) -> zipfile.ZipFile:
-    check_plain(path)
+@contextmanager
+def _h5py_there(path: Path) -> Iterator[None]:
     try:
-        return zipfile.ZipFile(path)
-    except Exception as error:  # zipfile raises many types for damaged files
-        raise DataError(f"{path}: not a .npz file ({error}); {AGAIN}") from error
-
-
-def _hdf5(path: Path) -> Any:
-    try:
-        return open_hdf5(path, remedy=AGAIN)
+        yield
     except ImportError:
         raise DataError(f"{path}: reading HDF5 needs h5py; pip install 'casejax[hdf5]', or save it as .npy") from None
 

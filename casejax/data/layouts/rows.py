@@ -9,6 +9,7 @@ import numpy as np
 
 from casejax.data.pickles.numpy_files import read_object_array
 from casejax.errors import DataError
+from casejax.runtime.npy import map_npy
 from casejax.runtime.reading import check_plain, is_text
 
 
@@ -20,10 +21,8 @@ def read_array(path: Path) -> np.ndarray:
     """
     check_plain(path, missing="put it there, all files of this layout go together")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error}); check its rights") from error
-    except Exception:  # objects, or no array: the other reader says which
+        array = map_npy(path, remedy="download it again")
+    except DataError:  # objects, or no array: the other reader says which
         array = read_object_array(path)
     if array.ndim == 0:
         raise DataError(f"{path}: holds a single value, not one a video; download it again")

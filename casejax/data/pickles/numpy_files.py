@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 
 from casejax.data.pickles.machine import Machine, Unfinished, damaged
 from casejax.errors import DataError
-from casejax.runtime.reading import open_plain
+from casejax.runtime.reading import brief, open_plain
 
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8"}
 """Types of the arrays that are read, in NumPy's spelling."""
@@ -106,7 +106,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], int]:
     except OSError:
         raise
     except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise damaged(f"not a .npy file ({error})") from error
+        raise damaged(f"not a .npy file ({brief(error)})") from error
     if not dtype.hasobject:
         raise _refused(f"it is a single array of type {dtype}, not an object")
     return shape, file.tell()

@@ -21,7 +21,7 @@ from casejax.errors import DataError
 from casejax.methods.case.head import make_head
 from casejax.methods.case.network import CaseNet
 from casejax.methods.case.settings import CaseSettings, HeadSettings
-from casejax.runtime.reading import check_plain
+from casejax.runtime.npy import map_npy
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -233,16 +233,9 @@ def _state_dict(path: Path) -> dict[str, Any]:
 def _read_cluster_labels(path: Path, num_clusters: int) -> Array:
     """(2, K, 2) float32 of a published `cls_gt.npy`."""
     remedy = "name the cls_gt.npy that the published program saved beside this model"
-    check_plain(path, missing="check the path")
-    try:
-        labels = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no size is believed before it is checked
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error}); check the path") from error
-    except Exception as error:  # a damaged header fails in NumPy in many ways
-        raise DataError(f"{path}: not a readable .npy file ({error}); {remedy}") from error
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind != "f":
-        kind = getattr(labels, "dtype", "an archive")
-        raise DataError(f"{path}: holds {kind}, not one array of floats; {remedy}")
+    labels = map_npy(path, remedy=remedy, missing="check the path")
+    if labels.dtype.kind != "f":
+        raise DataError(f"{path}: holds {labels.dtype}, not one array of floats; {remedy}")
     if labels.shape not in ((num_clusters, 2), (len(STREAMS), num_clusters, 2)):
         raise DataError(
             f"{path}: shape {labels.shape}, where a model of {num_clusters} clusters has ({num_clusters}, 2); {remedy}"

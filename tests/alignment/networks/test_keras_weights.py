@@ -137,7 +137,7 @@ def test_only_numbers_of_the_file_itself_are_read(tmp_path):
     def declared(**options):
         with h5py.File(path, "w") as file:
             file.create_dataset("a/kernel", **options)
-        with pytest.raises(DataError, match="a/kernel is not an array of numbers in this file"):
+        with pytest.raises(DataError, match=r"weights.h5: .*a/kernel.* (in this file|promises)"):
             read_keras_weights(path)
 
     declared(data="text")

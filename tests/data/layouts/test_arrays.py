@@ -125,3 +125,16 @@ def test_a_folder_without_features(tmp_path):
         find_streams(tmp_path)
     with pytest.raises(DataError, match="no such folder of features"):
         find_streams(tmp_path / "x")
+
+
+def test_long_names_in_an_archive_are_cut_short(tmp_path):
+    """Where two places of an archive disagree about a name, zipfile repeats both, up to 65,535 letters each."""
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"x" * 20_000: VALUES["a"]})
+    with pytest.raises(DataError, match=r"a\.npz: no array 'y', found: xxx") as caught:
+        read_header(Source(path, "y"))
+    assert len(str(caught.value)) < 600
+    path.write_bytes(path.read_bytes().replace(b"x" * 20_000, b"z" * 20_000, 1))
+    with pytest.raises(DataError, match=r"a\.npz: not a \.npz file, or a damaged one \(File name in") as caught:
+        read_header(Source(path))
+    assert len(str(caught.value)) < 600
