@@ -6,13 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-    from numpy.typing import ArrayLike
+from casejax.array_types import Array, Bool, Float, Int
 
 T = TypeVar("T")
 

@@ -12,15 +12,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casejax.array_types import Bool, Float
 from casejax.data.matlab import read_matlab
 from casejax.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 JOINTS = (
     "head",

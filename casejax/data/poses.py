@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Bool, Float, Int
 from casejax.data.penn_action import JOINTS, PoseTrack
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 SHOULDERS, HIPS = (1, 2), (7, 8)
 OTHER_SIDE = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11)

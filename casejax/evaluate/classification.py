@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Bool, Float, Shaped
 from casejax.localize.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Shaped
 
 
 class ClassificationMetrics(NamedTuple):

@@ -7,17 +7,15 @@ tables, at one tIoU threshold, with the matching of the ActivityNet program.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Float, Int
 from casejax.evaluate.detection import Matches, as_table, average_precision, matched
 from casejax.localize.arguments import check_number, takes
 from casejax.localize.overlap import unchecked_iou
 from casejax.records import SegmentTable
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 KINDS = ("true positive", "double detection", "wrong label", "localization", "confusion", "background")
 """What a detection can be, from best to worst; all but the first are errors.

@@ -7,19 +7,17 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from casejax.array_types import Float
 from casejax.evaluate.results import results_dict
 from casejax.records import SegmentTable, SnippetScores
 from casejax.report import canvas, pictures
 from casejax.runtime.files import write_json, write_text
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 class Segment(NamedTuple):

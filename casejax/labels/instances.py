@@ -6,13 +6,12 @@ of its class in its video, and weighs the less the less its members agree on sta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+from casejax.array_types import Array, Bool, Float, Int
 
 
 class Instances(NamedTuple):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.ot.checks import boolean, count, numbers, positive, refuse
 
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int
-
-    # where the iteration stands, steps done, converged, failed
-    State = tuple["_Point", jax.Array, jax.Array, jax.Array]
+# where the iteration stands, steps done, converged, failed
+State = tuple["_Point", jax.Array, jax.Array, jax.Array]
 
 
 class LeastMass(NamedTuple):

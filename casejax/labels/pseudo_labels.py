@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays import as_floats, as_whole, refuse_nan, takes
 from casejax.labels.interior_point import least_mass
 from casejax.losses import soft_cross_entropy
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-
-    Margin = Callable[[Float[Array, " m"]], Float[Array, " m"]]
+Margin = Callable[[Float[Array, " m"]], Float[Array, " m"]]
 
 
 class SnippetLabels(NamedTuple):

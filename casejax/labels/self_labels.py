@@ -7,21 +7,19 @@ devices these functions must see the global batch: ranks, columns of a plan and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
 from casejax import ot
+from casejax.array_types import Array, Bool, Float, Num
 from casejax.arrays import takes
 from casejax.losses.vectors import unit
 from casejax.ot.checks import boolean, numbers, refuse
 from casejax.ot.placement import spec_of, with_automatic_axes
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Num
 
 
 class Labels(NamedTuple):

@@ -22,20 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
 from casejax.localize.arguments import as_flags, as_whole, takes
 from casejax.localize.overlap import candidate_overlap
 from casejax.localize.templates import Template, extreme, gaussian, of_members
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
 
 Overlap = Callable[..., Any]
 """From a group's best proposal (1, 2), candidates (N, 2) and `extra` to their overlaps (N,), in [0, 1]."""

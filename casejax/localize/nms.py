@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Num
 from casejax.localize.arguments import as_floats, as_whole, check_number
 from casejax.localize.overlap import unchecked_iou
 from casejax.records import Localization
 
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Num
-
-    Number = float | np.integer | np.floating | Array
+Number = float | np.integer | np.floating | Array
 
 
 _LISTED_PAIRS = 2**18  # pairs, or 16 a row, up to which all that may overlap are compared

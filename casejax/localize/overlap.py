@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from casejax import arrays
+from casejax.array_types import Array, Float, Num
 from casejax.localize.arguments import as_floats
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
 
 
 def temporal_iou(

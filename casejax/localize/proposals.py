@@ -6,15 +6,13 @@ Everything here is NumPy on arrays of many videos at once; nothing loops over pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Bool, Float, Int
 from casejax.localize.arguments import check_number, takes
 from casejax.records import THRESHOLDS
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 
 class Runs(NamedTuple):

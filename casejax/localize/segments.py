@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import Float, Int
 from casejax.localize.arguments import check_number, takes
 from casejax.localize.fusion import fuse_table
 from casejax.localize.nms import NMS, Survivors
@@ -19,9 +19,6 @@ from casejax.localize.smoothing import smooth
 from casejax.localize.tcam import localize_tcam
 from casejax.localize.templates import Template, exponential, gaussian, student_t, uniform
 from casejax.records import Localization, SegmentTable
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 TEMPLATES: dict[str, Template] = {
     "gaussian": gaussian,

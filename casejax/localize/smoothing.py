@@ -8,14 +8,11 @@ class logits by a learned filter there.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import Float
 from casejax.localize.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 @takes("curves")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casejax.array_types import Array, Float, Num
 from casejax.localize.arguments import as_floats, check_number, takes
 from casejax.localize.proposals import propose
 from casejax.records import SNIPPET_SECONDS, SegmentTable
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
 
 
 @takes("tcam")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Float, Int
 from casejax.arrays import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 
 class Fit(NamedTuple):

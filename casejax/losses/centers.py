@@ -6,17 +6,15 @@ Equations are numbered as in its supplement. A *pair* is a video and one of its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from casejax.array_types import Array, Bool, Float, Int, Key
 from casejax.arrays.arguments import check_index, takes
 from casejax.losses.vectors import _angle, _cosines, unit
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class Triplets(NamedTuple):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import takes
 from casejax.losses.pooling import ABSENT, select_top_k, time_mean
 from casejax.losses.vectors import unit
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 @takes(by="kinds")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import takes
 from casejax.arrays.placement import varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 ABSENT = -1e30
 """Logit of what takes no part in a softmax. It is finite, so that nothing becomes NaN where no entry takes part."""

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.labels import Instances, LabelHistory, pseudo_label_loss
 from casejax.losses import stream_mean
 from casejax.records import Dataset, Localization, SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 THUMOS14 = "thumos14"
 """The data set that a method's own settings are for."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
-from casejax.ot.checks import boolean, count, numbers, positive, refuse
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
+from casejax.ot.checks import Scalar, boolean, count, numbers, positive, refuse
 from casejax.ot.iteration import Problem, iterate
 from casejax.ot.kernels import Kernel
 from casejax.ot.placement import (
@@ -33,12 +35,6 @@ from casejax.ot.solver import (
     refuse_mass,
     usable,
 )
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 
 class SinkhornPotentials(NamedTuple):

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Float, Num, Shaped
 from casejax.ot.acceleration import divide
-from casejax.ot.checks import boolean, numbers, positive
+from casejax.ot.checks import Scalar, boolean, numbers, positive
 from casejax.ot.placement import AxisName, spec_of, total_over, varying_together, with_automatic_axes
 from casejax.ot.solver import SinkhornOutput, marginals, refuse_broken
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Float, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 
 class SinkhornObjective(NamedTuple):

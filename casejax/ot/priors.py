@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from casejax.ot.checks import boolean, count, numbers, positive, refuse
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
+from casejax.ot.checks import Scalar, boolean, count, numbers, positive, refuse
 from casejax.ot.placement import spec_of, with_automatic_axes
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 
 def equipartition(num_columns: SupportsIndex, mass: Scalar = 1.0) -> Float[Array, " k"]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
 from casejax.ot.acceleration import divide
-from casejax.ot.checks import boolean, count, numbers, on_host, positive, refuse
+from casejax.ot.checks import Scalar, boolean, count, numbers, on_host, positive, refuse
 from casejax.ot.derivatives import solve_to_tolerance, solve_truncated
 from casejax.ot.iteration import Problem
 from casejax.ot.kernels import filled_up
@@ -31,12 +33,6 @@ from casejax.ot.placement import (
     with_automatic_axes,
 )
 from casejax.ot.priors import equal_shares
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 JUDGED_AT = 1e-4
 """Error up to which `converged` is true where no tolerance was asked for."""

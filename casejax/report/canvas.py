@@ -12,6 +12,8 @@ from casejax.runtime.files import whole_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # matplotlib is loaded when something is drawn
 
 WIDTH = 12.0  # inches; at 100 dots an inch every picture is 1200 pixels wide
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casejax.array_types import Float, Real, UInt8
 from casejax.records import Dataset, SegmentTable, SnippetScores
 from casejax.report.canvas import (
     BLUE,
@@ -26,9 +27,10 @@ from casejax.report.canvas import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Real, UInt8
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # matplotlib is loaded when something is drawn
 
 LANE = 0.36  # inches, height of one class's lane of segments
 PICTURE = 0.9  # inches, height of a frame of the video
