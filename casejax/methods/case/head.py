@@ -16,9 +16,6 @@ from casejax.losses import inverse_norm, unit
 from casejax.methods.case.settings import HeadSettings
 from casejax.methods.contract import Outputs
 
-MakeHead = Callable[[int, nnx.Rngs], "CosineHead"]
-"""From the width of an embedding and the seeds of the parameters to the head on it."""
-
 
 class CosineHead(nnx.Module):
     """Cosine classifier: a temperature times the cosine of an embedding with each cluster's direction.
@@ -58,6 +55,10 @@ class CosineHead(nnx.Module):
         # Scaling the K products is cheaper than scaling the embedding, and the same.
         product = jnp.einsum("...d,kd->...k", embedding, directions, precision="highest")
         return self.temperature * product * inverse_norm(embedding)
+
+
+MakeHead = Callable[[int, nnx.Rngs], CosineHead]
+"""From the width of an embedding and the seeds of the parameters to the head on it."""
 
 
 def make_head(settings: HeadSettings) -> MakeHead:
