@@ -1,17 +1,20 @@
 """Every public function has an example in its docstring, and every example runs as it is printed."""
 
-import contextlib
 import doctest
 import importlib
 import inspect
 import io
-import traceback
 
 import pytest
 
 # The rooms whose public functions all have an example.
 ROOMS = (
     "casejax.ot",
+    "casejax.losses",
+    "casejax.labels",
+    "casejax.localize",
+    "casejax.arrays",
+    "casejax.methods",
 )
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
