@@ -437,7 +437,13 @@ EXTENSIONS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".npy", 
 
 
 def bare_name(name: str) -> str:
-    """The name without a known extension, whatever its case, and without a leading "v_"."""
+    """The name without a known extension, whatever its case, and without a leading "v_".
+
+    Example:
+      >>> from casejax import evaluate
+      >>> evaluate.bare_name("v_a.MP4")
+      'a'
+    """
     for extension in EXTENSIONS:
         if name.lower().endswith(extension):
             name = name[: -len(extension)]
@@ -456,6 +462,11 @@ def match_names(names: Iterable[str], videos: Sequence[str]) -> dict[str, int]:
 
     Returns:
       By the names that mean one of the videos, its index.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> evaluate.match_names(["v_a.mp4", "b", "c"], ["a", "b"])
+      {'b': 1, 'v_a.mp4': 0}
     """
     index = {name: v for v, name in enumerate(videos)}
     names = list(dict.fromkeys(names))

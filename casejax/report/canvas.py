@@ -62,6 +62,14 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     Raises:
       ValueError: a name with another ending.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import report
+      >>> report.save(report.cluster_foreground(np.array([[0.9, 0.1]]), ("rgb",)), "clusters.png")
+      >>> Path("clusters.png").read_bytes()[1:4]
+      b'PNG'
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

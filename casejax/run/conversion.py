@@ -46,6 +46,14 @@ def convert(
       DataError: files that cannot be used, or class names that do not fit the model.
       OptionError: a configuration that no run can use.
       CheckpointError: `out` already holds a checkpoint.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import run
+      >>> run.export_published("run", "best_model.pkl", "cls_gt.npy")
+      >>> model = run.convert("best_model.pkl", "cls_gt.npy", "converted", classes=["CliffDive", "Dive"])
+      >>> run.restore_run(Path("converted")).config.method.name
+      'case'
     """
     model = from_published(model_path, cls_gt_path)
     dims, hidden, num_classes, num_clusters = model.sizes

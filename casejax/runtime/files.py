@@ -45,6 +45,13 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any
 
     Raises:
       WriteError: a disk that is full, or a folder that cannot be written.
+
+    Example:
+      >>> from casejax import runtime
+      >>> with runtime.whole_file("notes.txt") as file:
+      ...     _ = file.write("all of it")
+      >>> runtime.read_text("notes.txt")
+      'all of it'
     """
     path = Path(path)
     with _explained(path):
@@ -74,6 +81,14 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
       DataError: `path` exists already.
       WriteError: a disk that is full, or a folder that cannot be written.
+
+    Example:
+      >>> from casejax import runtime
+      >>> with runtime.whole_folder("out") as folder:
+      ...     (folder / "a.txt").touch()
+      >>> import os
+      >>> os.listdir("out")
+      ['a.txt']
     """
     path = Path(path).absolute()
     if path.exists():
@@ -97,13 +112,27 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_text("notes.txt", "all of it")
+      >>> runtime.read_text("notes.txt")
+      'all of it'
+    """
     with whole_file(path) as file:
         file.write(text)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all; null stands for a number that is not finite."""
+    """Write a value as indented JSON, whole or not at all; null stands for a number that is not finite.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_json("loss.json", {"loss": float("nan")})
+      >>> runtime.read_json("loss.json")
+      {'loss': None}
+    """
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
@@ -144,6 +173,11 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
 
     Returns:
       What was removed. Hidden places that a living process holds stay, on whatever host it runs.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.sweep(".")  # nothing was left here
+      []
     """
     removed: list[Path] = []
     if fcntl is None:

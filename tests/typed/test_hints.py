@@ -41,10 +41,10 @@ def test_every_public_name_has_hints_that_resolve_without_jaxtyping():
     assert not loaded
 
 
-@pytest.mark.parametrize("first", ["", "import jax;"])
+@pytest.mark.parametrize("first", ["", "import jax; "])
 def test_records_name_arrays_of_jax_without_loading_it(first):
     code = (
-        f"{first} import sys, typing; from casejax import records; print('jax' in sys.modules);"
+        f"{first}import sys, typing; from casejax import records; print('jax' in sys.modules);"
         "hints = typing.get_type_hints(records.Batch, include_extras=True); import jax;"
         "print(hints['labels'], hints['labels'].__origin__ is jax.Array)"
     )
@@ -60,7 +60,7 @@ def test_with_jaxtyping_hints_are_its_types_and_its_hook_checks_calls():
     assert "Array" in str(hint)
     assert typing.get_type_hints(records.Batch)["labels"].dim_str == "b c"
     with pytest.raises(Exception, match="Type-check error"):
-        inference.print_segments("not predictions")
+        inference.print_segments("no console", {}, best=1, videos=1)
 
 
 def test_a_word_that_is_not_there_is_said():
