@@ -127,7 +127,7 @@ def student_t(
       >>> starts, weights, group = jnp.array([[1.0], [1.1], [0.9], [9.0]]), jnp.full(4, 0.25), jnp.zeros(4, int)
       >>> print(np.asarray(gaussian(starts, weights, group, num_groups=1).location).round(2))
       [[3.]]
-      >>> print(np.asarray(student_t(starts, weights, group, num_groups=1).location).round(2))  # the far one counts little
+      >>> print(np.asarray(student_t(starts, weights, group, num_groups=1).location).round(2))  # 9 counts little
       [[1.1]]
     """
     if not freedom >= 1 or num_steps < 1:
