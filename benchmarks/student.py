@@ -2,14 +2,15 @@
 
 Run:     python benchmarks/student.py motion --penn LABELS --worlds 3 --seeds 0-4
          python benchmarks/student.py thumos --thumos14 FOLDER --worlds 2
-         python benchmarks/student.py world --worlds 1 --rows weak segments
+         python benchmarks/student.py world --worlds 1 --rows weak second segments
          python benchmarks/student.py world --worlds 0 --rows weak --row "sure=--keep 0.7"
 
 Families of worlds are those of `evidence.py`. The teacher of a world and seed is CASE, `corrected`, with the options
-that it has there; `weak` learns from what it finds in the training videos, `points` from one time stamp an instance
-beside that, `segments` from annotated segments, which is the ceiling. A row of one's own starts from `weak`. Every run
-leaves OUT/FAMILY/world-W/ROW/seed-S.json and is not run again while that is there; networks are in folders beside it.
-The last step is evaluated. The table has mAP over tIoU 0.1:0.7 and 0.3:0.7 in %, and paired differences to the teacher.
+that it has there; `weak` learns from what it finds in the training videos, `second` from what `weak` finds, `points`
+from one time stamp an instance beside the teacher, `segments` from annotated segments, which is the ceiling. A row of
+one's own starts from `weak`. Every run leaves OUT/FAMILY/world-W/ROW/seed-S.json and is not run again while that is
+there; networks are in folders beside it. The last step is evaluated. The table has mAP over tIoU 0.1:0.7 and 0.3:0.7
+in %, and paired differences to the teacher.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from casejax.train.ensemble import Member
 TEACHER = "teacher"
 ROWS: dict[str, dict[str, Any]] = {
     "weak": {},
+    "second": {},
     "points": {"supervision": "points"},
     "segments": {"supervision": "segments"},
 }
@@ -69,12 +71,20 @@ def parse_row(text: str) -> tuple[str, dict[str, Any]]:
     return name, given
 
 
-def run_one(run: Run, dataset: Dataset, teacher: Restored | None) -> None:
+def taught_by(run: Run) -> Restored | None:
+    """The run whose instances another one learns; a second round comes after the first."""
+    if run.row == TEACHER or run.config.settings.supervision == "segments":
+        return None
+    own = run.path.with_suffix("")
+    return restore_run(own.parents[1] / ("weak" if run.row == "second" else TEACHER) / own.name)
+
+
+def run_one(run: Run, dataset: Dataset) -> None:
     """Train and judge one run, unless its result is there."""
     if read_result(run) is not None:
         return
     place = run.path.with_suffix("")
-    trained = train(dataset, run.config, place, resume=True, teacher=teacher)
+    trained = train(dataset, run.config, place, resume=True, teacher=taught_by(run))
     lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     found = judged(Member(trained.graphdef, trained.state, tuple(lines)), dataset, run)
     files.write_json(run.path, {**found, "train_seconds": round(trained.seconds, 1)})
@@ -133,7 +143,8 @@ def main() -> int:
     given = parser.parse_args()
 
     def command() -> None:
-        rows = {TEACHER: {}, **{name: ROWS[name] for name in given.rows}, **dict(map(parse_row, given.row))}
+        names = ["weak", *given.rows] if "second" in given.rows else given.rows
+        rows = {TEACHER: {}, **{name: ROWS[name] for name in names}, **dict(map(parse_row, given.row))}
         flag, runs = FAMILIES[given.family].folder, []
         for world in sum(given.worlds, ()):
             dataset = None
@@ -152,10 +163,8 @@ def main() -> int:
                 if all(read_result(run) is not None for run in own):
                     continue
                 dataset = dataset or make_dataset(given.family, getattr(given, flag) if flag else None, world)
-                run_one(own[0], dataset, None)
-                teacher = restore_run(own[0].path.with_suffix(""))
-                for run in own[1:]:
-                    run_one(run, dataset, teacher if run.config.settings.supervision != "segments" else None)
+                for run in own:
+                    run_one(run, dataset)
         table = print_table(given.family, runs)
         files.write_text(given.out / f"{given.family}.md", table + "\n")
         print(f"\n{table}\n")

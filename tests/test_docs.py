@@ -32,7 +32,7 @@ def own_features(monkeypatch):
 
     def untrained(dataset, config, out, **options):
         known = {"classes": dataset.classes, "streams": dataset.streams, "timing": dataset.timing}
-        save_untrained(out, config.method, variant=config.variant, dims=dataset.dims, **known, num_clusters=3)
+        save_untrained(out, config.method.name, variant=config.variant, dims=dataset.dims, **known, num_clusters=3)
 
     Path("features").mkdir()
     for name in ("clip_001", "clip_002"):

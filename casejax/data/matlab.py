@@ -65,8 +65,9 @@ def _matrices(data: memoryview, names: Collection[str]) -> Iterator[tuple[str, n
         if outer.kind == COMPRESSED:
             inflater = zlib.decompressobj()
             inflated = inflater.decompress(outer.data, room)
-            if inflater.unconsumed_tail or not inflater.eof:
-                raise _DamagedError("a matrix inflates to more than it can be, or is cut short")
+            # A stream without its end is no damage by itself: MATLAB leaves the end out of matrices of 16,384 bytes.
+            if inflater.unconsumed_tail:
+                raise _DamagedError("a matrix inflates to more than it can be")
             room -= len(inflated)
             element = next(_elements(memoryview(inflated), order), _Element(0, memoryview(b"")))
         if element.kind != MATRIX:

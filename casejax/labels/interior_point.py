@@ -89,6 +89,15 @@ def least_mass(
 
     References:
       Mehrotra, "On the Implementation of a Primal-Dual Interior Point Method", SIAM Journal on Optimization 1992.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import labels
+      >>> rows, targets = jnp.array([[1.0, 1.0, -1.0]]), jnp.array([0.5])  # x0 + x1 - x2 = 0.5
+      >>> found = labels.least_mass(rows, targets)
+      >>> print(np.asarray(found.values).round(2), found.feasible)  # of least sum: the middle of all x0 + x1 = 0.5
+      [0.25 0.25 0.  ] True
     """
     rows, targets = numbers("rows", rows), numbers("targets", targets)
     if rows.ndim != 2 or 0 in rows.shape or targets.shape != rows.shape[:1]:

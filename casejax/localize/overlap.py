@@ -33,6 +33,11 @@ def temporal_iou(
 
     Raises:
       ValueError: shapes that don't fit, or a known NaN.
+
+    Example:
+      >>> from casejax.localize import temporal_iou
+      >>> print(temporal_iou([0.0, 10.0], [[5.0, 15.0], [0.0, 10.0], [20.0, 30.0]]).round(3))
+      [0.333 1.    0.   ]
     """
     return unchecked_iou(*_segments(a=a, b=b), extra=_checked(extra))
 
@@ -57,6 +62,11 @@ def candidate_overlap(
       best: segments that cover.
       candidate: segments that are covered.
       extra: see `temporal_iou`.
+
+    Example:
+      >>> from casejax.localize import candidate_overlap
+      >>> print(candidate_overlap([0.0, 10.0], [[5.0, 15.0], [4.0, 5.0], [20.0, 30.0]]))
+      [0.5 1.  0. ]
     """
     intersection, _, length = _lengths(*_segments(best=best, candidate=candidate), _checked(extra))
     return _ratio(intersection, length)

@@ -93,6 +93,13 @@ class Loss(NamedTuple):
       terms: scalars to log; those named `loss_...` are its parts.
       foreground: (B, T) foreground labels Q^A, one array an embedding, for the clustering head.
       cluster_labels: (S, K, 2) Q^C of this step; () without clusters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import methods
+      >>> loss = methods.Loss.of({"loss_class": jnp.asarray(0.5), "loss_norm": jnp.asarray(0.25)})
+      >>> print(loss.value)
+      0.75
     """
 
     value: Float[Array, ""]
@@ -120,7 +127,15 @@ class Foreground(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast and on what a method trains."""
+    """How long, how fast and on what a method trains.
+
+    Example:
+      >>> from dataclasses import replace
+      >>> from casejax import methods
+      >>> short = replace(methods.find("wtalc").schedule, epochs=30)
+      >>> print(short.epochs, short.batch_size, short.learning_rate)
+      30 10 0.0001
+    """
 
     num_snippets: int = option(750, "snippets T sampled from every video", within="[1, inf)")
     batch_size: int = option(16, "videos a step, over all devices", within="[1, inf)")

@@ -100,6 +100,17 @@ def sinkhorn_embeddings(
 
     Raises:
       ValueError: the arrays do not fit each other, or hold what no plan can have; as `sinkhorn`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import ot
+      >>> embeddings, prototypes = jnp.array([[0.6, 0.8], [0.8, 0.6]]), jnp.eye(2)
+      >>> found = ot.sinkhorn_embeddings(embeddings, prototypes, epsilon=0.2)
+      >>> logs = found.row_potential[:, None] + found.column_potential[None] + embeddings @ prototypes.T / 0.2
+      >>> print(np.asarray(jnp.exp(logs)).round(2))  # the plan, written out
+      [[0.27 0.73]
+       [0.73 0.27]]
     """
     embeddings = numbers("embeddings", embeddings)
     if callable(prototypes):

@@ -151,6 +151,19 @@ def sinkhorn(
       Approximation", NeurIPS 2018. Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations", SIAM
       Journal on Numerical Analysis 2011. Sejourne et al., "Faster Unbalanced Optimal Transport: Translation Invariant
       Sinkhorn and 1-D Frank-Wolfe", AISTATS 2022.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import ot
+      >>> scores = [[1.0, 0.5], [1.0, 0.5], [1.0, 0.9], [1.0, 0.9]]  # column 0 is best for all
+      >>> result = ot.sinkhorn(scores, num_iters=100, tolerance=1e-4)
+      >>> print(np.asarray(result.plan).round(2))  # half go to column 1: those that lose least
+      [[0.98 0.02]
+       [0.98 0.02]
+       [0.02 0.98]
+       [0.02 0.98]]
+      >>> print(result.converged)
+      True
     """
     scores = numbers("scores", scores)
     if scores.ndim != 2 or 0 in scores.shape:

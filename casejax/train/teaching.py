@@ -89,14 +89,20 @@ class Teaching:
         due, made = sum(first <= step for first in self.steps), int(state.labels.made)
         if made >= due:
             return state
-        taught = self._own(state) if made else first_instances(self._dataset, self._config, self._teacher)
+        place = placement.state_shardings(state, self._mesh, self._config.method.split).labels
+        try:
+            taught = self._own(state) if made else first_instances(self._dataset, self._config, self._teacher)
+        except DataError as error:
+            if not made:
+                raise
+            self._say(f"{error}; the instances stay as they are")
+            return state._replace(labels=state.labels._replace(made=placement.place(jnp.int32(due), place.made)))
         for note in taught.notes:
             self._say(note)
         videos = len(self._dataset.train.videos)
         packed = pack_instances(taught.table, videos, self._config.settings.max_instances)
         packed = packed._replace(made=jnp.int32(due))
-        shardings = placement.state_shardings(state, self._mesh, self._config.method.split)
-        return state._replace(labels=placement.place(packed, shardings.labels))
+        return state._replace(labels=placement.place(packed, place))
 
     def _own(self, state: TrainState) -> Taught:
         """From the student's own proposals, with the running mean of its parameters."""
@@ -221,10 +227,9 @@ def teach(scores: SnippetScores, dataset: Dataset, options: Localization, config
     kept = weights > 0
     video, label = np.divmod(fused.group, len(classes))
     table = SegmentTable(video, label, fused.segment, weights).take(taken)
-    if not kept.any():
+    if not kept.any():  # the best of a class in a video is kept, whatever `keep` is, if its score is above 0
         raise DataError(
-            f"{dataset.source}: all {int(taken.sum())} instances of the teacher are doubtful; lower --keep "
-            f"{settings.keep:g}, or train the teacher longer"
+            f"{dataset.source}: nothing is found in its {len(train.videos)} training videos; train the teacher longer"
         )
     notes = [
         f"{len(found.score)} proposals in {len(train.videos)} training videos became {len(kept)} instances: "

@@ -18,7 +18,9 @@ from casejax.run.folder import restore_run
 from casejax.train import loop, teaching
 
 SIZES = {"num_snippets": 16, "batch_size": 8, "epochs": 3, "log_every": 2, "hidden": 8}
-STUDENT = Config.of("student", **SIZES, levels=3, blocks=1, max_instances=64, doubt=0.01, learning_rate=1e-3)
+STUDENT = Config.of(
+    "student", **SIZES, levels=3, blocks=1, max_instances=64, doubt=0.01, min_score=0.0, learning_rate=1e-3
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +120,11 @@ def scores_of(world, value):
     return SnippetScores(fused, np.ones((shape[0], shape[2]), np.float32))
 
 
-def test_doubt_everywhere_is_refused_and_a_class_without_instances_is_named(world):
+def test_a_teacher_that_finds_nothing_is_refused_and_a_class_without_instances_is_named(world):
     options = Config.of("asl").localization
     options = replace(options, test_sampling="whole")
     scores = scores_of(world, 0.0)
-    with pytest.raises(DataError, match="are doubtful; lower --keep"):
+    with pytest.raises(DataError, match="nothing is found in its 16 training videos; train the teacher longer"):
         teaching.teach(scores._replace(fused=scores.fused * 0), world, options, STUDENT)
     scores.fused[:, :, 2] = 0
     found = teaching.teach(scores, world, options, STUDENT)
@@ -149,6 +151,15 @@ def test_a_student_teaches_the_next(world, taught, tmp_path):
     found = teaching.first_instances(world, STUDENT, restore_run(out))
     assert (found.table.score > 0).any()
     assert teaching.provenance(restore_run(out))["teacher"]["method"].startswith("asl")
+
+
+def test_a_running_mean_that_finds_nothing_leaves_the_instances_as_they_are(world, teacher, tmp_path, capsys):
+    config = STUDENT.changed(relabel=1, min_score=1.0)
+    state = loop.train(world, config, tmp_path, devices=1, teacher=teacher).state
+    assert int(state.labels.made) == 2
+    first = teaching.first_instances(world, config, teacher)
+    assert int(state.labels.mask.sum()) == len(first.table.score)
+    assert "the instances stay as they are" in capsys.readouterr().err
 
 
 def test_resumed_without_its_teacher_it_ends_with_the_same_bits(world, taught, tmp_path, monkeypatch):

@@ -47,6 +47,15 @@ def with_head(method: Method) -> Method:
 
     Raises:
       OptionError: a method without attention, to which the head refers.
+
+    Example:
+      >>> from casejax import methods
+      >>> print(methods.with_head(methods.find("aicl")).name)
+      aicl+case
+      >>> methods.with_head(methods.find("wtalc"))
+      Traceback (most recent call last):
+          ...
+      casejax.errors.OptionError: method wtalc+case: the clustering head refers to attention, wtalc has none
     """
     if method.foreground is not None:
         return method

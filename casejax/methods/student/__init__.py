@@ -3,7 +3,7 @@
 from casejax.methods.student.decoding import decode
 from casejax.methods.student.losses import diou_loss, focal_loss
 from casejax.methods.student.method import METHOD
-from casejax.methods.student.network import Regressed, StudentNet
+from casejax.methods.student.network import Regressed, StudentNet, boundary_distribution
 from casejax.methods.student.settings import StudentSettings
 from casejax.methods.student.targets import Locations, Targets, assign, locations
 
@@ -19,4 +19,5 @@ __all__ = [
     "focal_loss",
     "diou_loss",
     "decode",
+    "boundary_distribution",
 ]

@@ -15,7 +15,8 @@ def decode(
     own: Regressed,
     *,
     levels: int,
-    max_proposals: int = 200,
+    max_proposals: int = 2000,
+    min_score: float = 0.0,
     factors: Float[Array, "b c"] | None = None,
     mask: Bool[Array, "b t"] | None = None,
 ) -> Proposals:
@@ -28,11 +29,12 @@ def decode(
       own: of the network.
       levels: of the pyramid.
       max_proposals: K at most.
+      min_score: below it a score becomes 0.
       factors: (B, C) by which the scores of a video's classes are multiplied; default none.
       mask: (B, T) True for real snippets; default all.
 
     Returns:
-      (B, K) proposals by descending score; those at no real location have score 0.
+      (B, K) proposals by descending score; those at no real location, or below `min_score`, have score 0.
     """
     batch, count, num_classes = own.logits.shape
     total = length_of(count, levels)
@@ -47,4 +49,5 @@ def decode(
     position = jnp.asarray(places.position)[place]
     length = jnp.full(batch, total, jnp.float32) if mask is None else mask.sum(axis=1).astype(jnp.float32)
     ends = position[:, :, None] + jnp.stack([-offsets[..., 0], offsets[..., 1]], axis=2)
-    return Proposals(jnp.clip(ends, 0.0, length[:, None, None]), label.astype(jnp.int32), best)
+    segments = jnp.clip(ends, 0.0, length[:, None, None])
+    return Proposals(segments, label.astype(jnp.int32), jnp.where(best >= min_score, best, 0.0))

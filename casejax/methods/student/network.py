@@ -114,7 +114,11 @@ class StudentNet(nnx.Module):
         self.class_head = TemporalConv(hidden, num_classes, rngs=rngs)
         self.class_head.bias[...] = jnp.full(num_classes, math.log(FIRST_PROBABILITY / (1 - FIRST_PROBABILITY)))
         self.boundary_head = TemporalConv(hidden, 2 * (num_classes if settings.per_class else 1), rngs=rngs)
-        self.scales = nnx.Param(jnp.ones(levels))
+        if settings.bins:
+            self.bin_head = TemporalConv(hidden, 2 * (settings.bins + 1), rngs=rngs)
+        else:
+            self.scales = nnx.Param(jnp.ones(levels))
+        self.bins = settings.bins
 
     def __call__(
         self,
@@ -154,19 +158,58 @@ class StudentNet(nnx.Module):
         found, real = jnp.concatenate(columns, axis=1), jnp.concatenate(masks, axis=1)
 
         # All levels go through the heads at once; the place between two of them is padding, which convolutions skip.
-        logits = _head(self.class_norm, self.class_head, found, real)
-        raw = _head(self.boundary_norm, self.boundary_head, found, real)
-        places = locations(length + room, self.levels)
-        raw = raw * self.scales[...][places.level][None, :, None]
-        offsets = jax.nn.softplus(raw + 1) * jnp.asarray(places.stride)[None, :, None]
+        logits = self.class_head(_seen(self.class_norm, found, real), mask=real)
+        seen, places = _seen(self.boundary_norm, found, real), locations(length + room, self.levels)
+        raw = self.boundary_head(seen, mask=real)
+        if self.bins:
+            strides = boundary_distribution(raw, self.bin_head(seen, mask=real), mask=real)
+        else:
+            strides = jax.nn.softplus(raw * self.scales[...][places.level][None, :, None] + 1)
+        offsets = strides * jnp.asarray(places.stride)[None, :, None]
         own = Regressed(logits, offsets.reshape(*offsets.shape[:2], -1, 2), real)
         return Outputs((snippet_logits(logits, self.levels, length),), (embedding[:, :length],), own=own)
 
 
-def _head(
-    norm: nnx.LayerNorm, head: TemporalConv, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]
+def _seen(norm: nnx.LayerNorm, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
+    """What a head sees."""
+    return jax.nn.relu(norm(without_padding(x, mask=mask)))
+
+
+def boundary_distribution(
+    responses: Float[Array, "b n k"], centred: Float[Array, "b n m"], *, mask: Bool[Array, "b n"]
 ) -> Float[Array, "b n k"]:
-    return head(jax.nn.relu(norm(without_padding(x, mask=mask))), mask=mask)
+    """Expected distances to start and end, in strides, of a distribution over places nearby.
+
+    The probability that the start is j places before place i is softmax over j of (response of start at i - j + what
+    i says of j), and of the end likewise after it (Shi et al., "TriDet", CVPR 2023, Eqs. 3 to 5, relative boundary
+    modelling).
+
+    Args:
+      responses: (B, N, 2 K) of a start and of an end at each place, in turns.
+      centred: (B, N, 2 (J + 1)) what each place says of j = 0..J, of starts and then of ends.
+      mask: (B, N) True for real places; one that is not parts two levels.
+    """
+    batch, count, _ = responses.shape
+    own = centred.reshape(batch, count, 2, -1)
+    far = min(own.shape[3] - 1, count - 1)
+    found = []
+    for side, sign in enumerate((-1, 1)):
+        shown, heard = responses[:, :, side::2], own[:, :, side, : far + 1, None]
+
+        def shifted(x: Array, j: int, sign: int = sign) -> Array:
+            """At place i what stands j places on; False or 0 beyond the ends."""
+            room = [(0, 0), (j, 0) if sign < 0 else (0, j), *[(0, 0)] * (x.ndim - 2)]
+            return jnp.pad(x, room)[:, :count] if sign < 0 else jnp.pad(x, room)[:, j:]
+
+        # A place is reached over real ones alone, so that none of another level is.
+        reached = [mask]
+        for j in range(1, far + 1):
+            reached.append(reached[-1] & shifted(mask, j))
+        real = jnp.stack([jnp.ones_like(mask), *reached[1:]], axis=2)[..., None]
+        nearby = jnp.stack([shifted(shown, j) for j in range(far + 1)], axis=2) + heard
+        chance = jax.nn.softmax(jnp.where(real, nearby, -jnp.inf), axis=2)
+        found.append(jnp.tensordot(chance, jnp.arange(far + 1.0), axes=((2,), (0,))))
+    return jnp.stack(found, axis=3).reshape(batch, count, -1)
 
 
 def halve(x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"]) -> tuple[Float[Array, "b u d"], Bool[Array, "b u"]]:

@@ -69,6 +69,12 @@ class StudentSettings:
         1.5, "strides around the middle of an instance in which locations are trained to find it", within="(0, inf)"
     )
     per_class: bool = option(False, "regress start and end for each class, not for all together")
+    bins: int = option(
+        0,
+        "places nearby over which a distribution of start and end is learnt, whose mean is the boundary; 0 to regress "
+        "the boundary itself",
+        within="[0, 256]",
+    )
     focal_alpha: Number = option(
         0.25, "weight of positives in the focal loss; negatives have the rest", within="[0, 1]"
     )
@@ -84,5 +90,8 @@ class StudentSettings:
     warmup: float = option(0.1, "share of the run in which the learning rate rises from 0", within="[0, 1]")
     clip: float = option(1.0, "largest norm of a step's gradient", within="(0, inf)")
     max_proposals: int = option(
-        200, "proposals of a video before suppression, the best", within="[1, inf)", inference=True
+        2000, "proposals of a video before suppression, the best", within="[1, inf)", inference=True
+    )
+    min_score: float = option(
+        0.01, "score below which a proposal is left out before suppression", within="[0, 1]", inference=True
     )

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from casejax.methods.student import Regressed, assign, decode, diou_loss, focal_loss, locations
+from casejax.methods.student import (
+    Regressed,
+    assign,
+    boundary_distribution,
+    decode,
+    diou_loss,
+    focal_loss,
+    locations,
+)
 
 LEVELS, T, C, REACH, RADIUS = 3, 16, 3, 3.0, 1.5
 
@@ -140,4 +148,45 @@ def test_proposals_are_the_best_of_all_levels_and_classes(columns):
     best = sorted(rows, reverse=True)[:20]
     np.testing.assert_allclose(got.scores[0], [row[0] for row in best], rtol=1e-5)
     np.testing.assert_array_equal(got.labels[0], [row[1] for row in best])
+    least = float(best[7][0] + best[8][0]) / 2
+    few = decode(
+        Regressed(jnp.asarray(logits), jnp.asarray(offsets), jnp.asarray(real[None])),
+        levels=LEVELS,
+        max_proposals=20,
+        min_score=least,
+        factors=jnp.asarray([[1.0, 0.5, 0.75]]),
+        mask=jnp.arange(T)[None] < length,
+    )
+    np.testing.assert_array_equal(few.scores[0], np.where(np.arange(20) < 8, got.scores[0], 0))
     np.testing.assert_allclose(got.segments[0], [row[2:] for row in best], rtol=1e-5, atol=1e-5)
+
+
+def test_expected_boundaries_are_those_of_the_places_nearby():
+    rng = np.random.default_rng(3)
+    places, columns, bins = listed_locations(), 2, 3
+    responses = rng.normal(size=(2, len(places), 2 * columns)).astype(np.float32)
+    centred = rng.normal(size=(2, len(places), 2 * (bins + 1))).astype(np.float32)
+    mask = np.array([[place is not None for place in places]] * 2)
+    mask[1, 11:16] = False  # the end of the first level of a shorter video
+    got = boundary_distribution(jnp.asarray(responses), jnp.asarray(centred), mask=jnp.asarray(mask))
+    for b in range(2):
+        for n in np.flatnonzero(mask[b]):
+            for side, sign in enumerate((-1, 1)):
+                for k in range(columns):
+                    logits = []
+                    for j in range(bins + 1):
+                        there = n + sign * j
+                        if not 0 <= there < len(places) or not mask[b, there] or places[there][2] != places[n][2]:
+                            break
+                        logits.append(responses[b, there, 2 * k + side] + centred[b, n, side * (bins + 1) + j])
+                    chance = np.exp(logits) / np.exp(logits).sum()
+                    want = (chance * np.arange(len(chance))).sum()
+                    np.testing.assert_allclose(got[b, n, 2 * k + side], want, rtol=1e-5, atol=1e-6)
+    assert not np.asarray(got)[~mask].any()
+
+    # What stands in padding, and how many bins reach past a short pyramid, makes no difference.
+    spoiled = np.where(mask[..., None], responses, np.inf).astype(np.float32)
+    again = boundary_distribution(jnp.asarray(spoiled), jnp.asarray(centred), mask=jnp.asarray(mask))
+    np.testing.assert_array_equal(np.asarray(again)[mask], np.asarray(got)[mask])
+    alone = boundary_distribution(jnp.ones((1, 1, 2)), jnp.ones((1, 1, 8)), mask=jnp.ones((1, 1), bool))
+    np.testing.assert_array_equal(alone, np.zeros((1, 1, 2)))
