@@ -97,7 +97,8 @@ def make_untrimmed_motion(
       ...     poses, seen, box = draw.normal(size=(90, 13, 2)), np.ones((90, 13), bool), np.ones((90, 4))
       ...     return data.PoseTrack(action, action, train, "front", poses, seen, box, (64, 64))
       >>> tracks = [clip(action, train) for action in ("bowl", "strum_guitar") for train in (True, False)]
-      >>> world = data.make_untrimmed_motion(tracks, train_videos=2, test_videos=1, look_alikes={"bowl": "strum_guitar"})
+      >>> alike = {"bowl": "strum_guitar"}
+      >>> world = data.make_untrimmed_motion(tracks, train_videos=2, test_videos=1, look_alikes=alike)
       >>> world.classes, world.train.features.streams[0].shape[1]
       (('bowl',), 156)
     """

@@ -88,6 +88,13 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
 
     Raises:
       CheckpointError: no readable checkpoint, or one of a model that the published program cannot hold.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import run
+      >>> run.export_published("run", "best_model.pkl", "cls_gt.npy")
+      >>> np.load("cls_gt.npy").shape  # background and foreground of 16 clusters
+      (16, 2)
     """
     restored = restore_run(Path(run))
     options = restored.config.flat()
