@@ -2,7 +2,7 @@
 
 The self-labels of CASE (Liu et al., "Revisiting Foreground and Background Separation in Weakly-supervised
 Temporal Action Localization", ICCV 2023) are transport plans. Everything in `casejax.ot` is a pure function of arrays
-that needs jax and numpy alone, so the folder can be copied into other code.
+that needs jax and numpy alone, so the folder can be copied into other code, with `array_types.py`.
 """
 
 from __future__ import annotations
