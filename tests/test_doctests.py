@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import io
+import shutil
 
 import pytest
 from untrained import save_untrained
@@ -49,7 +50,6 @@ def written_in(room):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_examples_run_and_every_function_has_one(room, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # examples may write files
     if room in GIVEN_A_RUN:
         save_untrained(tmp_path / "run", dims=(8, 8), classes=("CliffDive", "Dive"), alike=True)
     runner, said = doctest.DocTestRunner(optionflags=OPTIONS), io.StringIO()
@@ -58,6 +58,11 @@ def test_examples_run_and_every_function_has_one(room, tmp_path, monkeypatch):
         # Nothing is imported for an example: it is what a user types.
         test = doctest.DocTestParser().get_doctest(thing.__doc__ or "", {}, f"{room}.{name}", None, 0)
         if test.examples:
+            own = tmp_path / "examples" / name  # they may write files
+            own.mkdir(parents=True)
+            monkeypatch.chdir(own)
+            if room in GIVEN_A_RUN:
+                shutil.copytree(tmp_path / "run", "run")
             failed += runner.run(test, out=said.write).failed
         elif "." not in name and not inspect.isclass(thing):
             without.append(name)
