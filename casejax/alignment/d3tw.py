@@ -55,6 +55,13 @@ def d3tw_loss(
 
     Returns:
       (...) losses, 0 with zero gradient where the margin is kept or one of the three has no real frame.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> x = jnp.eye(4)
+      >>> float(alignment.d3tw_loss(x, x, x[::-1])), round(float(alignment.d3tw_loss(x, x, x)), 3)
+      (0.0, 1.0)
     """
 
     def accumulated(y: Array, y_mask: Array | None) -> Array:

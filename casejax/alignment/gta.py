@@ -65,6 +65,14 @@ def contrastive_cost(
 
     Raises:
       ValueError: a temperature that is not above 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> cost = alignment.contrastive_cost(jnp.eye(2), jnp.eye(2), temperature=0.5)
+      >>> jnp.exp(-cost).round(2)  # how each frame of y (a column) chooses among those of x
+      Array([[0.88, 0.12],
+             [0.12, 0.88]], dtype=float32)
     """
     check_number(temperature, "temperature", "be above 0", lambda t: t > 0)
     rows, columns = _rows(x_mask, x.ndim), _columns(y_mask, x.ndim)
@@ -139,6 +147,13 @@ def cycle_cross_entropy(
 
     Returns:
       (...) mean over the real frames.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> undecided = jnp.log(jnp.full((2, 2), 0.5))
+      >>> round(float(alignment.cycle_cross_entropy(undecided, jnp.eye(2))), 3)  # log 2
+      0.693
     """
     return mean_of_real(-(targets * jnp.where(targets > 0, log_cycle, 0)).sum(axis=-1), mask)
 
@@ -151,6 +166,13 @@ def cycle_cross_entropy_published(
 
     With N frames and label smoothing s the value can't fall below log(e + N - 1) - (1 - s + s / N), however good the
     alignment, and its gradient is a few hundredths of that of `cycle_cross_entropy`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> arrives = jnp.array([[0.0, -jnp.inf], [-jnp.inf, 0.0]])
+      >>> round(float(alignment.cycle_cross_entropy_published(arrives, jnp.eye(2))), 3)  # log(e + 1) - 1
+      0.313
     """
     if mask is not None:
         log_cycle = jnp.where(mask[..., None] & mask[..., None, :], log_cycle, -jnp.inf)
@@ -204,6 +226,13 @@ def pair_losses(
 
     Raises:
       ValueError: `label_smoothing` outside [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> losses = alignment.pair_losses(jnp.eye(4), jnp.eye(4), consistency=alignment.cycle_cross_entropy)
+      >>> losses._fields, bool(losses.alignment < 0.1)
+      (('alignment', 'reverse', 'consistency'), True)
     """
     check_number(label_smoothing, "label_smoothing", "lie in [0, 1]", lambda s: 0 <= s <= 1)
     check_number(cycle_temperature, "cycle_temperature", "be above 0", lambda t: t > 0)
@@ -228,12 +257,27 @@ def pair_losses(
 
 
 def anchor_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
-    """The first sequence with every other: the pairs of the published program, which depend on the batch's order."""
+    """The first sequence with every other: the pairs of the published program, which depend on the batch's order.
+
+    Example:
+      >>> from casejax import alignment
+      >>> alignment.anchor_pairs(3)
+      array([[0, 1],
+             [0, 2]], dtype=int32)
+    """
     return np.array([(0, j) for j in range(1, num_sequences)], np.int32).reshape(-1, 2)
 
 
 def all_pairs(num_sequences: int) -> Int[np.ndarray, "p 2"]:
-    """Every sequence with every later one."""
+    """Every sequence with every later one.
+
+    Example:
+      >>> from casejax import alignment
+      >>> alignment.all_pairs(3)
+      array([[0, 1],
+             [0, 2],
+             [1, 2]], dtype=int32)
+    """
     return np.stack(np.triu_indices(num_sequences, 1), axis=-1).astype(np.int32)
 
 
@@ -278,6 +322,14 @@ def gta_loss(
 
     Raises:
       ValueError: fewer than two videos, a skip below 1, or an option out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> video = jnp.eye(4)
+      >>> same, mixed = jnp.stack([video, video]), jnp.stack([video, video[::-1]])
+      >>> bool((alignment.gta_loss(same) < alignment.gta_loss(mixed)).all())
+      True
     """
     if len(embeddings) < 2:
         raise ValueError(f"aligning takes two videos or more, got a batch of {len(embeddings)}")

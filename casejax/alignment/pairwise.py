@@ -10,7 +10,15 @@ from casejax.arrays.arguments import takes
 
 @takes()
 def inner_product(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
-    """Inner product of every frame of x with every frame of y; the cosine for embeddings of unit norm."""
+    """Inner product of every frame of x with every frame of y; the cosine for embeddings of unit norm.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.inner_product(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.ones((1, 2)))
+      Array([[3.],
+             [7.]], dtype=float32)
+    """
     return jnp.einsum("...nd,...md->...nm", x, y, precision="highest")
 
 
@@ -32,6 +40,13 @@ def squared_distance(
 
     Returns:
       (..., N, M) in squared units of the embeddings.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.squared_distance(jnp.array([[0.0, 0.0], [3.0, 4.0]]), jnp.zeros((1, 2)))
+      Array([[ 0.],
+             [25.]], dtype=float32)
     """
     x, y = without_padding(x, x_mask), without_padding(y, y_mask)
     squares_x, squares_y = (x * x).sum(axis=-1)[..., :, None], (y * y).sum(axis=-1)[..., None, :]

@@ -76,6 +76,12 @@ def sample_frames(
 
     Raises:
       ValueError: a number or known length below 1, or an offset below 0.
+
+    Example:
+      >>> import jax
+      >>> from casejax import alignment
+      >>> alignment.sample_frames(5, 5, jax.random.key(0), offset=0)
+      Array([0, 1, 2, 3, 4], dtype=int32)
     """
     _check(length, num_frames)
     if offset < 0:
@@ -100,6 +106,13 @@ def context_indices(frames: Int[Array, "*b"], *, num_context: int = 2, stride: i
 
     Raises:
       ValueError: a number or stride below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.context_indices(jnp.array([20, 40]), num_context=3, stride=15)
+      Array([[ 0,  5, 20],
+             [10, 25, 40]], dtype=int32)
     """
     if num_context < 1 or stride < 1:
         raise ValueError(f"num_context and stride must be 1 or more, got {num_context} and {stride}")
@@ -121,6 +134,14 @@ def random_cycles(
 
     Raises:
       ValueError: `cycle_length` below 2 or above the number of videos, or `num_cycles` below 1.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> cycles = alignment.random_cycles(jnp.array([9, 9]), jax.random.key(0), num_cycles=4)
+      >>> cycles[0].shape, bool((cycles[0][:, 0] == cycles[0][:, -1]).all())
+      ((4, 3), True)
     """
     lengths = jnp.asarray(lengths, jnp.int32)
     if not 2 <= cycle_length <= len(lengths):
@@ -155,6 +176,13 @@ def tcn_pairs(
 
     Raises:
       ValueError: a window, number or known length below 1, or an offset below 0.
+
+    Example:
+      >>> import jax
+      >>> from casejax import alignment
+      >>> pairs = alignment.tcn_pairs(100, 8, jax.random.key(0), window=5)
+      >>> pairs.shape, bool((pairs[:, 1] - pairs[:, 0] <= 5).all())
+      ((8, 2), True)
     """
     if window < 1:
         raise ValueError(f"window must be 1 or more, got {window}")
@@ -188,6 +216,14 @@ def random_triplets(
 
     Raises:
       ValueError: no video, fewer than 1 row each, a share outside [0, 1], or a known length below 5.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> triplets = alignment.random_triplets(jnp.array([20, 20]), jax.random.key(0), per_video=2)
+      >>> triplets.frames.shape, int(triplets.labels.sum())  # three of four are shuffled
+      ((4, 3), 3)
     """
     if per_video < 1 or not 0 <= shuffled <= 1:
         raise ValueError(f"per_video must be 1 or more and shuffled in [0, 1], got {per_video} and {shuffled}")
@@ -236,6 +272,13 @@ def speed_clips(
 
     Raises:
       ValueError: factors below 1 or not ascending, a number or a known length below 1.
+
+    Example:
+      >>> import jax
+      >>> from casejax import alignment
+      >>> clips = alignment.speed_clips(100, 8, jax.random.key(0))
+      >>> clips.frames.shape
+      (2, 8)
     """
     _check(length, num_frames)
     for low, high in (normal, fast):
@@ -275,6 +318,14 @@ def regular_speed_clips(
 
     Raises:
       ValueError: a step, a number or a known length below 1.
+
+    Example:
+      >>> import jax
+      >>> from casejax import alignment
+      >>> clips = alignment.regular_speed_clips(100, 4, jax.random.key(0), steps=(1, 2))
+      >>> clips.frames - clips.frames[:, :1]
+      Array([[0, 1, 2, 3],
+             [0, 2, 4, 6]], dtype=int32)
     """
     _check(length, num_frames)
     if not steps or min(steps) < 1:
@@ -315,6 +366,13 @@ def frames_without_portions(
     Raises:
       ValueError: shares outside of (0, 1) or not ascending, a number below 1, an offset below 0, or a known length
         of which nothing could be left.
+
+    Example:
+      >>> import jax
+      >>> from casejax import alignment
+      >>> frames = alignment.frames_without_portions(40, 8, jax.random.key(0))
+      >>> frames.shape, bool((frames[1:] > frames[:-1]).all())
+      ((8,), True)
     """
     _check(length, num_frames)
     if not 0 < share[0] <= share[1] < 1:

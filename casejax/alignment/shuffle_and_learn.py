@@ -32,6 +32,13 @@ def triplet_features(
 
     Returns:
       (R, 3 D).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> embeddings = jnp.arange(6.0).reshape(1, 3, 2)
+      >>> alignment.triplet_features(embeddings, jnp.array([0]), jnp.array([[0, 2, 1]]))
+      Array([[0., 1., 4., 5., 2., 3.]], dtype=float32)
     """
     check_index(videos, "videos", embeddings.shape[0])
     check_index(frames, "frames", embeddings.shape[1])
@@ -48,6 +55,12 @@ def shuffle_and_learn_loss(logits: Float[Array, "*r 2"], labels: Int[Array, "*r"
 
     Returns:
       (...) losses, one a triplet.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.shuffle_and_learn_loss(jnp.zeros((1, 2)), jnp.array([1])).round(3)
+      Array([0.693], dtype=float32)
     """
     check_index(labels, "labels", 2)
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]

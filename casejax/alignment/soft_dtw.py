@@ -65,6 +65,13 @@ def soft_dtw_divergence(
 
     References:
       Blondel, Mensch and Vert, "Differentiable Divergences Between Time Series", AISTATS 2021, Eq. 7.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> x, y = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[0.0], [3.0]])
+      >>> float(alignment.soft_dtw_divergence(x, x)), round(float(alignment.soft_dtw_divergence(x, y, gamma=0.01)), 1)
+      (0.0, 2.0)
     """
 
     def of(a: Array, b: Array, a_mask: Array | None, b_mask: Array | None) -> Array:
@@ -113,6 +120,13 @@ def soft_dtw_barycenter(
       Cuturi and Blondel, "Soft-DTW: a Differentiable Loss Function for Time-Series", ICML 2017, Sec. 3.1, for the loss,
       which is minimised there by L-BFGS; Petitjean, Ketterlin and Gancarski, "A global averaging method for dynamic
       time warping", Pattern Recognition 2011, for the step at gamma = 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> sequences = jnp.array([[[0.0], [2.0], [4.0]], [[1.0], [3.0], [5.0]]])
+      >>> alignment.soft_dtw_barycenter(sequences, gamma=0.01)[0].round(2).T
+      Array([[0.5, 2.5, 4.5]], dtype=float32)
     """
     check_gamma(gamma)
     if sequences.ndim != 3 or 0 in sequences.shape:

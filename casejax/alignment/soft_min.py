@@ -49,6 +49,12 @@ def smooth_min(
 
     Raises:
       ValueError: a gamma that is negative or not finite, or an empty axis. A traced gamma below 0 gives NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> round(float(alignment.smooth_min(jnp.array([1.0, 1.0, 5.0]), 0.1)), 3)
+      1.0
     """
     return _minimise(_smooth_min, values, gamma, axis, where)
 
@@ -67,6 +73,12 @@ def min_gamma(
     ties are rewarded. Concave; the gradient is a probability distribution.
 
     Args, returns and errors are those of `smooth_min`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> round(float(alignment.min_gamma(jnp.array([1.0, 1.0, 5.0]), 0.1)), 3)  # 1 - 0.1 log 2
+      0.931
     """
     return _minimise(_min_gamma, values, gamma, axis, where)
 
@@ -82,6 +94,13 @@ def hard_min(
     """The minimum; values that tie for it share the gradient equally.
 
     Args, returns and errors are those of `smooth_min`, except that gamma, once checked, changes nothing.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> jax.grad(alignment.hard_min)(jnp.array([1.0, 1.0, 5.0]))
+      Array([0.5, 0.5, 0. ], dtype=float32)
     """
     return _minimise(_hard_min, values, gamma, axis, where)
 

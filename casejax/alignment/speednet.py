@@ -27,6 +27,12 @@ def clip_features(
     Returns:
       (..., 2 D): temporal mean, then mean absolute difference of successive frames; 0 where there is no frame or
       no change to average.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.clip_features(jnp.array([[0.0], [2.0], [4.0]]))  # mean, then change a frame
+      Array([2., 2.], dtype=float32)
     """
     shown = jnp.ones(embeddings.shape[:-1], bool) if mask is None else mask
     shown = shown[..., None]
@@ -48,6 +54,12 @@ def speednet_loss(logits: Float[Array, "*b"], labels: Int[Array, "*b"]) -> Float
 
     Returns:
       (...) losses, one a clip.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.speednet_loss(jnp.array([0.0, 4.0]), jnp.array([0, 1])).round(2)
+      Array([0.69, 0.02], dtype=float32)
     """
     check_index(labels, "labels", 2)
     return jax.nn.softplus(jnp.where(labels == 1, -logits, logits))

@@ -25,7 +25,15 @@ PADDED = -1e30
 
 @takes()
 def negative_squared_distance(x: Float[Array, "*b n d"], y: Float[Array, "*b m d"]) -> Float[Array, "*b n m"]:
-    """The similarity of TCC's experiments, which call it l2; what they call cosine is `inner_product`."""
+    """The similarity of TCC's experiments, which call it l2; what they call cosine is `inner_product`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> alignment.negative_squared_distance(jnp.array([[1.0, 0.0], [3.0, 4.0]]), jnp.zeros((1, 2)))
+      Array([[ -1.],
+             [-25.]], dtype=float32)
+    """
     return -squared_distance(x, y)
 
 
@@ -46,6 +54,13 @@ def classification(
       times: not used.
       mask: (..., T) True for real frames.
       label_smoothing: share of the target spread evenly over all real frames.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> ends, start = jnp.log(jnp.array([0.5, 0.5])), jnp.array([True, False])
+      >>> round(float(alignment.classification(ends, start, jnp.arange(2.0), mask=jnp.ones(2, bool))), 3)  # log 2
+      0.693
     """
     log_probabilities = jnp.where(mask, log_probabilities, 0)
     hit = jnp.where(start, log_probabilities, 0).sum(axis=-1)
@@ -69,6 +84,13 @@ def regression_mse(
       start: (..., T) True at the frame where the cycle began.
       times: (..., T) the frames' times.
       mask: (..., T) True for real frames.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> ends, start = jnp.log(jnp.array([0.5, 0.5])), jnp.array([True, False])
+      >>> float(alignment.regression_mse(ends, start, jnp.arange(2.0), mask=jnp.ones(2, bool)))
+      0.25
     """
     error, _ = _error_and_variance(log_probabilities, start, times, mask)
     return error**2
@@ -94,6 +116,14 @@ def regression_mse_var(
       variance_weight: weight of the variance's logarithm.
       smallest_variance: below it the variance counts as this, without a gradient; the published program has no
         such bound and divides by zero where a cycle ends for certain.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> ends, start, mask = jnp.log(jnp.array([0.5, 0.5])), jnp.array([True, False]), jnp.ones(2, bool)
+      >>> loss = alignment.regression_mse_var(ends, start, jnp.arange(2.0), mask=mask, variance_weight=0.0)
+      >>> float(loss)  # squared difference 0.25, variance 0.25
+      1.0
     """
     error, variance = _error_and_variance(log_probabilities, start, times, mask)
     variance = jnp.maximum(variance, jnp.asarray(smallest_variance, variance.dtype))
@@ -117,6 +147,14 @@ def regression_huber(
       times: (..., T) the frames' times.
       mask: (..., T) True for real frames.
       delta: in units of `times`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> ends, start = jnp.log(jnp.array([0.5, 0.5])), jnp.array([True, False])
+      >>> loss = alignment.regression_huber(ends, start, jnp.arange(2.0), mask=jnp.ones(2, bool), delta=0.1)
+      >>> round(float(loss), 3)  # 0.1 (0.5 - 0.1 / 2)
+      0.045
     """
     error, _ = _error_and_variance(log_probabilities, start, times, mask)
     error, delta = jnp.abs(error), jnp.asarray(delta, error.dtype)
@@ -188,6 +226,13 @@ def tcc_loss(
 
     Raises:
       ValueError: fewer than two videos, or a temperature that is not above 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> video = 10 * jnp.arange(4.0)[:, None]
+      >>> alignment.tcc_loss(jnp.stack([video, video]), loss=alignment.regression_mse).round(3)
+      Array([0., 0.], dtype=float32)
     """
     num_videos, num_frames, _ = embeddings.shape
     if num_videos < 2:
@@ -229,6 +274,14 @@ def stochastic_tcc_loss(
 
     Raises:
       ValueError: cycles of fewer than two videos, or a temperature that is not above 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> video = 10 * jnp.arange(4.0)[:, None]
+      >>> videos, cycles, starts = jnp.stack([video] * 3), jnp.array([[0, 1, 2, 0]]), jnp.array([2])
+      >>> alignment.stochastic_tcc_loss(videos, cycles, starts, loss=alignment.regression_mse).round(3)
+      Array([0.], dtype=float32)
     """
     if cycles.shape[1] < 3:
         raise ValueError(f"a cycle needs two videos and the first again, got cycles of shape {cycles.shape}")

@@ -93,6 +93,13 @@ def dtw(
     Raises:
       ValueError: shapes that don't fit, a gamma out of range, a band with an open end; and, for values known at the
         call, a real cost that is NaN, an empty sequence, a mask with holes, or lengths further apart than the band.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> cost = jnp.array([[0.0, 2.0, 4.0], [3.0, 1.0, 0.0]])
+      >>> float(alignment.dtw(cost, minimum=alignment.hard_min))
+      1.0
     """
     allowed = Allowed(band, open_begin, open_end)
     check_paths(cost, x_mask, y_mask, gamma, allowed)
@@ -116,6 +123,14 @@ def dtw_table(
 
     Returns:
       (..., N, M); 0 in padded rows and columns, +inf outside the band. The last row has the costs of all ends.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> cost = jnp.array([[0.0, 2.0, 4.0], [3.0, 1.0, 0.0]])
+      >>> alignment.dtw_table(cost, minimum=alignment.hard_min)
+      Array([[0., 2., 6.],
+             [3., 1., 1.]], dtype=float32)
     """
     allowed = Allowed(band, open_begin)
     check_paths(cost, x_mask, y_mask, gamma, allowed)
@@ -160,6 +175,14 @@ def alignment_matrix(
 
     Returns:
       (..., N, M); 0 in padded rows and columns.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> cost = jnp.array([[0.0, 2.0, 4.0], [3.0, 1.0, 0.0]])
+      >>> alignment.alignment_matrix(cost, minimum=alignment.hard_min)
+      Array([[1., 0., 0.],
+             [0., 1., 1.]], dtype=float32)
     """
     allowed = Allowed(band, open_begin, open_end)
     check_paths(cost, x_mask, y_mask, gamma, allowed)
@@ -186,6 +209,14 @@ def visitation_matrix(
 
     Returns:
       (..., N, M) probabilities; 0 in padded rows and columns.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> cost = jnp.array([[0.0, 2.0, 4.0], [3.0, 1.0, 0.0]])
+      >>> alignment.visitation_matrix(cost, gamma=0.01).round(2)
+      Array([[1., 0., 0.],
+             [0., 1., 1.]], dtype=float32)
     """
     allowed = Allowed(band, open_begin, open_end)
     check_paths(cost, x_mask, y_mask, gamma, allowed)
@@ -206,6 +237,15 @@ def dtw_path(
 
     Args and errors are those of `dtw`. A pair that is masked altogether has a path of its first cell; the path of one
     with NaN, or without an allowed path, means nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import alignment
+      >>> path = alignment.dtw_path(jnp.array([[0.0, 2.0, 4.0], [3.0, 1.0, 0.0]]))
+      >>> path.cells[path.mask]
+      Array([[0, 0],
+             [1, 1],
+             [1, 2]], dtype=int32)
     """
     allowed = Allowed(band, open_begin, open_end)
     check_paths(cost, x_mask, y_mask, 0.0, allowed)

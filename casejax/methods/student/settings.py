@@ -70,7 +70,7 @@ class StudentSettings:
     )
     per_class: bool = option(False, "regress start and end for each class, not for all together")
     bins: int = option(
-        0,
+        8,
         "places nearby over which a distribution of start and end is learnt, whose mean is the boundary; 0 to regress "
         "the boundary itself",
         within="[0, 256]",

@@ -27,10 +27,10 @@ INSTANCES = Instances(
 )
 
 
-@pytest.fixture(scope="module")
-def small():
+@pytest.fixture(scope="module", params=[0, 3], ids=["regressed", "distribution"])
+def small(request):
     step = Step(key=jax.random.key(1), instances=INSTANCES)
-    return checks.Small(student.METHOD, seed=4, step=step, **OPTIONS)
+    return checks.Small(student.METHOD, seed=4, step=step, bins=request.param, **OPTIONS)
 
 
 def block(layer, x):
@@ -39,10 +39,22 @@ def block(layer, x):
     return x + checks.conv(layer.conv, np.maximum(normal, 0))
 
 
-def head(norm, last, x):
+def seen(norm, x):
     mean, var = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
     normal = (x - mean) / np.sqrt(var + 1e-6) * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
-    return checks.conv(last, np.maximum(normal, 0))
+    return np.maximum(normal, 0)
+
+
+def expected(responses, centred):
+    """Mean distances, in strides, to the start before and the end after each place of one level."""
+    centred = centred.reshape(len(centred), 2, -1)
+    out = np.zeros_like(responses)
+    for i in range(len(out)):
+        for side, sign in enumerate((-1, 1)):
+            places = [i + sign * j for j in range(centred.shape[2]) if 0 <= i + sign * j < len(out)]
+            chance = np.exp([responses[place, side] + centred[i, side, j] for j, place in enumerate(places)])
+            out[i, side] = (chance / chance.sum() * np.arange(len(places))).sum()
+    return out
 
 
 def forward(model, x):
@@ -53,10 +65,14 @@ def forward(model, x):
         if level:
             x = np.array([x[i : i + 2].max(axis=0) for i in range(0, len(x), 2)])
         x = block(model.pyramid[level], x)
-        logits = head(model.class_norm, model.class_head, x)
-        raw = head(model.boundary_norm, model.boundary_head, x)
-        scale = float(model.scales[...][level])
-        found.append((logits, np.log1p(np.exp(raw * scale + 1)) * 2**level))
+        logits = checks.conv(model.class_head, seen(model.class_norm, x))
+        shown = seen(model.boundary_norm, x)
+        raw = checks.conv(model.boundary_head, shown)
+        if model.bins:
+            strides = expected(raw, checks.conv(model.bin_head, shown))
+        else:
+            strides = np.log1p(np.exp(raw * float(model.scales[...][level]) + 1))
+        found.append((logits, strides * 2**level))
     return found
 
 
