@@ -8,13 +8,17 @@ import casejax
 project = "casejax"
 author = "the casejax authors"
 version = release = casejax.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"casejax {version}"
 html_static_path: list[str] = []
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"  # the notebooks are kept without outputs
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature has them, with the shapes

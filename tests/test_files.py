@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -134,6 +135,53 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     (path,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss" in path.read_bytes()
     assert b"other" not in path.read_bytes()
+
+
+class Wandb:
+    """Stands in for the package: what its functions were called with."""
+
+    def __init__(self):
+        self.id, self.started, self.logged, self.finished = "abc", [], [], 0
+
+    def init(self, **options):
+        self.started.append(options)
+        return self
+
+    def log(self, metrics, step):
+        self.logged.append((step, metrics))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_wandb_gets_every_step_and_a_resumed_run_is_the_same_run_there(tmp_path, monkeypatch):
+    fake = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr("casejax.train.writers.find_spec", lambda name: True)
+    for step in (0, 3):
+        writer = make_writer("wandb", tmp_path, {"epochs": 2}, step=step)
+        writer.write(step + 1, {"loss": 1.5})
+        writer.close()
+    assert fake.logged == [(1, {"loss": 1.5}), (4, {"loss": 1.5})]
+    assert fake.finished == 2
+    first, second = fake.started
+    assert first == {
+        "project": "casejax",
+        "dir": str(tmp_path),
+        "name": tmp_path.name,
+        "config": {"epochs": 2},
+        "resume": "allow",
+    }
+    assert second == {**first, "id": "abc"}
+
+
+def test_wandb_itself_takes_the_calls_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    writer = make_writer("wandb", tmp_path, {"epochs": 2})
+    writer.write(1, {"loss": 1.5})
+    writer.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_a_writer_whose_package_is_missing_is_refused_before_any_work(monkeypatch):

@@ -164,7 +164,7 @@ class RSKPNet(nnx.Module):
         """
         joint = jnp.concatenate(read_streams(features, self.dims, mask=mask), axis=2)
         x = dropout(jax.nn.relu(self.encoder(joint)), self.dropout, next(dropout_keys(key)))
-        tokens = jnp.broadcast_to(self.tokens[...][None], (len(x), *self.tokens[...].shape))
+        tokens = jnp.broadcast_to(self.tokens[...][None], (x.shape[0], *self.tokens[...].shape))
         tokens = refine_tokens(tokens, x, mask=mask, num_iters=self.num_iters)
         original = self.predict(x, mask=mask)
         reallocated = self.predict(reallocate(x, tokens, mask=mask, weight=self.weight), mask=mask)

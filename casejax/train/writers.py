@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from casejax.errors import OptionError
+from casejax.runtime.files import write_text
 
 NEEDS = {"tensorboard": ("tensorboardX", "tensorboardX"), "wandb": ("wandb", "wandb")}
 """The module and the package of each that needs one."""
@@ -109,9 +110,13 @@ class _Wandb:
     def __init__(self, folder: Path, options: Mapping[str, Any], step: int) -> None:
         import wandb
 
+        kept = folder / "wandb" / "id.txt"
+        goes_on = {"id": kept.read_text(encoding="utf-8")} if step and kept.is_file() else {}
         self._run = wandb.init(
-            project="casejax", dir=str(folder), name=folder.name, config=dict(options), resume="allow"
+            project="casejax", dir=str(folder), name=folder.name, config=dict(options), resume="allow", **goes_on
         )
+        kept.parent.mkdir(exist_ok=True)
+        write_text(kept, self._run.id)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)

@@ -16,6 +16,7 @@ from casejax.errors import CheckpointError
 from casejax.inference import Localizer
 from casejax.inference.export import export_program
 from casejax.inference.scoring import make_scorer
+from casejax.methods import METHODS
 from casejax.records import Dataset, Features, Split, Timing, Video
 from casejax.run.config import Config
 from casejax.run.exported import WEIGHTS
@@ -25,7 +26,8 @@ from casejax.runtime.checkpoint import Checkpoints
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 CLASSES = ("a", "b", "c")
-ANY = [("student", 16), ("asl", None), ("cola", None), ("acmnet", None), ("a2cl_pt", None), ("co2net", None)]
+FAST = [("wtalc", 16), ("rskp", None)]
+SLOW = [("student", 16), *((name, None) for name in METHODS if name not in ("student", "wtalc", "rskp"))]
 DIMS = (5, 3)
 
 
@@ -136,9 +138,7 @@ def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path):
     assert main(["export", str(exported), str(tmp_path)]) == 2  # the folder is there
 
 
-@pytest.mark.parametrize(
-    ("method", "length"), [("wtalc", 16), *(pytest.param(*case, marks=pytest.mark.slow) for case in ANY)]
-)
+@pytest.mark.parametrize(("method", "length"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
 def test_every_method_is_a_program_of_any_length_or_of_that_of_training(method, length):
     config = Config.of(method).changed(num_snippets=16)
     graphdef, state = initial_state(config, DIMS, len(CLASSES), videos=(1, 1))
