@@ -44,9 +44,11 @@ if TYPE_CHECKING:
         records,
         report,
         run,
-        train,
     )
     from casejax.inference import Localizer
+    from casejax.train import Room
+
+    train: Room
 
 __version__ = "0.1.0"
 
@@ -71,12 +73,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Localizer":
-        return importlib.import_module("casejax.inference").Localizer
-    if name in __all__:
-        return importlib.import_module(f"casejax.{name}")
-    raise AttributeError(f"module 'casejax' has no attribute {name!r}; it has {', '.join(__all__)}")
+if not TYPE_CHECKING:  # a type checker has the rooms from above, and shall say what is not there
+
+    def __getattr__(name: str) -> Any:
+        if name == "Localizer":
+            return importlib.import_module("casejax.inference").Localizer
+        if name in __all__:
+            return importlib.import_module(f"casejax.{name}")
+        raise AttributeError(f"module 'casejax' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

@@ -6,13 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-    from numpy.typing import ArrayLike
+from casejax.array_types import Array, Bool, Float, Int
 
 T = TypeVar("T")
 
@@ -438,7 +437,13 @@ EXTENSIONS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".npy", 
 
 
 def bare_name(name: str) -> str:
-    """The name without a known extension, whatever its case, and without a leading "v_"."""
+    """The name without a known extension, whatever its case, and without a leading "v_".
+
+    Example:
+      >>> from casejax import evaluate
+      >>> evaluate.bare_name("v_a.MP4")
+      'a'
+    """
     for extension in EXTENSIONS:
         if name.lower().endswith(extension):
             name = name[: -len(extension)]
@@ -457,6 +462,11 @@ def match_names(names: Iterable[str], videos: Sequence[str]) -> dict[str, int]:
 
     Returns:
       By the names that mean one of the videos, its index.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> evaluate.match_names(["v_a.mp4", "b", "c"], ["a", "b"])
+      {'b': 1, 'v_a.mp4': 0}
     """
     index = {name: v for v, name in enumerate(videos)}
     names = list(dict.fromkeys(names))

@@ -31,8 +31,13 @@ napoleon_custom_sections = [("Warns", "params_style"), ("Units", "notes_style")]
 
 
 def as_text(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are text with code in backticks: nothing else in them is markup."""
+    """Docstrings are text with code in backticks: nothing else in them is markup, but for their examples."""
+    example = False
     for i, line in enumerate(lines):
+        if line.strip() and not line.startswith(" "):
+            example = line == "Example:"
+        if example:
+            continue
         parts = line.split("`")
         parts[::2] = [re.sub(r"([*|\\])|(?<=\w)(_)(?!\w)", r"\\\1\2", text) for text in parts[::2]]
         lines[i] = "``".join(parts)

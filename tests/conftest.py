@@ -37,14 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def import_checked() -> None:
     """Import JAX with strict settings, and casejax with its annotations checked at every call."""
-    # Third-party modules must all be imported before TYPE_CHECKING reads True below.
-    import chex  # noqa: F401
-    import flax.nnx  # noqa: F401
     import jax
-    import matplotlib.figure  # noqa: F401
-    import optax  # noqa: F401
-    import orbax.checkpoint  # noqa: F401
-    import rich.progress  # noqa: F401
     import typechecking  # noqa: F401
     from jaxtyping import install_import_hook
 
@@ -52,15 +45,12 @@ def import_checked() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
-    # The library imports jaxtyping only for type checkers, so that users need not have it. Here its
-    # annotations are turned on, and beartype checks the shapes of every call into a casejax function.
+    # jaxtyping is loaded, so the annotations are its types, and beartype checks every call into a casejax function.
     import casejax
 
-    typing.TYPE_CHECKING = True
     with install_import_hook("casejax", "typechecking.typechecker"):
         for module in pkgutil.walk_packages(casejax.__path__, "casejax."):
             importlib.import_module(module.name)
-    typing.TYPE_CHECKING = False
     # Tracing makes many small objects; to look through all those of the modules each time would take long.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -6,16 +6,14 @@ first row in the band. So N + M - 1 steps of radius + 1 cells each take the plac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from casejax.alignment.soft_min import Minimum, endless
+from casejax.array_types import Array, Float, Int
 from casejax.arrays.placement import varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 
 def cells_in_band(

@@ -12,16 +12,14 @@ cell's minimum gives to its predecessors. A sweep forth solves it, one back its 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from casejax.alignment.soft_min import Minimum, endless
+from casejax.array_types import Array, Float
 from casejax.arrays.placement import varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))

@@ -9,7 +9,6 @@ out; those are our choices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,8 @@ from casejax.alignment.gta import contrastive_cost
 from casejax.alignment.pairwise import real_pairs
 from casejax.alignment.soft_min import Minimum, min_gamma
 from casejax.alignment.warping import dtw_of_batch
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
-
 
 Cost = Callable[..., jax.Array]
 """A function (x, y, *, x_mask=None, y_mask=None) of (..., N, D) and (..., M, D) that gives (..., N, M) costs."""

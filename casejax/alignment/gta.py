@@ -8,7 +8,7 @@ the defaults are the program's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,12 @@ import numpy as np
 from casejax.alignment.pairwise import inner_product, mean_of_real, real_pairs, without_padding
 from casejax.alignment.soft_min import Minimum, smooth_min
 from casejax.alignment.warping import dtw_of_batch
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import check_number, takes
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-
-    Number = float | Float[Array, ""]
-    # (log_cycle, targets, *, mask) to one loss a pair of videos, as `cycle_cross_entropy`
-    Consistency = Callable[..., Float[Array, "*b"]]
+Number = float | Float[Array, ""]
+# (log_cycle, targets, *, mask) to one loss a pair of videos, as `cycle_cross_entropy`
+Consistency = Callable[..., Float[Array, "*b"]]
 
 
 class PairLosses(NamedTuple):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 @takes()

@@ -7,18 +7,16 @@ couples its videos (`random_cycles`, `random_triplets`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Bool, Int, Key
 from casejax.arrays.arguments import takes
 from casejax.arrays.placement import varying_as
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Int, Key
 
 
 class Cycles(NamedTuple):

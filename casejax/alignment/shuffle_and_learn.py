@@ -6,15 +6,11 @@ triplets are drawn by `sampling.random_triplets`, the classifier is `casejax.ali
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import check_index, takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 
 def in_order(frames: Int[Array, "*r 3"]) -> Bool[Array, "*r"]:

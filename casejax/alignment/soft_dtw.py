@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,8 @@ from casejax.alignment.allowed import refuse_holes
 from casejax.alignment.pairwise import real_pairs, squared_distance
 from casejax.alignment.soft_min import check_gamma
 from casejax.alignment.warping import dtw_of_batch
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import check_number, takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 Cost = Callable[..., jax.Array]
 

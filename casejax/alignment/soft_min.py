@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import check_number, refuse_nan, takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 Minimum = Callable[..., jax.Array]
 """A function (values, gamma, *, axis=-1, where=None) that takes an axis away, as the three below."""

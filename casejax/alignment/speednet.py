@@ -7,15 +7,11 @@ frames of a clip at once; as a baseline for embeddings of single frames `clip_fe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import check_index, takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 
 @takes()

@@ -6,21 +6,18 @@ Dwibedi et al., "Temporal Cycle-Consistency Learning", CVPR 2019.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from casejax.alignment.pairwise import mean_of_real, squared_distance, without_padding
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import check_index, check_number, takes
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-
-    Similarity = Callable[[Float[Array, "*b n d"], Float[Array, "*b m d"]], Float[Array, "*b n m"]]
-    # (log_probabilities, start, times, *, mask) to one loss a cycle, as the four below
-    CycleLoss = Callable[..., Float[Array, "*b"]]
+Similarity = Callable[[Float[Array, "*b n d"], Float[Array, "*b m d"]], Float[Array, "*b n m"]]
+# (log_probabilities, start, times, *, mask) to one loss a cycle, as the four below
+CycleLoss = Callable[..., Float[Array, "*b"]]
 
 PADDED = -1e30
 """Logit of padded frames: finite, so that a video without a real frame has no NaN, and zero behind any softmax."""

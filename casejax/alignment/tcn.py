@@ -5,16 +5,12 @@ Sermanet et al., "Time-Contrastive Networks: Self-Supervised Learning from Video
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
 from casejax.alignment.pairwise import inner_product, mean_of_real, without_padding
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 @takes()

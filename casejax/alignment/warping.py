@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,9 @@ from casejax.alignment.allowed import EVERY_PATH, Allowed, check_paths, lengths,
 from casejax.alignment.banded import all_of_band, cells_in_band, one_of_band
 from casejax.alignment.bands import all_cells, last_cell
 from casejax.alignment.soft_min import Minimum, endless, hard_min, min_gamma, smooth_min_by_shares
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import takes
 from casejax.arrays.placement import varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 ONE_BAND = 128
 """Rows up to which a table is never cut."""

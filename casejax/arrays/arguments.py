@@ -36,6 +36,18 @@ def takes(*, nan: bool = False, half: bool = False, **where: str) -> Callable[[C
       nan: let NaN pass.
       half: leave half precision as it is.
       **where: for an array, the names, with spaces between, of boolean ones: what is False in all of them is not live.
+
+    Example:
+      >>> from casejax.arrays import takes
+      >>> @takes()
+      ... def first(x: 'Float[Array, "b t"]') -> 'Float[Array, " b"]':
+      ...     return x[:, 0]
+      >>> print(first([[1, 2], [3, 4]]))
+      [1. 3.]
+      >>> first([1, 2])
+      Traceback (most recent call last):
+          ...
+      ValueError: x must be (B, T), got (2,)
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -68,13 +80,32 @@ def takes(*, nan: bool = False, half: bool = False, **where: str) -> Callable[[C
 
 
 def as_floats(x: Any, name: str) -> jax.Array:
-    """The numbers in float32, or in float64 where they are."""
+    """The numbers in float32, or in float64 where they are.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax.arrays import as_floats
+      >>> as_floats([1, 2], "x")
+      Array([1., 2.], dtype=float32)
+      >>> as_floats(jnp.ones(2, jnp.bfloat16), "x")
+      Array([1., 1.], dtype=float32)
+    """
     x = jnp.asarray(_real(x, name))
     return x if x.dtype in (jnp.float32, jnp.float64) else x.astype(jnp.float32)
 
 
 def as_whole(x: Any, name: str) -> jax.Array | np.ndarray:
-    """The numbers as integers, in NumPy where they are not an array of JAX."""
+    """The numbers as integers, in NumPy where they are not an array of JAX.
+
+    Example:
+      >>> from casejax.arrays import as_whole
+      >>> as_whole([1.0, 2.0], "labels")
+      array([1, 2], dtype=int32)
+      >>> as_whole([1.0, 2.5], "labels")
+      Traceback (most recent call last):
+          ...
+      ValueError: labels[1] is 2.5, expected a whole number
+    """
     x = _real(x, name)
     if jnp.issubdtype(x.dtype, jnp.integer):
         return x
@@ -87,7 +118,17 @@ def as_whole(x: Any, name: str) -> jax.Array | np.ndarray:
 
 
 def as_mask(x: Any, name: str) -> jax.Array:
-    """The mask as booleans."""
+    """The mask as booleans.
+
+    Example:
+      >>> from casejax.arrays import as_mask
+      >>> as_mask([1, 1, 0], "mask")
+      Array([ True,  True, False], dtype=bool)
+      >>> as_mask([1, 1, 0.3], "mask")
+      Traceback (most recent call last):
+          ...
+      ValueError: mask must be boolean, True for what is real, got 0.3 in it
+    """
     x = _real(x, name)
     if x.dtype == bool:
         return jnp.asarray(x)
@@ -101,7 +142,16 @@ def as_mask(x: Any, name: str) -> jax.Array:
 
 
 def check_number(value: Any, name: str, allowed: str, good: Callable[[float], bool]) -> None:
-    """Refuse an option that is known at the call and not as it must be."""
+    """Refuse an option that is known at the call and not as it must be.
+
+    Example:
+      >>> from casejax.arrays import check_number
+      >>> check_number(0.1, "temperature", "be above 0", lambda x: x > 0)
+      >>> check_number(-0.1, "temperature", "be above 0", lambda x: x > 0)
+      Traceback (most recent call last):
+          ...
+      ValueError: temperature must be above 0, got -0.1
+    """
     if isinstance(value, jax.core.Tracer):
         return
     if np.ndim(value) or not good(float(value)):
@@ -109,7 +159,17 @@ def check_number(value: Any, name: str, allowed: str, good: Callable[[float], bo
 
 
 def check_index(x: Any, name: str, size: int, live: Any = None) -> None:
-    """Refuse what is known to be no index of one of `size` things, where `live` (default everywhere) is True."""
+    """Refuse what is known to be no index of one of `size` things, where `live` (default everywhere) is True.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax.arrays import check_index
+      >>> check_index(jnp.array([0, 19]), "labels", 20)
+      >>> check_index(jnp.array([0, 20]), "labels", 20)
+      Traceback (most recent call last):
+          ...
+      ValueError: labels[1] is 20, expected an index from 0 to 19
+    """
     if not (on_host(x) and (live is None or on_host(live))):
         return
     wrong = (np.asarray(x) < 0) | (np.asarray(x) >= size)
@@ -120,7 +180,18 @@ def check_index(x: Any, name: str, size: int, live: Any = None) -> None:
 
 
 def refuse_nan(x: Any, name: str, live: Any = None) -> None:
-    """Refuse a NaN that is known, where `live` (default everywhere), which has the first axes of x, is True."""
+    """Refuse a NaN that is known, where `live` (default everywhere), which has the first axes of x, is True.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax.arrays import refuse_nan
+      >>> x = jnp.array([[1.0, 2.0], [3.0, jnp.nan]])
+      >>> refuse_nan(x, "scores", jnp.array([True, False]))  # the second row is masked
+      >>> refuse_nan(x, "scores")
+      Traceback (most recent call last):
+          ...
+      ValueError: scores[1, 1] is NaN; mask or drop what it belongs to
+    """
     if not on_host(x) or not (live is None or on_host(live)):
         return
     broken = np.isnan(x)

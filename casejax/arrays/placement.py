@@ -20,7 +20,20 @@ R = TypeVar("R")
 
 
 def varying_as(x: Any, other: jax.Array) -> Any:
-    """Arrays `x`, whose values are the same on all devices, counted as varying over the mesh axes of `other`."""
+    """Arrays `x`, whose values are the same on all devices, counted as varying over the mesh axes of `other`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jax.sharding import PartitionSpec
+      >>> from casejax.arrays import varying_as
+      >>> mesh = jax.make_mesh((1,), ("videos",), axis_types=(jax.sharding.AxisType.Auto,))
+      >>> def total(x):  # of each part of the videos, by a scan whose start is the same everywhere
+      ...     return jax.lax.scan(lambda so_far, x: (so_far + x, None), varying_as(jnp.zeros(()), x), x)[0][None]
+      >>> spec = PartitionSpec("videos")
+      >>> print(jax.jit(jax.shard_map(total, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.arange(4.0)))
+      [6.]
+    """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return x
     some = (other == 0).any()  # of a choice between equals nothing is left but that it could differ
@@ -28,7 +41,18 @@ def varying_as(x: Any, other: jax.Array) -> Any:
 
 
 def on_any_mesh(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, also for arrays on a mesh with explicit axes; there its results lie on every device as a whole."""
+    """The function, also for arrays on a mesh with explicit axes; there its results lie on every device as a whole.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from casejax.arrays import on_any_mesh
+      >>> mesh = jax.make_mesh((1,), ("videos",), axis_types=(jax.sharding.AxisType.Explicit,))
+      >>> x = jax.device_put(jnp.array([3.0, 1.0, 2.0]), jax.NamedSharding(mesh, jax.P("videos")))
+      >>> with jax.set_mesh(mesh):
+      ...     print(on_any_mesh(jnp.sort)(x))
+      [1. 2. 3.]
+    """
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

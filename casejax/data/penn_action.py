@@ -12,15 +12,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casejax.array_types import Bool, Float
 from casejax.data.matlab import read_matlab
 from casejax.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
 
 JOINTS = (
     "head",
@@ -84,6 +82,18 @@ def read_penn_action(folder: str | os.PathLike[str]) -> tuple[PoseTrack, ...]:
 
     Raises:
       DataError: no such folder, no `.mat` file in it, or a file that cannot be used; the message names the file.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from scipy.io import savemat
+      >>> from casejax import data
+      >>> Path("labels").mkdir()
+      >>> joints = {"x": np.ones((4, 13)), "y": np.ones((4, 13)), "visibility": np.ones((4, 13), np.uint8)}
+      >>> video = {"action": "squat", "pose": "front", "train": 1, "bbox": np.ones((4, 4)), "nframes": 4}
+      >>> savemat("labels/0001.mat", {**joints, **video, "dimensions": np.array([[360.0, 480.0, 4.0]])})
+      >>> [(track.name, track.action) for track in data.read_penn_action("labels")]
+      [('0001', 'squat')]
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -101,6 +111,16 @@ def read_pose_track(path: str | os.PathLike[str]) -> PoseTrack:
 
     Raises:
       DataError: the file is missing, damaged or contradicts itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from scipy.io import savemat
+      >>> from casejax import data
+      >>> joints = {"x": np.ones((4, 13)), "y": np.ones((4, 13)), "visibility": np.ones((4, 13), np.uint8)}
+      >>> video = {"action": "squat", "pose": "front", "train": 1, "bbox": np.ones((4, 4)), "nframes": 4}
+      >>> savemat("0001.mat", {**joints, **video, "dimensions": np.array([[360.0, 480.0, 4.0]])})
+      >>> data.read_pose_track("0001.mat").action
+      'squat'
     """
     path = Path(path)
     fields = _load(path)

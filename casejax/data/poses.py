@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Bool, Float, Int
 from casejax.data.penn_action import JOINTS, PoseTrack
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 SHOULDERS, HIPS = (1, 2), (7, 8)
 OTHER_SIDE = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11)
@@ -44,6 +42,16 @@ def normalise_pose(track: PoseTrack) -> Poses:
 
     Returns:
       T poses of 13 joints, float32.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> joints, seen, box = np.arange(26.0).reshape(1, 13, 2), np.ones((1, 13), bool), np.ones((1, 4))
+      >>> track = data.PoseTrack("1", "bowl", True, "front", joints, seen, box, (64, 64))
+      >>> poses = data.normalise_pose(track)
+      >>> hips = poses.positions[0, 7:9]  # they are the origin
+      >>> bool(np.abs(hips.mean(0)).max() < 1e-6)
+      True
     """
     joints = np.asarray(track.visible.any(axis=0))
     positions = _interpolate(track.positions, track.visible)
@@ -62,6 +70,14 @@ def pose_features(track: PoseTrack) -> Float[np.ndarray, "t 39"]:
     """A vector a frame to learn from: 13 normalised joints as x, y, x, y, ... and then which joints there are.
 
     Masked joints are 0 in both parts. The units are torso lengths.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> joints, seen, box = np.arange(26.0).reshape(1, 13, 2), np.ones((1, 13), bool), np.ones((1, 4))
+      >>> track = data.PoseTrack("1", "bowl", True, "front", joints, seen, box, (64, 64))
+      >>> data.pose_features(track).shape
+      (1, 39)
     """
     poses = normalise_pose(track)
     flat = poses.positions.reshape(len(track), -1)

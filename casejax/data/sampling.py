@@ -6,16 +6,14 @@ Computed with `jax.random`, so the same batch comes out on the host and inside a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.array_types import Array, Bool, Float, Int, Key
 from casejax.records import Batch, Features, videos_of_part
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class PackedSplit(NamedTuple):

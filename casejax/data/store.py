@@ -65,6 +65,16 @@ def packed(folder: Path, name: str, source: Source, videos: Iterable[np.ndarray]
     Raises:
       DataError: a packed file that is damaged, or a folder that cannot be written.
       ValueError: an unknown type.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> from casejax.data.store import Source
+      >>> np.save("a.npy", np.ones((3, 2), np.float32))
+      >>> source = Source(files=[Path("a.npy")], dims=[2], lengths=[3], dtype="float32")
+      >>> data.packed(Path("packed"), "train", source, iter([np.load("a.npy")])).streams[0].shape
+      (3, 2)
     """
     if source.dtype not in DTYPES:
         raise ValueError(f"packed features are stored as one of {', '.join(DTYPES)}, not {source.dtype}")
@@ -90,7 +100,13 @@ def packed(folder: Path, name: str, source: Source, videos: Iterable[np.ndarray]
 
 
 def release(features: Features) -> None:
-    """Give back the memory of what was read from a mapped file; it stays in the system's page cache."""
+    """Give back the memory of what was read from a mapped file; it stays in the system's page cache.
+
+    Example:
+      >>> from casejax import data
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> data.release(world.train.features)  # nothing to give back of arrays in memory
+    """
     for array in features.streams:
         base: Any = array
         while isinstance(base, np.ndarray):

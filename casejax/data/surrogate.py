@@ -62,6 +62,12 @@ def make_surrogate_features(
     Raises:
       DataError: annotations that cannot be used.
       ValueError: no dimension.
+
+    Example:
+      >>> from casejax import data
+      >>> data.write_world("world", num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> data.make_surrogate_features("world", dim=4).train.features.streams[0].shape[1]
+      4
     """
     if dim < 1:
         raise ValueError(f"dim must be 1 or more, got {dim}")

@@ -103,6 +103,12 @@ def make_world(
 
     Raises:
       ValueError: too few classes, dimensions or videos, or lengths out of order.
+
+    Example:
+      >>> from casejax import data
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> world.classes, world.train.features.streams[0].shape[1], int(world.train.features.lengths.max())
+      (('CliffDive', 'Dive'), 8, 40)
     """
     _check_sizes(num_classes, dim, train_videos, test_videos)
     if not 4 <= shortest < median < longest:
@@ -167,6 +173,12 @@ def make_activitynet_world(
 
     Raises:
       ValueError: too few classes, dimensions, videos or snippets.
+
+    Example:
+      >>> from casejax import data
+      >>> world = data.make_activitynet_world(num_classes=2, dim=8, train_videos=6, test_videos=6, longest=16)
+      >>> len(world.train.videos), world.streams
+      (6, ('rgb', 'flow'))
     """
     _check_sizes(num_classes, dim, train_videos, test_videos)
     if longest < 8:
@@ -217,6 +229,12 @@ def write_world(root: str | os.PathLike[str], **options: Any) -> None:
     Raises:
       DataError: `root` exists.
       ValueError: see `make_world`.
+
+    Example:
+      >>> from casejax import data
+      >>> data.write_world("world", num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> len(data.read_dataset("world").test.videos)
+      6
     """
     write_dataset(make_world(**options), root)
 

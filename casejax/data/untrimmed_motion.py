@@ -88,6 +88,19 @@ def make_untrimmed_motion(
     Raises:
       DataError: as `read_penn_action`; an action without a clip in one of the splits, or a clip shorter than a snippet.
       ValueError: options outside their range.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> draw = np.random.default_rng(0)
+      >>> def clip(action, train):
+      ...     poses, seen, box = draw.normal(size=(90, 13, 2)), np.ones((90, 13), bool), np.ones((90, 4))
+      ...     return data.PoseTrack(action, action, train, "front", poses, seen, box, (64, 64))
+      >>> tracks = [clip(action, train) for action in ("bowl", "strum_guitar") for train in (True, False)]
+      >>> alike = {"bowl": "strum_guitar"}
+      >>> world = data.make_untrimmed_motion(tracks, train_videos=2, test_videos=1, look_alikes=alike)
+      >>> world.classes, world.train.features.streams[0].shape[1]
+      (('bowl',), 156)
     """
     _check(train_videos, test_videos, look_alikes, background, last_instance, second_class)
     if isinstance(labels, str | os.PathLike):

@@ -98,6 +98,14 @@ def bootstrap_detections(
 
     References:
       Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0, 1, 2], [0, 0, 0], [[0, 4], [2, 5], [1, 2]])
+      >>> interval = evaluate.bootstrap_detections(truth, truth, ["Dive"], videos=["a", "b", "c"], num_resamples=100)
+      >>> float(interval.mean_ap.min())
+      1.0
     """
     check_number(num_resamples, "num_resamples", "be a whole number from 1", lambda x: x >= 1 and x == x // 1)
     check_number(level, "level", "lie in (0, 1)", lambda x: 0 < x < 1)
@@ -160,6 +168,17 @@ def bootstrap_difference(first: Bootstrap, second: Bootstrap) -> Bootstrap:
 
     Raises:
       ValueError: the two differ in videos, seed, number of resamples, tIoU thresholds or level.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0, 1], [0, 0], [[0, 4], [2, 5]])
+      >>> everything, nothing = (
+      ...     evaluate.bootstrap_detections(found, truth, ["Dive"], videos=["a", "b"], num_resamples=100)
+      ...     for found in (truth, truth.take([]))
+      ... )
+      >>> float(evaluate.bootstrap_difference(everything, nothing).mean_ap.min())
+      1.0
     """
     made = [(b.num_videos, b.seed, b.num_resamples, b.tious.tolist(), b.level) for b in (first, second)]
     if made[0] != made[1]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Bool, Float, Shaped
 from casejax.localize.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Shaped
 
 
 class ClassificationMetrics(NamedTuple):
@@ -37,6 +35,13 @@ def classification_metrics(
 
     Raises:
       ValueError: shapes that disagree, NaN scores or labels, or a selection that isn't boolean.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import evaluate
+      >>> scores, labels = np.array([[0.9, 0.2], [0.6, 0.7]]), np.array([[1, 0], [1, 1]])
+      >>> evaluate.classification_metrics(scores, scores > 0.65, labels)
+      ClassificationMetrics(accuracy=0.5, mean_average_precision=1.0)
     """
     if scores.ndim != 2 or not scores.shape == selected.shape == labels.shape:
         raise ValueError(

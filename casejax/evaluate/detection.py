@@ -91,7 +91,14 @@ class DetectionResult:
 
 
 def between(tious: np.ndarray, low: float, high: float) -> np.ndarray:
-    """(K,) bool, the tIoU thresholds from `low` to `high`, both included; ValueError where there is none."""
+    """(K,) bool, the tIoU thresholds from `low` to `high`, both included; ValueError where there is none.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import evaluate
+      >>> evaluate.between(np.array([0.1, 0.3, 0.5, 0.7]), 0.3, 0.5)
+      array([False,  True,  True, False])
+    """
     tious = as_floats(tious, "tious")
     if tious.ndim != 1:
         raise ValueError(f"tious must be (K,), got {tious.shape}")
@@ -131,6 +138,14 @@ def evaluate_detections(
       DataError: a row with a time or score that is not finite, with its end before its start, or with a
         label that `classes` does not have; the message names the row.
       ValueError: a threshold outside (0, 1].
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[0, 4]])
+      >>> found = SegmentTable.from_rows([0], [0], [[0, 2]], [0.9])
+      >>> evaluate.evaluate_detections(found, truth, ["Dive"], tious=[0.3, 0.5, 0.7]).ap[0].tolist()
+      [1.0, 1.0, 0.0]
     """
     matches = match_detections(predictions, ground_truth, classes, tious=tious)
     return average_precision(matches, ground_truth, classes)
@@ -154,6 +169,15 @@ def average_precision(
       interpolation: of the precision.
       class_mean: the classes that the mAP is the mean over.
       num_listed: (C,) predictions of each class that `class_mean` counts; default those of `matches`.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[0, 4]])
+      >>> found = SegmentTable.from_rows([0, 0], [0, 0], [[6, 8], [0, 4]], [0.9, 0.5])
+      >>> matches = evaluate.match_detections(found, truth, ["Dive"], tious=[0.5])
+      >>> evaluate.average_precision(matches, truth, ["Dive"]).ap.tolist()
+      [[0.5]]
     """
     ground_truth = as_table(ground_truth, "ground truth")
     thresholds, ranked = as_floats(matches.tious, "tious"), as_table(matches.ranked, "predictions")
@@ -227,6 +251,15 @@ def match_detections(
     Raises:
       DataError: see `evaluate_detections`.
       ValueError: see `evaluate_detections`.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[0, 4]])
+      >>> found = SegmentTable.from_rows([0, 0], [0, 0], [[0, 4], [0, 3]], [0.5, 0.9])
+      >>> evaluate.match_detections(found, truth, ["Dive"], tious=[0.5, 0.9]).hit
+      array([[ True, False],
+             [False,  True]])
     """
     return matched(predictions, ground_truth, classes, tious=tious, matching=matching, ties=ties)[0]
 

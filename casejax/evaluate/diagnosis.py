@@ -7,17 +7,15 @@ tables, at one tIoU threshold, with the matching of the ActivityNet program.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Float, Int
 from casejax.evaluate.detection import Matches, as_table, average_precision, matched
 from casejax.localize.arguments import check_number, takes
 from casejax.localize.overlap import unchecked_iou
 from casejax.records import SegmentTable
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 KINDS = ("true positive", "double detection", "wrong label", "localization", "confusion", "background")
 """What a detection can be, from best to worst; all but the first are errors.
@@ -64,6 +62,15 @@ def diagnose(
     Raises:
       DataError: as `evaluate_detections`.
       ValueError: a threshold outside its interval.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[0, 4]])
+      >>> found = SegmentTable.from_rows([0] * 3, [0, 0, 1], [[0, 4], [6, 8], [0, 4]], [0.9, 0.8, 0.7])
+      >>> kinds = evaluate.diagnose(found, truth, ["Dive", "Jump"]).kind
+      >>> [evaluate.KINDS[kind] for kind in kinds]
+      ['true positive', 'background', 'wrong label']
     """
     check_number(tiou, "tiou", "lie in (0, 1]", lambda x: 0 < x <= 1)
     check_number(least_tiou, "least_tiou", f"lie in (0, {tiou}]", lambda x: 0 < x <= tiou)
@@ -101,6 +108,14 @@ def kinds_by_rank(
 
     Raises:
       ValueError: shapes that do not agree, or a class without a number of instances.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import evaluate
+      >>> kind, label = np.array([0, 1, 1, 0]), np.zeros(4, int)
+      >>> evaluate.kinds_by_rank(kind, label, np.array([2]), multiples=2)[:, :2]
+      array([[0.5, 0.5],
+             [0.5, 0.5]])
     """
     if kind.ndim != 1 or label.shape != kind.shape or num_ground_truth.ndim != 1:
         raise ValueError(
@@ -135,6 +150,15 @@ def gain_without(
 
     Returns:
       For each kind of error, mAP without it minus mAP, fractions.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[0, 4]])
+      >>> found = SegmentTable.from_rows([0, 0], [0, 0], [[6, 8], [0, 4]], [0.9, 0.8])
+      >>> diagnosis = evaluate.diagnose(found, truth, ["Dive"])
+      >>> evaluate.gain_without(diagnosis, truth, ["Dive"])["background"]
+      0.5
     """
     check_number(multiple, "multiple", "be positive", lambda x: x >= 1)
     tious, ranked, hit = diagnosis.matches
@@ -188,6 +212,15 @@ def average_precision_of_groups(
 
     Raises:
       ValueError: a group that is none of those.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0, 0], [0, 0], [[0, 1], [2, 8]])
+      >>> diagnosis = evaluate.diagnose(truth.take([1]), truth, ["Dive"])
+      >>> evaluate.average_precision_of_groups(diagnosis, truth, np.array([0, 1]), num_groups=2).average_precision
+      array([0., 1.])
     """
     ranked, hit, found = diagnosis.matches.ranked, diagnosis.matches.hit[0], diagnosis.truth
     truth = as_table(ground_truth, "ground truth")
@@ -226,6 +259,13 @@ def quantile_groups(
 
     Returns:
       The group of each value from 0, the smallest values first, and the greatest value of each group.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import evaluate
+      >>> group, upto = evaluate.quantile_groups(np.array([1.0, 8.0, 3.0, 9.0]), parts=2)
+      >>> group, upto
+      (array([0, 1, 0, 1]), array([3., 9.]))
     """
     check_number(parts, "parts", "be positive", lambda x: x >= 1)
     if not len(values):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import Float
 from casejax.localize.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 @takes("differences")

@@ -280,6 +280,15 @@ def judge(
     Raises:
       DataError: as `evaluate_detections`, or a row of a video that `videos` does not have.
       ValueError: a tIoU threshold outside (0, 1], or a `snippet_seconds` that is not positive.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0, 0], [0, 0], [[1, 3], [6, 9]])
+      >>> found = SegmentTable.from_rows([0], [0], [[1, 3]], [0.9])
+      >>> result = evaluate.judge(found, truth, ["Dive"], evaluate.PROTOCOLS["case"], videos=["a"])
+      >>> result.ap[0].round(2).tolist()
+      [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     """
     tables = compared(
         predictions,
@@ -315,7 +324,15 @@ def counted(tables: Compared, protocol: Protocol) -> SegmentTable:
 
 
 def touches(segments: SegmentTable, others: SegmentTable) -> np.ndarray:
-    """(n,) bool, whether a segment overlaps one of `others` in its video, whatever their classes."""
+    """(n,) bool, whether a segment overlaps one of `others` in its video, whatever their classes.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> found = SegmentTable.from_rows([0, 0], [0, 0], [[0, 2], [5, 8]])
+      >>> evaluate.touches(found, SegmentTable.from_rows([0], [1], [[7, 9]]))
+      array([False,  True])
+    """
     segments, others = as_table(segments, "segments"), as_table(others, "others")
     touched = np.zeros(len(segments.score), bool)
     for video in np.unique(others.video):

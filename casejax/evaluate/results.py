@@ -25,6 +25,13 @@ def results_dict(table: SegmentTable, video_ids: Sequence[str], classes: Sequenc
 
     Raises:
       DataError: a time or score is not finite, or a segment ends before it starts.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> from casejax.records import SegmentTable
+      >>> found = SegmentTable.from_rows([0], [0], [[1, 3]], [0.5])
+      >>> evaluate.results_dict(found, ["a"], ["Dive"])["results"]
+      {'a': [{'label': 'Dive', 'score': 0.5, 'segment': [1.0, 3.0]}]}
     """
     table = check_table(table, "detections", len(classes))
     check_videos(table, "detections", len(video_ids))
@@ -61,6 +68,12 @@ def parse_results(results: Any, video_ids: Sequence[str], classes: Sequence[str]
       DataError: a file of another layout, or an entry that is incomplete, not finite, or whose segment ends before it
         starts; the message names the video and the place in its list, from zero. A segment of zero length passes:
         published files hold some, and they count as false positives.
+
+    Example:
+      >>> from casejax import evaluate
+      >>> results = {"results": {"a": [{"label": "Dive", "segment": [1, 3], "score": 0.5}]}}
+      >>> evaluate.parse_results(results, ["a"], ["Dive"]).table.segment
+      array([[1., 3.]])
     """
     videos = results.get("results") if isinstance(results, Mapping) else None
     if not isinstance(videos, Mapping):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -18,10 +19,6 @@ from casejax.features.i3d_weights import REMEDY as I3D_FILES
 from casejax.features.i3d_weights import read_i3d
 from casejax.features.weights import checksum, known_weights
 from casejax.records import Timing
-
-if TYPE_CHECKING:
-    import jax
-
 
 EVERY = 4
 """EfficientNet sees every fourth picture of a window: those between are nearly the same, and cost as much."""

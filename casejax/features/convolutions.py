@@ -8,13 +8,11 @@ such everywhere, without the shorter products that accelerators would take.
 from __future__ import annotations
 
 from functools import partial, reduce
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+from casejax.array_types import Array, Float
 
 
 def convolve(

@@ -7,15 +7,13 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from casejax.array_types import UInt8
 from casejax.errors import DataError, OptionError
 from casejax.runtime.reading import check_plain
-
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
 """Endings of files that are taken for videos where a folder is searched."""

@@ -11,20 +11,18 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Float
 from casejax.data.pickles import read_torch
 from casejax.errors import DataError
 from casejax.features.convolutions import depthwise
 from casejax.features.weights import Weights, check_arrays, flat_arrays, folded
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Float
 
 EFFICIENTNET_SIZE = 224
 """Height and width of the images that the weights were trained with."""

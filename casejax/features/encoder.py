@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import UInt8
 from casejax.errors import OptionError
 from casejax.runtime.files import whole_file
-
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
 
 
 def write_video(

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import casejax
+from casejax.array_types import Array, Float
 from casejax.errors import DataError, OptionError
 from casejax.features.backbones import Backbone, StreamWeights, find_backbone
 from casejax.features.decoder import count_frames, probe, read_frames
@@ -21,9 +22,6 @@ from casejax.features.flow import FLOW_LIMIT, check_flow, optical_flow
 from casejax.features.windows import Cutting, Stretch, prepared
 from casejax.features.writer import FeatureFolder
 from casejax.records import Timing
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 GREATEST_BATCH = 16
 """Windows at a time at most: more are no faster on a CPU."""

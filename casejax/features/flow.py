@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casejax.array_types import Float, UInt8
 from casejax.errors import OptionError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
-
 
 FLOWS = ("tvl1", "dis")
 FLOW_LIMIT = 20.0

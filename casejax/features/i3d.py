@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Float
 from casejax.features.convolutions import convolve, max_pool
 from casejax.features.flow import FLOW_LIMIT
 from casejax.features.weights import Weights
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Float
 
 STEM, REDUCE, CONV, LOGITS = "Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "Logits/Conv3d_0c_1x1"
 BRANCHES = (

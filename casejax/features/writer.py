@@ -11,17 +11,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casejax.array_types import Float
 from casejax.errors import DataError
 from casejax.runtime.files import whole_file, write_json
 from casejax.runtime.npy import read_npz
 from casejax.runtime.reading import check_form, read_json
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 FREE = ("videos", "casejax")
 """Entries of `features.json` that may differ between two calls."""

@@ -1,4 +1,7 @@
-"""A trained network used: it finds segments in any videos; on a test split, their mAP is evaluated and reported."""
+"""A trained network used: it finds segments in any videos; on a test split, their mAP is evaluated and reported.
+
+Examples begin where `run` is the folder of a run, as `casejax train --demo --out run` leaves it.
+"""
 
 from casejax.inference.evaluate import evaluate_run, evaluate_scores, report_on_grid, report_scores
 from casejax.inference.export import export_run

@@ -69,6 +69,16 @@ def evaluate_run(
     Raises:
       CheckpointError: the network was trained with other classes, dimensions or timing.
       DataError: no test video.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from rich.console import Console
+      >>> from casejax import data, inference, run
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> restored = run.restore_run(Path("run"))
+      >>> result = inference.evaluate_run(restored, world, Path("out"), console=Console(quiet=True))
+      >>> result.classes
+      ('CliffDive', 'Dive')
     """
     folder, graphdef, state, config, meta = restored
     for name, ours in (("classes", list(dataset.classes)), ("dims", list(dataset.dims))):
@@ -114,6 +124,18 @@ def report_scores(
 
     `remarks` says what has most likely gone wrong; it is printed, and stands in results.json. With `look`, what the
     network says of embeddings and clusters is in `analysis.npz` too, which a report is made of.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from rich.console import Console
+      >>> from casejax import data, inference, run
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> config, console = run.restore_run(Path("run")).config, Console(quiet=True)
+      >>> graphdef, state = run.initial_state(config, dims=(8, 8), num_classes=2)
+      >>> scored = inference.make_test_scorer(graphdef, world, config)(state.params, state.cluster_labels)
+      >>> judged = inference.report_scores(console, world, config, scored, Path("."), step=0, selection="last step")
+      >>> Path("results.json").is_file()
+      True
     """
     protocol = protocol or usual_protocol(config, dataset)
     judged, truth = _evaluate(scored.scores, dataset, config.localization, protocol)
@@ -186,7 +208,18 @@ def report_on_grid(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print detections of every seed by the published protocol of A2CL-PT, on the grid of snippets."""
+    """Print detections of every seed by the published protocol of A2CL-PT, on the grid of snippets.
+
+    Example:
+      >>> from rich.console import Console
+      >>> from casejax import data, evaluate, inference
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> found, console = world.test.ground_truth(world.classes), Console(width=160)
+      >>> with console.capture() as said:
+      ...     inference.report_on_grid(world, {0: (found, evaluate.ClassificationMetrics(1.0, 1.0))}, console=console)
+      >>> "100.0" in said.get()
+      True
+    """
     rows, truth = {}, None
     for seed, (detections, classification) in results.items():
         truth = _Truth.of(detections, dataset)
@@ -211,7 +244,19 @@ def default_console() -> Console:
 def evaluate_scores(
     scores: SnippetScores, dataset: Dataset, options: Localization, *, protocol: Protocol | None = None
 ) -> Judged:
-    """Localise in the test split, and judge what is known of it; default protocol: that of CASE on every video."""
+    """Localise in the test split, and judge what is known of it; default protocol: that of CASE on every video.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data, inference
+      >>> from casejax.records import Localization, SnippetScores
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> labels = world.test.multi_hot(world.classes)
+      >>> scores = SnippetScores(fused=np.ones((6, 8, 2)) * labels[:, None], video=labels)
+      >>> judged = inference.evaluate_scores(scores, world, Localization())
+      >>> judged.classification.accuracy
+      1.0
+    """
     return _evaluate(scores, dataset, options, protocol)[0]
 
 

@@ -36,6 +36,14 @@ def export_run(folder: Path, out: Path) -> None:
       CheckpointError: no network in the folder, or one that cannot be exported.
       DataError: `out` exists.
       OptionError: safetensors is missing, or Q^C depends on the training videos.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import casejax
+      >>> from casejax import inference
+      >>> inference.export_run(Path("run"), Path("exported"))
+      >>> casejax.Localizer.load("exported").classes
+      ('CliffDive', 'Dive')
     """
     restored = restore_run(folder)
     if restored.config.flat().get("test_cluster_labels") == "train":

@@ -67,6 +67,15 @@ def read_truth(
 
     Raises:
       DataError: a file that cannot be used, no such subset, or a video of the split that is not annotated.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import inference
+      >>> entry = {"subset": "test", "annotations": [{"label": "Dive", "segment": [1, 3]}]}
+      >>> _ = Path("gt.json").write_text(json.dumps({"database": {"a": entry}}))
+      >>> inference.read_truth(Path("gt.json")).classes
+      ('Dive',)
     """
     database = read_annotations(path)
     if split is None:
@@ -124,6 +133,17 @@ def judge_file(
     Raises:
       DataError: a file that cannot be used, one that names no video or no class of the truth, or a truth without
         any instance under the protocol.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import evaluate, inference
+      >>> entry = {"subset": "test", "annotations": [{"label": "Dive", "segment": [1, 3]}]}
+      >>> _ = Path("gt.json").write_text(json.dumps({"database": {"a": entry}}))
+      >>> inference.write_results(Path("a.json"), {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]}, ["Dive"])
+      >>> truth = inference.read_truth(Path("gt.json"))
+      >>> inference.judge_file(Path("a.json"), truth, evaluate.CASE, num_resamples=10).detection.ap[0].tolist()
+      [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     document = read_json(path)
     try:
@@ -159,7 +179,24 @@ def judge_file(
 
 
 def print_judged(console: Console, judged: Judged) -> None:
-    """Print the protocol, the mAP with its interval, the AP of every class, and what was left out."""
+    """Print the protocol, the mAP with its interval, the AP of every class, and what was left out.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from rich.console import Console
+      >>> from casejax import evaluate, inference
+      >>> entry = {"subset": "test", "annotations": [{"label": "Dive", "segment": [1, 3]}]}
+      >>> _ = Path("gt.json").write_text(json.dumps({"database": {"a": entry}}))
+      >>> inference.write_results(Path("a.json"), {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]}, ["Dive"])
+      >>> truth = inference.read_truth(Path("gt.json"))
+      >>> judged = inference.judge_file(Path("a.json"), truth, evaluate.CASE, num_resamples=10)
+      >>> console = Console(width=160)
+      >>> with console.capture() as said:
+      ...     inference.print_judged(console, judged)
+      >>> "100.0" in said.get()
+      True
+    """
     instances = int(judged.detection.num_ground_truth.sum())
     report.print_results(
         console,
@@ -176,7 +213,20 @@ def print_judged(console: Console, judged: Judged) -> None:
 
 
 def notes(judged: Judged) -> list[str]:
-    """What of both files was judged and what was left out, and why, a sentence each."""
+    """What of both files was judged and what was left out, and why, a sentence each.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import evaluate, inference
+      >>> entry = {"subset": "test", "annotations": [{"label": "Dive", "segment": [1, 3]}]}
+      >>> _ = Path("gt.json").write_text(json.dumps({"database": {"a": entry}}))
+      >>> inference.write_results(Path("a.json"), {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]}, ["Dive"])
+      >>> truth = inference.read_truth(Path("gt.json"))
+      >>> judged = inference.judge_file(Path("a.json"), truth, evaluate.CASE, num_resamples=10)
+      >>> inference.notes(judged)[0]
+      "judged against subset 'test' of gt.json, 1 videos"
+    """
     protocol, truth, parsed, _, interval = judged
     gone = [video for video in truth.videos if not protocol.keeps(video)]
     lines = [f"judged against {truth.source}, {len(truth.videos)} videos"]
@@ -199,7 +249,20 @@ def notes(judged: Judged) -> list[str]:
 
 
 def judged_summary(judged: Judged) -> dict[str, Any]:
-    """All that `print_judged` prints, as plain values; fractions, null for what is not defined."""
+    """All that `print_judged` prints, as plain values; fractions, null for what is not defined.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import evaluate, inference
+      >>> entry = {"subset": "test", "annotations": [{"label": "Dive", "segment": [1, 3]}]}
+      >>> _ = Path("gt.json").write_text(json.dumps({"database": {"a": entry}}))
+      >>> inference.write_results(Path("a.json"), {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]}, ["Dive"])
+      >>> truth = inference.read_truth(Path("gt.json"))
+      >>> judged = inference.judge_file(Path("a.json"), truth, evaluate.CASE, num_resamples=10)
+      >>> inference.judged_summary(judged)["num_instances"]
+      1
+    """
     protocol, truth, parsed, detection, interval = judged
     described = protocol.describe(interval.num_videos, int(detection.num_ground_truth.sum()))
     return plain(

@@ -7,19 +7,17 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from casejax.array_types import Float
 from casejax.evaluate.results import results_dict
 from casejax.records import SegmentTable, SnippetScores
 from casejax.report import canvas, pictures
 from casejax.runtime.files import write_json, write_text
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 class Segment(NamedTuple):
@@ -70,7 +68,16 @@ class Prediction:
 
 
 def write_results(path: Path, found: Mapping[str, Sequence[Segment]], classes: Sequence[str]) -> None:
-    """Write the segments of videos, by name, in the ActivityNet results format; whole or not at all."""
+    """Write the segments of videos, by name, in the ActivityNet results format; whole or not at all.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import inference
+      >>> inference.write_results(Path("a.json"), {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]}, ["Dive"])
+      >>> json.loads(Path("a.json").read_text())["results"]
+      {'a': [{'label': 'Dive', 'score': 0.9, 'segment': [1.0, 3.0]}]}
+    """
     index = {name: c for c, name in enumerate(classes)}
     rows = [(v, index[s.label], (s.start, s.end), s.score) for v, own in enumerate(found.values()) for s in own]
     columns = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -78,7 +85,16 @@ def write_results(path: Path, found: Mapping[str, Sequence[Segment]], classes: S
 
 
 def write_segments(path: Path, found: Mapping[str, Sequence[Segment]]) -> None:
-    """Write the segments of videos, by name, as CSV: video,label,start,end,score; whole or not at all."""
+    """Write the segments of videos, by name, as CSV: video,label,start,end,score; whole or not at all.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import inference
+      >>> inference.write_segments(Path("a.csv"), {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]})
+      >>> print(Path("a.csv").read_text())
+      video,label,start,end,score
+      a,Dive,1.0,3.0,0.9
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["video", *Segment._fields])
@@ -94,6 +110,14 @@ def print_segments(console: Console, found: Mapping[str, Sequence[Segment]], *, 
       found: segments by the name of the video, the best first.
       best: segments of each video.
       videos: that are printed; the others are counted.
+
+    Example:
+      >>> from rich.console import Console
+      >>> from casejax import inference
+      >>> found = {"a": [inference.Segment("Dive", 1.0, 3.0, 0.9)]}
+      >>> inference.print_segments(Console(width=60), found, best=1, videos=1)
+      video  label   start     end  score
+      a      Dive   0:01.0  0:03.0  0.900
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("video", overflow="fold")
@@ -123,6 +147,17 @@ def draw_timeline(path: Path, prediction: Prediction, frames: Sequence[np.ndarra
 
     Raises:
       ImportError: matplotlib is missing; the message says how to install it.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> import casejax
+      >>> from casejax import inference
+      >>> localizer = casejax.Localizer.load("run")
+      >>> prediction = localizer(np.ones((40, 16), np.float32))
+      >>> inference.draw_timeline(Path("a.png"), prediction)
+      >>> Path("a.png").read_bytes()[1:4]
+      b'PNG'
     """
     heading, curves = pictures.score_curves(prediction.snippet_scores, 0)
     start, end = float(prediction.snippet_times[0, 0]), float(prediction.snippet_times[-1, 1])

@@ -42,6 +42,14 @@ def score_videos(
 
     Returns:
       What the scorer gives, as NumPy arrays with a leading axis of V.
+
+    Example:
+      >>> from casejax import data, inference
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> def scorer(streams, rows):  # in the place of a network: the mean of the features
+      ...     return streams[0].mean(1)
+      >>> inference.score_videos(scorer, world.test.features, num_snippets=16, compact=False).shape
+      (6, 8)
     """
     lengths = features.lengths
     # as `uniform_snippets`, on the host, where another number of videos needs no compilation
@@ -75,6 +83,16 @@ def score_whole_videos(
 
     Returns:
       Scores as NumPy arrays with a leading axis of V, padded with zeros to the longest video.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data, inference
+      >>> from casejax.records import SnippetScores
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> def scorer(streams, rows, mask):  # in the place of a network: the first two features
+      ...     return SnippetScores(fused=streams[0][..., :2], video=np.zeros((len(mask), 2)))
+      >>> inference.score_whole_videos(scorer, world.test.features).fused.shape
+      (6, 40, 2)
     """
     lengths = features.lengths
     order = np.argsort(lengths, kind="stable")
@@ -113,7 +131,18 @@ class Scored(NamedTuple):
 
 
 def make_scorer(graphdef: nnx.GraphDef[Any], config: Config) -> Scorer:
-    """The inference of a method, compiled; the same network and options compile once, whoever asks."""
+    """The inference of a method, compiled; the same network and options compile once, whoever asks.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import inference, run
+      >>> config = run.Config.of("case", hidden=8, num_snippets=32)
+      >>> graphdef, state = run.initial_state(config, dims=(8, 8), num_classes=2)
+      >>> scorer = inference.make_scorer(graphdef, config)
+      >>> features = tuple(np.ones((1, 32, 8), np.float32) for stream in ("rgb", "flow"))
+      >>> scorer(state.params, state.cluster_labels, features).fused.shape
+      (1, 32, 2)
+    """
     return _scorer(graphdef, config.method, config.settings)
 
 
@@ -135,7 +164,17 @@ def _scorer(graphdef: nnx.GraphDef[Any], method: Method, settings: Any) -> Score
 
 
 def make_test_scorer(graphdef: nnx.GraphDef[Any], dataset: Dataset, config: Config) -> Callable[[Any, Any], Scored]:
-    """Inference on every test video, as a function of (params, Q^C)."""
+    """Inference on every test video, as a function of (params, Q^C).
+
+    Example:
+      >>> from casejax import data, inference, run
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> config = run.Config.of("case", hidden=8, num_snippets=32)
+      >>> graphdef, state = run.initial_state(config, dims=(8, 8), num_classes=2)
+      >>> score = inference.make_test_scorer(graphdef, world, config)
+      >>> score(state.params, state.cluster_labels).scores.video.shape
+      (6, 2)
+    """
     options, num_snippets = config.localization, config.schedule.num_snippets
     scorer = make_scorer(graphdef, config)
     whole_split = None

@@ -6,13 +6,12 @@ of its class in its video, and weighs the less the less its members agree on sta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+from casejax.array_types import Array, Bool, Float, Int
 
 
 class Instances(NamedTuple):
@@ -24,6 +23,16 @@ class Instances(NamedTuple):
       weights: (V, M) how much each counts; 0 for one that is doubtful, which is neither an instance nor background.
       mask: (V, M) True for real instances.
       made: int32, how often they have been made.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import labels
+      >>> found = labels.Instances.empty(1, 2)._replace(
+      ...     segments=jnp.array([[[2.0, 5.0], [8.0, 16.0]]]), weights=jnp.ones((1, 2)), mask=jnp.ones((1, 2), bool)
+      ... )
+      >>> seen = found.seen(jnp.array([0]), jnp.arange(0, 10)[None])  # of the second, a quarter is in the batch
+      >>> print(seen.segments[0].tolist(), seen.weights[0])
+      [[2.0, 5.0], [8.0, 10.0]] [1. 0.]
     """
 
     segments: Float[Array, "v m 2"]

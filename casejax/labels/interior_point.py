@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.ot.checks import boolean, count, numbers, positive, refuse
 
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int
-
-    # where the iteration stands, steps done, converged, failed
-    State = tuple["_Point", jax.Array, jax.Array, jax.Array]
+# where the iteration stands, steps done, converged, failed
+State = tuple["_Point", jax.Array, jax.Array, jax.Array]
 
 
 class LeastMass(NamedTuple):
@@ -91,6 +89,15 @@ def least_mass(
 
     References:
       Mehrotra, "On the Implementation of a Primal-Dual Interior Point Method", SIAM Journal on Optimization 1992.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import labels
+      >>> rows, targets = jnp.array([[1.0, 1.0, -1.0]]), jnp.array([0.5])  # x0 + x1 - x2 = 0.5
+      >>> found = labels.least_mass(rows, targets)
+      >>> print(np.asarray(found.values).round(2), found.feasible)  # of least sum: the middle of all x0 + x1 = 0.5
+      [0.25 0.25 0.  ] True
     """
     rows, targets = numbers("rows", rows), numbers("targets", targets)
     if rows.ndim != 2 or 0 in rows.shape or targets.shape != rows.shape[:1]:

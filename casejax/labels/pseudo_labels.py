@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays import as_floats, as_whole, refuse_nan, takes
 from casejax.labels.interior_point import least_mass
 from casejax.losses import soft_cross_entropy
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-
-    Margin = Callable[[Float[Array, " m"]], Float[Array, " m"]]
+Margin = Callable[[Float[Array, " m"]], Float[Array, " m"]]
 
 
 class SnippetLabels(NamedTuple):
@@ -47,13 +45,28 @@ class SnippetLabels(NamedTuple):
 
 @takes()
 def power_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
-    """Snippets to either side that count as around an instance: 0.0785 length^0.9, as published."""
+    """Snippets to either side that count as around an instance: 0.0785 length^0.9, as published.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import labels
+      >>> print(np.asarray(labels.power_margin(jnp.array([10.0, 100.0]))).round(2))
+      [0.62 4.95]
+    """
     return 0.0785 * length**0.9
 
 
 @takes()
 def linear_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
-    """A quarter of the length, as in the program that the published one was built on."""
+    """A quarter of the length, as in the program that the published one was built on.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import labels
+      >>> print(labels.linear_margin(jnp.array([10.0, 100.0])))
+      [ 2.5 25. ]
+    """
     return 0.25 * length
 
 
@@ -84,6 +97,13 @@ def contrast_rows(
     Raises:
       ValueError: shapes that don't fit, or a known segment that is real and has a NaN; under `jit` and `vmap` it
         takes no part.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import labels
+      >>> rows, used = labels.contrast_rows(jnp.array([[3.0, 7.0]]), num_snippets=10, margin=labels.linear_margin)
+      >>> print(rows.astype(int), used)
+      [[ 0  0 -1  1  1  1  1 -1 -1  0]] [ True]
     """
     if num_snippets < 1:
         raise ValueError(f"num_snippets must be 1 or more, got {num_snippets}")
@@ -138,6 +158,15 @@ def snippet_labels(
       ValueError: shapes that don't fit or an option out of range; for arrays that are not traced, a real instance that
         is not finite or does not end after it starts, or real snippets behind padding. Under `jit` and `vmap` such
         instances take no part.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import labels
+      >>> segments, scores = jnp.array([[1.0, 3.0], [5.0, 9.0]]), jnp.array([0.8, 0.8])
+      >>> found = labels.snippet_labels(segments, scores, num_snippets=10)
+      >>> print(np.asarray(found.labels).round(2))  # the labels inside an instance sum to its score
+      [0.  0.4 0.4 0.  0.  0.2 0.2 0.2 0.2 0. ]
     """
     if not len(segments):
         raise ValueError("snippet_labels needs an instance, got segments (0, 2); mask one that is not real")
@@ -193,6 +222,15 @@ def pseudo_label_loss(
 
     Returns:
       (...) means over the real snippets, one a video; 0 where none is real.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import labels
+      >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75]]]))  # one video of two snippets
+      >>> targets = jnp.array([[[1.0, 0.0], [0.5, 0.0]]])
+      >>> print(np.asarray(labels.pseudo_label_loss(logits, targets)).round(3))  # the mean of log 2 and half of log 4
+      [0.693]
     """
     labels = jax.lax.stop_gradient(labels)
     if mask is None:
@@ -202,7 +240,15 @@ def pseudo_label_loss(
 
 
 class Phase(NamedTuple):
-    """From an epoch on, the target is newest * (newest labels) + previous * (those before)."""
+    """From an epoch on, the target is newest * (newest labels) + previous * (those before).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import labels
+      >>> history = labels.LabelHistory.empty((2,)).push(jnp.array([0.5, 0.0]))
+      >>> print(labels.label_target(history, 30, phases=[labels.Phase(20, newest=1.0, previous=0.0)]))
+      [0.5 0. ]
+    """
 
     epoch: int
     newest: float
@@ -217,7 +263,15 @@ PUBLISHED_TEMPERATURES = {200: 0.02, 230: 0.02, 245: 0.02, 260: 0.002, 275: 0.00
 
 
 class LabelHistory(NamedTuple):
-    """The newest labels, those before them, and how often labels have been made."""
+    """The newest labels, those before them, and how often labels have been made.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import labels
+      >>> history = labels.LabelHistory.empty((2,)).push(jnp.array([0.5, 0.0])).push(jnp.array([0.75, 0.25]))
+      >>> print(history.newest, history.previous, history.made)
+      [0.75 0.25] [0.5 0. ] 2
+    """
 
     newest: Float[Array, "*s"]
     previous: Float[Array, "*s"]
@@ -251,6 +305,16 @@ def label_target(
 
     Raises:
       ValueError: phases out of order.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import labels
+      >>> history = labels.LabelHistory.empty((2,)).push(jnp.array([0.5, 0.0])).push(jnp.array([0.75, 0.25]))
+      >>> for epoch in (200, 201, 251):  # none yet, the newest, twice what changed
+      ...     print(epoch, labels.label_target(history, epoch))
+      200 [0. 0.]
+      201 [0.75 0.25]
+      251 [0.5 0.5]
     """
     labels = {name: as_floats(getattr(history, name), f"history.{name}") for name in ("newest", "previous")}
     newest, previous = labels.values()
@@ -277,7 +341,13 @@ def label_weight(
     growth: float = 1.035,
     most: float = 50.0,
 ) -> Float[Array, ""]:
-    """Weight of the pseudo-label loss: 0 before `first_epoch`, then initial * growth^(epoch - first_epoch), capped."""
+    """Weight of the pseudo-label loss: 0 before `first_epoch`, then initial * growth^(epoch - first_epoch), capped.
+
+    Example:
+      >>> from casejax import labels
+      >>> print([round(float(labels.label_weight(epoch)), 2) for epoch in (199, 200, 201, 300)])
+      [0.0, 10.0, 10.35, 50.0]
+    """
     age = jnp.asarray(epoch, jnp.float32) - first_epoch
     capped_at = math.ceil(math.log(most / initial) / math.log(growth))
     weight = jnp.minimum(initial * growth ** jnp.clip(age, 0, capped_at), most)

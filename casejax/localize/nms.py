@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Num
 from casejax.localize.arguments import as_floats, as_whole, check_number
 from casejax.localize.overlap import unchecked_iou
 from casejax.records import Localization
 
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Num
-
-    Number = float | np.integer | np.floating | Array
+Number = float | np.integer | np.floating | Array
 
 
 _LISTED_PAIRS = 2**18  # pairs, or 16 a row, up to which all that may overlap are compared
@@ -53,6 +51,12 @@ def hard_nms(
     Raises:
       ValueError: a threshold that is not above 0, arrays that do not fit, a NaN score, or a segment that is not finite
         or ends before it starts; the message names the row.
+
+    Example:
+      >>> from casejax.localize import hard_nms
+      >>> segments = [[0.0, 10.0], [1.0, 11.0], [20.0, 30.0]]
+      >>> print(hard_nms(segments, [0.9, 0.8, 0.7]))
+      Survivors(row=array([0, 2]), score=array([0.9, 0.7]))
     """
     segment, score, group = _table(segment, score, group)
     order, suppressor = _suppress(segment, score, group, threshold, plus_one)
@@ -88,6 +92,13 @@ def decay_once_nms(
 
     Raises:
       ValueError: as `hard_nms`, or a sigma that is not above 0.
+
+    Example:
+      >>> from casejax.localize import decay_once_nms
+      >>> segments = [[0.0, 10.0], [0.0, 5.0], [20.0, 30.0]]
+      >>> row, score = decay_once_nms(segments, [0.9, 0.8, 0.7])  # the second has a tIoU of 1/2 with the first
+      >>> print(row, score.round(3))  # 0.8 exp(-0.25 / 0.35)
+      [0 2 1] [0.9   0.7   0.392]
     """
     _check_sigma(sigma)
     segment, score, group = _table(segment, score, group)
@@ -124,6 +135,13 @@ def soft_nms(
 
     References:
       Bodla et al., "Soft-NMS", ICCV 2017, Eq. 3.
+
+    Example:
+      >>> from casejax.localize import soft_nms
+      >>> segments = [[0.0, 10.0], [0.0, 5.0], [20.0, 30.0]]
+      >>> row, score = soft_nms(segments, [0.9, 0.8, 0.7])  # the second has a tIoU of 1/2 with the first
+      >>> print(row, score.round(3))  # 0.8 exp(-0.25 / 0.5)
+      [0 2 1] [0.9   0.7   0.485]
     """
     _check_sigma(sigma)
     segment, score, group = _table(segment, score, group)

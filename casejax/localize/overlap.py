@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from casejax import arrays
+from casejax.array_types import Array, Float, Num
 from casejax.localize.arguments import as_floats
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
 
 
 def temporal_iou(
@@ -35,6 +33,11 @@ def temporal_iou(
 
     Raises:
       ValueError: shapes that don't fit, or a known NaN.
+
+    Example:
+      >>> from casejax.localize import temporal_iou
+      >>> print(temporal_iou([0.0, 10.0], [[5.0, 15.0], [0.0, 10.0], [20.0, 30.0]]).round(3))
+      [0.333 1.    0.   ]
     """
     return unchecked_iou(*_segments(a=a, b=b), extra=_checked(extra))
 
@@ -59,6 +62,11 @@ def candidate_overlap(
       best: segments that cover.
       candidate: segments that are covered.
       extra: see `temporal_iou`.
+
+    Example:
+      >>> from casejax.localize import candidate_overlap
+      >>> print(candidate_overlap([0.0, 10.0], [[5.0, 15.0], [4.0, 5.0], [20.0, 30.0]]))
+      [0.5 1.  0. ]
     """
     intersection, _, length = _lengths(*_segments(best=best, candidate=candidate), _checked(extra))
     return _ratio(intersection, length)

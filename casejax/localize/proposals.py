@@ -6,15 +6,13 @@ Everything here is NumPy on arrays of many videos at once; nothing loops over pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Bool, Float, Int
 from casejax.localize.arguments import check_number, takes
 from casejax.records import THRESHOLDS
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 
 class Runs(NamedTuple):
@@ -36,6 +34,12 @@ def select_classes(video_scores: Float[np.ndarray, "V C"], *, threshold: float =
 
     Raises:
       ValueError: a score or threshold that is NaN, or no class.
+
+    Example:
+      >>> from casejax.localize import select_classes
+      >>> print(select_classes([[0.7, 0.3, 0.0], [0.1, 0.2, 0.1]], threshold=0.25))
+      [[ True  True False]
+       [False  True False]]
     """
     check_number(threshold, "threshold", "be a number", lambda x: x == x)
     if video_scores.ndim != 2 or not video_scores.shape[1]:
@@ -64,6 +68,13 @@ def upsample(
 
     Raises:
       ValueError: no snippet, a scale below one, or a NaN score.
+
+    Example:
+      >>> from casejax.localize import upsample
+      >>> print(upsample([0.0, 1.0], scale=4))
+      [0.   0.25 0.5  0.75 1.   1.25 1.5  1.75]
+      >>> print(upsample([0.0, 1.0], scale=4, extrapolate=False))
+      [0.   0.25 0.5  0.75 1.   1.   1.   1.  ]
     """
     num_snippets = scores.shape[-1] if scores.ndim else 0
     if num_snippets < 1 or not (scale >= 1 and scale % 1 == 0):
@@ -101,6 +112,12 @@ def propose(
 
     Raises:
       ValueError: a curve or threshold with NaN, or shapes that don't fit.
+
+    Example:
+      >>> from casejax.localize import propose
+      >>> runs = propose([[0.0, 0.6, 0.9, 0.6, 0.0, 0.6]], thresholds=(0.5, 0.8))
+      >>> print(runs.threshold, runs.first, runs.last)  # two above 0.5, one above 0.8
+      [0 0 1] [1 5 2] [3 5 2]
     """
     if curves.ndim != 2 or np.ndim(thresholds) != 1:
         raise ValueError(f"curves must be (G, L) and thresholds a list, got {curves.shape} and {thresholds}")
@@ -153,6 +170,12 @@ def outer_inner_contrast(
 
     References:
       Shou et al., "AutoLoc", ECCV 2018, Sec. 3.2. The widths follow the CASE program.
+
+    Example:
+      >>> from casejax.localize import outer_inner_contrast
+      >>> curve = [[0.0, 0.2, 1.0, 1.0, 0.0, 0.0]]
+      >>> print(outer_inner_contrast(curve, [0], [2], [3], outer_ratio=0.5))  # 1 inside, 0.1 around it
+      [0.9]
     """
     check_number(outer_ratio, "outer_ratio", "be 0 or more and finite", lambda x: 0 <= x < np.inf)
     check_number(outer_power, "outer_power", "be 0 or more and finite", lambda x: 0 <= x < np.inf)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import Float, Int
 from casejax.localize.arguments import check_number, takes
 from casejax.localize.fusion import fuse_table
 from casejax.localize.nms import NMS, Survivors
@@ -19,9 +19,6 @@ from casejax.localize.smoothing import smooth
 from casejax.localize.tcam import localize_tcam
 from casejax.localize.templates import Template, exponential, gaussian, student_t, uniform
 from casejax.records import Localization, SegmentTable
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 TEMPLATES: dict[str, Template] = {
     "gaussian": gaussian,
@@ -67,6 +64,16 @@ def localize(
       ValueError: shapes that disagree; NaN or infinite scores of real snippets, a duration that is not positive, a
         length that is not from 1 to T, where the message names the first such video; `suppress` where nothing is
         suppressed.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax.localize import localize
+      >>> from casejax.records import Localization
+      >>> scores = np.zeros((1, 20, 2))  # one video, 20 snippets of 2 seconds
+      >>> scores[0, 5:10, 1] = 0.9  # from 10 s to 20 s
+      >>> found = localize(scores, [[0.1, 0.8]], [40.0], options=Localization(nms="hard"))
+      >>> print(found.label, found.segment.round(1), found.score.round(2))
+      [1] [[ 8.5 19.6]] [0.93]
     """
     _check(scores, video_scores, durations, ranked, lengths)
     if suppress is not None and (options.proposals != "thresholds" or options.fusion != "none"):
@@ -120,6 +127,15 @@ def localize_proposals(
 
     Raises:
       ValueError: shapes that disagree, a label that is no class, or `suppress` where nothing is suppressed.
+
+    Example:
+      >>> from casejax.localize import localize_proposals
+      >>> segments = [[[5.0, 10.0], [5.5, 10.5], [14.0, 16.0]]]  # snippets of one video
+      >>> found = localize_proposals(segments, [[1, 1, 1]], [[0.9, 0.6, 0.5]], [[0.1, 0.8]], [2.0])
+      >>> print(found.segment, found.score.round(2))  # the suppressed one is last, decayed
+      [[10. 20.]
+       [28. 32.]
+       [11. 21.]] [0.9  0.5  0.08]
     """
     shape = scores.shape
     wrong = segments.shape != (*shape, 2) or labels.shape != shape or scores.ndim != 2 or video_scores.ndim != 2

@@ -8,14 +8,11 @@ class logits by a learned filter there.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import Float
 from casejax.localize.arguments import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 @takes("curves")
@@ -39,6 +36,13 @@ def smooth(curves: Float[np.ndarray, "*batch T"], *, width: int, degree: int = 0
 
     References:
       Savitzky and Golay, "Smoothing and differentiation of data by simplified least squares procedures", 1964.
+
+    Example:
+      >>> from casejax.localize import smooth
+      >>> print(smooth([0.0, 0.0, 3.0, 0.0, 0.0], width=3).round(3))
+      [0. 1. 1. 1. 0.]
+      >>> print(smooth([0.0, 1.0, 4.0, 9.0, 16.0], width=5, degree=2).round(3))  # a parabola stays one
+      [ 0.  1.  4.  9. 16.]
     """
     if not (width >= 1 and width % 2 == 1 and degree >= 0 and degree % 1 == 0):
         raise ValueError(f"smooth needs an odd width and a degree of at least 0, got {width=} and {degree=}")

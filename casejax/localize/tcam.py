@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from casejax.array_types import Array, Float, Num
 from casejax.localize.arguments import as_floats, check_number, takes
 from casejax.localize.proposals import propose
 from casejax.records import SNIPPET_SECONDS, SegmentTable
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
 
 
 @takes("tcam")
@@ -27,6 +25,11 @@ def confidences(tcam: Float[np.ndarray, "T C"], *, divisor: int = 8) -> Float[np
 
     Raises:
       ValueError: no snippet, a divisor below 1, or a NaN score.
+
+    Example:
+      >>> from casejax.localize import confidences
+      >>> print(confidences([[1.0, 0.0], [3.0, 0.0], [2.0, 0.5], [0.0, 0.0]], divisor=2))  # of the upper half
+      [2.5  0.25]
     """
     check_number(divisor, "divisor", "be 1 or more", lambda x: x >= 1)
     if tcam.ndim != 2 or not len(tcam):
@@ -61,6 +64,15 @@ def localize_tcam(
     Raises:
       ValueError: an option out of range, a video without a snippet, scores that are not finite, or videos of different
         numbers of classes; the message names the first such video.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax.localize import localize_tcam
+      >>> tcam = np.full((8, 2), -1.0)
+      >>> tcam[2:5, 0] = [1.0, 3.0, 2.0]
+      >>> found = localize_tcam([tcam], snippet_seconds=1.0)
+      >>> print(found.label, found.segment, found.score)  # the greatest score and the confidence, both 3
+      [0] [[2. 5.]] [6.]
     """
     if not (divisor >= 1 and min_snippets >= 1 and 0 <= class_threshold <= 1 and snippet_seconds > 0):
         raise ValueError(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Float, Int
 from casejax.arrays import takes
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 
 class Fit(NamedTuple):
@@ -32,7 +30,16 @@ the number of groups G, to the fit of each group to each column; 0 for groups wi
 def gaussian(
     values: Float[Array, "n v"], weights: Float[Array, " n"], group: Int[Array, " n"], *, num_groups: int
 ) -> Fit:
-    """The weighted mean (Eq. 4) and standard deviation."""
+    """The weighted mean (Eq. 4) and standard deviation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax.localize import gaussian
+      >>> values, weights = jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0.5, 0.5, 1.0])
+      >>> fit = gaussian(values, weights, jnp.array([0, 0, 1]), num_groups=2)
+      >>> print(fit.location.tolist(), fit.spread.tolist())
+      [[2.0], [5.0]] [[1.0], [0.0]]
+    """
     total = partial(jax.ops.segment_sum, segment_ids=group, num_segments=num_groups)
     # Values count from a member of the group, so that times far from 0 lose no digits.
     origin = jax.lax.stop_gradient(extreme(jax.ops.segment_min, values, group, num_groups))
@@ -49,6 +56,14 @@ def exponential(
     """The same as `gaussian`: the exponential distribution over the least value has the weighted mean as its mean.
 
     Its rate is 1 / sum_k g_k (x_k - min x) (Eq. 11), and min x + 1 / rate (Eq. 12) is sum_k g_k x_k.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax.localize import exponential
+      >>> values, weights = jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0.25, 0.75, 1.0])
+      >>> print(exponential(values, weights, jnp.array([0, 0, 1]), num_groups=2).location)
+      [[2.5]
+       [5. ]]
     """
     return gaussian(values, weights, group, num_groups=num_groups)
 
@@ -57,7 +72,16 @@ def exponential(
 def uniform(
     values: Float[Array, "n v"], weights: Float[Array, " n"], group: Int[Array, " n"], *, num_groups: int
 ) -> Fit:
-    """The middle between the least and the greatest value (Eq. 7), whatever their weights."""
+    """The middle between the least and the greatest value (Eq. 7), whatever their weights.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax.localize import uniform
+      >>> values, weights = jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0.25, 0.75, 1.0])
+      >>> print(uniform(values, weights, jnp.array([0, 0, 1]), num_groups=2).location)
+      [[2.]
+       [5.]]
+    """
     del weights
     low = extreme(jax.ops.segment_min, values, group, num_groups)
     high = extreme(jax.ops.segment_max, values, group, num_groups)
@@ -93,6 +117,16 @@ def student_t(
     References:
       Kent, Tyler and Vardi, "A Curious Likelihood Identity for the Multivariate T-Distribution", Communications in
       Statistics 1994, for the scale update; it has the same fixed point as the usual one and reaches it sooner.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax.localize import gaussian, student_t
+      >>> starts, weights, group = jnp.array([[1.0], [1.1], [0.9], [9.0]]), jnp.full(4, 0.25), jnp.zeros(4, int)
+      >>> print(np.asarray(gaussian(starts, weights, group, num_groups=1).location).round(2))
+      [[3.]]
+      >>> print(np.asarray(student_t(starts, weights, group, num_groups=1).location).round(2))  # 9 counts little
+      [[1.1]]
     """
     if not freedom >= 1 or num_steps < 1:
         raise ValueError(f"student_t needs freedom >= 1 and num_steps >= 1, got {freedom=}, {num_steps=}")

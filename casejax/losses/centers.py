@@ -6,17 +6,15 @@ Equations are numbered as in its supplement. A *pair* is a video and one of its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from casejax.array_types import Array, Bool, Float, Int, Key
 from casejax.arrays.arguments import check_index, takes
 from casejax.losses.vectors import _angle, _cosines, unit
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class Triplets(NamedTuple):
@@ -52,6 +50,14 @@ def nearest_negative(
 
     Raises:
       ValueError: centers of another dimension than the features.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> centers = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+      >>> features = jnp.array([[2.0, 0.1], [0.1, 2.0]])  # near to centers 0 and 1, which are their own
+      >>> print(losses.nearest_negative(features, jnp.array([0, 1]), centers))
+      [2 2]
     """
     _check(labels, centers)
     labels = jnp.asarray(labels)
@@ -74,6 +80,15 @@ def triplets(
     """Both triplets of every pair, Eqs. 1 and 2 inside the maximum; differentiable in all three arrays.
 
     Args and errors are those of `center_loss`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> feature, background = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> found = losses.triplets(feature, background, jnp.array([0]), jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+      >>> print(np.asarray(found.atcl).round(3), np.asarray(found.nt).round(3))  # 1 - pi / 2 and 2 - pi / 2
+      [-0.571] [0.429]
     """
     nearest = nearest_negative(features, labels, centers, candidates=candidates)
     labels = jnp.asarray(labels)
@@ -132,6 +147,16 @@ def center_loss(
     Raises:
       ValueError: features, background, labels and centers whose shapes do not fit, fewer than two centers, or (outside
         jit) a label that is no index of them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> feature, background = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> centers = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{losses.center_loss(feature, background, jnp.array([0]), centers):.3f}")  # 0.6 (2 - pi / 2)
+      0.258
+      >>> print(f"{losses.center_loss(feature, background, jnp.array([1]), centers):.3f}")  # another class
+      4.713
     """
     _check(labels, centers, mask)
     real = jnp.ones(len(labels), bool) if mask is None else mask
@@ -172,6 +197,14 @@ def initial_centers(num_classes: int, dim: int, key: Key[Array, ""]) -> Float[Ar
 
     Raises:
       ValueError: fewer than two classes or no dimension.
+
+    Example:
+      >>> import jax
+      >>> from casejax import losses
+      >>> centers = losses.initial_centers(20, 64, jax.random.key(0))
+      >>> lengths = losses.norm(centers)
+      >>> print(centers.shape, f"{lengths.min():.3f} {lengths.max():.3f}")
+      (20, 64) 1.000 1.000
     """
     if num_classes < 2 or dim < 1:
         raise ValueError(f"centers need two classes and a dimension, got num_classes={num_classes} and dim={dim}")

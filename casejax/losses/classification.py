@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import takes
 from casejax.losses.pooling import ABSENT, top_k_mean
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 @takes()
@@ -27,6 +23,15 @@ def video_cross_entropy(
 
     Returns:
       (B,) losses; a video without a label gives the (negligible) loss of `smoothing` alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> scores = jnp.array([[2.0, 2.0, -30.0], [0.0, 0.0, 0.0]])
+      >>> labels = jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+      >>> print(np.asarray(losses.video_cross_entropy(scores, labels)).round(3))  # log 2 and log 3
+      [0.693 1.099]
     """
     return soft_cross_entropy(video_scores, shared_out(labels) + smoothing)
 
@@ -61,6 +66,16 @@ def generalized_bce(
     References:
       Zhang and Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
       Labels", NeurIPS 2018; Ma et al., "Weakly Supervised Action Selection Learning in Video", CVPR 2021.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> probabilities, labels = jnp.array([[0.9, 0.8, 0.2, 0.1]]), jnp.array([[1.0, 1.0, 0.0, 0.0]])
+      >>> print(np.asarray(losses.generalized_bce(probabilities, labels, exponent=1.0)).round(3))  # 0.15 either side
+      [0.3]
+      >>> print(np.asarray(losses.generalized_bce(probabilities, labels, exponent=0.0)).round(3))  # cross-entropy
+      [0.329]
     """
     if not 0 <= exponent <= 1:
         raise ValueError(f"exponent must lie in [0, 1], got {exponent}")
@@ -88,13 +103,31 @@ def soft_cross_entropy(logits: Float[Array, "*n k"], targets: Float[Array, "*n k
 
     Returns:
       (...) losses, one a row.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+      >>> targets = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
+      >>> print(np.asarray(losses.soft_cross_entropy(logits, targets)).round(3))  # log 2 and log 4
+      [0.693 1.386]
     """
     return -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
 
 
 @takes()
 def entropy(labels: Float[Array, "*n k"]) -> Float[Array, "*n"]:
-    """Entropy over the last axis in nats; 0 log 0 is 0."""
+    """Entropy over the last axis in nats; 0 log 0 is 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> labels = jnp.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]])
+      >>> print(np.asarray(losses.entropy(labels)).round(3))  # log 4 and log 2
+      [1.386 0.693]
+    """
     return -(labels * jnp.log(jnp.where(labels > 0, labels, 1))).sum(axis=-1)
 
 
@@ -118,6 +151,15 @@ def mil_loss(
 
     Returns:
       (B,) losses; 0 for a video without a label, for which the published program has NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> cas = jnp.array([[[4.0, 0.0], [2.0, 0.0], [-9.0, 0.0], [-9.0, 0.0]]])  # upper halves: 3 and 0 on average
+      >>> labels = jnp.array([[1.0, 0.0]])
+      >>> print(np.asarray(losses.mil_loss(cas, labels, divisor=2)).round(3))  # log(1 + exp(-3))
+      [0.049]
     """
     pooled = top_k_mean(cas, divisor=divisor, rounding="up", mask=mask)
     return video_cross_entropy(pooled, labels, smoothing=0.0)
@@ -133,6 +175,14 @@ def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
 
     Returns:
       (B,) losses. Both logarithms come from the logits, so they need no lower limit as in the published program.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))  # the mean of log 2, log 4/3 and log 4/3
+      >>> print(np.asarray(losses.softmax_bce(logits, jnp.array([[1.0, 0.0, 0.0]]))).round(3))
+      [0.423]
     """
     total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
     own = jnp.eye(logits.shape[1], dtype=bool)[None]
@@ -142,11 +192,27 @@ def softmax_bce(logits: Float[Array, "b k"], targets: Float[Array, "b k"]) -> Fl
 
 @takes()
 def shared_out(labels: Float[Array, "b k"]) -> Float[Array, "b k"]:
-    """Labels of each video divided by their sum, where that is 1 or more, so that they sum to 1."""
+    """Labels of each video divided by their sum, where that is 1 or more, so that they sum to 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> print(losses.shared_out(jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])))
+      [[0.5 0.5 0. ]
+       [0.  0.  0. ]]
+    """
     return labels / jnp.maximum(labels.sum(axis=1, keepdims=True), 1)
 
 
 @takes()
 def with_background(labels: Float[Array, "b c"], background: float) -> Float[Array, "b k"]:
-    """Labels (B, C + 1) of the classes and, last, of background: the same number in every video, such as 1 or 0."""
+    """Labels (B, C + 1) of the classes and, last, of background: the same number in every video, such as 1 or 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> print(losses.with_background(jnp.array([[1.0, 0.0], [0.0, 1.0]]), 1))
+      [[1. 0. 1.]
+       [0. 1. 1.]]
+    """
     return jnp.concatenate([labels, jnp.full_like(labels[:, :1], background)], axis=1)

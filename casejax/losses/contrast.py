@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.arrays.arguments import takes
 from casejax.losses.pooling import ABSENT, select_top_k, time_mean
 from casejax.losses.vectors import unit
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 @takes(by="kinds")
@@ -36,6 +32,16 @@ def best_of_kinds(
 
     Returns:
       (N, B, T) True for the snippets that are taken.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> attention = jnp.array([[0.9, 0.6, 0.2, 0.1]])[:, :, None]
+      >>> kinds = jnp.concatenate([attention > 0.5, attention < 0.5], axis=2)  # foreground and background
+      >>> taken = losses.best_of_kinds(kinds, jnp.concatenate([attention, 1 - attention], axis=2), divisor=4)
+      >>> print(taken[:, 0].astype(int))  # one in four: the surest of each kind
+      [[1 0 0 0]
+       [0 0 0 1]]
     """
     if mask is not None:
         kinds = kinds & mask[..., None]
@@ -66,6 +72,16 @@ def mined_contrast(
 
     References:
       Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, Eq. 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> embedding = jnp.array([[[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]])
+      >>> query, positive, negatives = jnp.eye(3, dtype=bool)[:, None]  # one snippet each
+      >>> loss = losses.mined_contrast(embedding, query, positive, negatives, temperature=1.0)
+      >>> print(np.asarray(loss).round(3))  # log(1 + 1/e)
+      [0.313]
     """
     # What takes no part must not spoil the gradient either.
     embedding = jnp.where((query | positive | negatives)[:, :, None], embedding, 0)

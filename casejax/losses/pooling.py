@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.arrays.arguments import takes
 from casejax.arrays.placement import varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 ABSENT = -1e30
 """Logit of what takes no part in a softmax. It is finite, so that nothing becomes NaN where no entry takes part."""
@@ -43,6 +41,16 @@ def select_top_k(
 
     Raises:
       ValueError: `divisor` below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> scores = jnp.array([[[0.1], [0.9], [0.5], [0.8]]])  # one video, four snippets, one class
+      >>> print(losses.select_top_k(scores, divisor=2)[0, :, 0])
+      [False  True False  True]
+      >>> mask = jnp.array([[True, True, True, False]])  # the last is padding, and half of three rounds to one
+      >>> print(losses.select_top_k(scores, divisor=2, mask=mask)[0, :, 0])
+      [False  True False False]
     """
     if divisor < 1:
         raise ValueError(f"divisor must be 1 or more, got {divisor}")
@@ -95,6 +103,15 @@ def selected_mean(values: Float[Array, "b t c"], selected: Bool[Array, "b t c"])
 
     Returns:
       (B, C) means; 0 where nothing is selected.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> values = jnp.array([[[0.1], [0.9], [0.5], [0.8]]])
+      >>> selected = losses.select_top_k(values, divisor=2)  # 0.9 and 0.8
+      >>> print(np.asarray(losses.selected_mean(values, selected)).round(3))
+      [[0.85]]
     """
     count = selected.sum(axis=1)
     return jnp.where(selected, values, 0).sum(axis=1) / jnp.maximum(count, 1).astype(values.dtype)
@@ -121,6 +138,16 @@ def top_k_mean(
 
     Raises:
       ValueError: `divisor` below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> values = jnp.array([[[0.1], [0.9], [0.5], [0.8]]])
+      >>> print(np.asarray(losses.top_k_mean(values, divisor=2)).round(3))  # of 0.9 and 0.8
+      [[0.85]]
+      >>> print(np.asarray(losses.top_k_mean(values, divisor=1)).round(3))
+      [[0.575]]
     """
     return selected_mean(values, select_top_k(values, divisor=divisor, rounding=rounding, mask=mask))
 
@@ -135,6 +162,17 @@ def pooled(
       cas: (B, T, C) class logits.
       selected: (B, T, C) the snippets to pool, from `select_top_k`.
       probabilities: average the snippets' probabilities, as printed; default their logits, as published.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> cas = jnp.log(jnp.array([[[1.0, 3.0], [9.0, 1.0]]]))  # probabilities 1/4 and 3/4, 9/10 and 1/10
+      >>> selected = jnp.array([[[True, True], [False, True]]])  # class 0 in the first snippet, class 1 in both
+      >>> print(np.asarray(losses.pooled(cas, selected, probabilities=True)).round(3))
+      [[0.25  0.425]]
+      >>> print(np.asarray(losses.pooled(cas, selected)).round(3))  # 0 and half of log 3
+      [[0.    0.549]]
     """
     return selected_mean(jax.nn.softmax(cas) if probabilities else cas, selected)
 
@@ -144,13 +182,30 @@ def pooled(
 
 @takes()
 def stream_mean(streams: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
-    """Mean over streams of arrays of one shape; of their logits, it is co-labelling as published."""
+    """Mean over streams of arrays of one shape; of their logits, it is co-labelling as published.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> rgb, flow = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.5]])
+      >>> print(losses.stream_mean([rgb, flow]))
+      [[0.5  0.25]]
+    """
     return sum(streams[1:], start=streams[0]) / len(streams)
 
 
 @takes()
 def class_probabilities(cas: Sequence[Float[Array, "b t c"]]) -> Float[Array, "b t c"]:
-    """P^V: softmax of the class activation sequence over classes (Table 9 of CASE), mean over streams."""
+    """P^V: softmax of the class activation sequence over classes (Table 9 of CASE), mean over streams.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> rgb, flow = jnp.zeros((1, 1, 2)), jnp.log(jnp.array([[[3.0, 1.0]]]))
+      >>> print(np.asarray(losses.class_probabilities([rgb, flow])).round(3))  # of 1/2, 1/2 and 3/4, 1/4
+      [[[0.625 0.375]]]
+    """
     return stream_mean([jax.nn.softmax(logits) for logits in cas])
 
 
@@ -167,6 +222,16 @@ def calibrate(
 
     Returns:
       (B, T, C), in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> cas = jnp.zeros((1, 2, 2))  # nothing is known of the classes: 1/2 each
+      >>> foreground = jnp.array([[1.0, 0.0]])
+      >>> print(np.asarray(losses.calibrate([cas], foreground, cas_weight=0.25)).round(3))
+      [[[0.875 0.875]
+        [0.125 0.125]]]
     """
     weight = jnp.asarray(cas_weight, foreground.dtype)
     return weight * class_probabilities(cas) + (1 - weight) * foreground[:, :, None]
@@ -177,7 +242,15 @@ def calibrate(
 
 @takes(half=True)
 def without_padding(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t *d"]:
-    """`x` with zeros in padding, also where NaN stood there."""
+    """`x` with zeros in padding, also where NaN stood there.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> x, mask = jnp.array([[1.0, 2.0, jnp.nan]]), jnp.array([[True, True, False]])
+      >>> print(losses.without_padding(x, mask=mask))
+      [[1. 2. 0.]]
+    """
     if mask is None:
         return x
     return jnp.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, 0)
@@ -185,7 +258,15 @@ def without_padding(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | Non
 
 @takes(nan=True)
 def lengths(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Float[Array, " b"]:
-    """The number of real snippets of each video, at least 1, in the dtype of `x`, but float32 for half precision."""
+    """The number of real snippets of each video, at least 1, in the dtype of `x`, but float32 for half precision.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> x, mask = jnp.ones((2, 3)), jnp.array([[True, True, False], [True, True, True]])
+      >>> print(losses.lengths(x, mask=mask))
+      [2. 3.]
+    """
     if mask is None:
         return jnp.full(x.shape[0], x.shape[1], x.dtype)
     return jnp.maximum(mask.sum(axis=1), 1).astype(x.dtype)
@@ -193,7 +274,15 @@ def lengths(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None) -> Fl
 
 @takes()
 def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = None) -> Float[Array, ""]:
-    """Mean over all entries that are True in `mask`; 0 where there is none."""
+    """Mean over all entries that are True in `mask`; 0 where there is none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> values, mask = jnp.array([[1.0, 3.0, jnp.nan]]), jnp.array([[True, True, False]])
+      >>> print(losses.masked_mean(values, mask=mask))
+      2.0
+    """
     if mask is None:
         return values.mean()
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1).astype(values.dtype)
@@ -201,7 +290,15 @@ def masked_mean(values: Float[Array, "*n"], *, mask: Bool[Array, "*n"] | None = 
 
 @takes()
 def time_mean(x: Float[Array, "b t *d"], *, mask: Bool[Array, "b t"] | None = None) -> Float[Array, "b *d"]:
-    """Mean over the real snippets of each video; 0 for a video without one."""
+    """Mean over the real snippets of each video; 0 for a video without one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> x, mask = jnp.array([[1.0, 3.0, 9.0], [1.0, 3.0, 8.0]]), jnp.array([[True, True, False], [True, True, True]])
+      >>> print(losses.time_mean(x, mask=mask))
+      [2. 4.]
+    """
     count = lengths(x, mask=mask)
     return without_padding(x, mask=mask).sum(axis=1) / count.reshape(-1, *(1,) * (x.ndim - 2))
 
@@ -211,6 +308,14 @@ def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | No
     """Weights of a video's real snippets that sum to 1 over time, for each class apart.
 
     Padding has weight 0; in a video without a real snippet all weights are equal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import losses
+      >>> logits = jnp.log(jnp.array([[[1.0], [3.0], [9.0]]]))
+      >>> print(np.asarray(losses.time_softmax(logits, mask=jnp.array([[True, True, False]]))[0, :, 0]).round(3))
+      [0.25 0.75 0.  ]
     """
     if mask is not None:
         logits = jnp.where(mask[..., None], logits, ABSENT)
@@ -219,7 +324,15 @@ def time_softmax(logits: Float[Array, "b t c"], *, mask: Bool[Array, "b t"] | No
 
 @takes()
 def moving_average(x: Float[Array, "b t d"], window: int, *, mask: Bool[Array, "b t"] | None) -> Float[Array, "b t d"]:
-    """Mean over `window` snippets around each one; those beyond either end and in padding count as zeros."""
+    """Mean over `window` snippets around each one; those beyond either end and in padding count as zeros.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import losses
+      >>> x = jnp.array([[[0.0], [3.0], [0.0], [3.0]]])
+      >>> print(losses.moving_average(x, 3, mask=None)[0, :, 0])
+      [1. 1. 2. 1.]
+    """
     if window == 1:
         return x
     sums = jax.lax.reduce_window(without_padding(x, mask=mask), 0.0, jax.lax.add, (1, window, 1), (1, 1, 1), "SAME")

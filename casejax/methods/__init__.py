@@ -39,6 +39,14 @@ def find(name: str) -> Method:
 
     Raises:
       OptionError: no method of that name, or one that the head cannot be put on.
+
+    Example:
+      >>> from casejax import methods
+      >>> method = methods.find("co2net+case")
+      >>> print(method.name, method.schedule.epochs, method.localization.nms)
+      co2net+case 250 soft
+      >>> print(method.settings.head.num_clusters)
+      16
     """
     base, plus, head = name.partition("+")
     if base not in METHODS or (plus and head != "case"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import (
     norm,
     select_top_k,
@@ -38,9 +39,6 @@ from casejax.methods.layers import (
     top_k_foreground,
 )
 from casejax.records import Localization, SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import best_of_kinds, mined_contrast, stream_mean, time_mean, without_padding
 from casejax.methods import asl
 from casejax.methods.case.datasets import ACTIVITYNET
@@ -23,9 +24,6 @@ from casejax.methods.case.variants import SELECTION
 from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import TemporalConv, attend, check_counts, pointwise, read_streams
 from casejax.records import option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.labels.self_labels import foreground_labels
 from casejax.losses import select_top_k, stream_mean
 from casejax.methods.case.variants import SELECTION
 from casejax.methods.contract import Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import attend, calibrated_scores, check_counts, pointwise, read_streams
 from casejax.records import Localization, SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import without_padding
 from casejax.losses.classification import shared_out, softmax_bce
 from casejax.methods.contract import BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step, supervised
@@ -31,9 +32,6 @@ from casejax.methods.layers import (
     top_k_foreground,
 )
 from casejax.records import Localization, SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 _leaky = partial(jax.nn.leaky_relu, negative_slope=0.01)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import (
     moving_average,
     soft_cross_entropy,
@@ -51,9 +52,6 @@ from casejax.methods.layers import (
 )
 from casejax.methods.wtalc import co_activity_loss
 from casejax.records import SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 _leaky = partial(jax.nn.leaky_relu, negative_slope=0.2)
 

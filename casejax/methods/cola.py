@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.labels import foreground_labels
 from casejax.losses import (
     best_of_kinds,
@@ -39,9 +40,6 @@ from casejax.methods.layers import (
     torch_default,
 )
 from casejax.records import Localization, SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.labels import Instances, LabelHistory, pseudo_label_loss
 from casejax.losses import stream_mean
 from casejax.records import Dataset, Localization, SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 THUMOS14 = "thumos14"
 """The data set that a method's own settings are for."""
@@ -95,6 +93,13 @@ class Loss(NamedTuple):
       terms: scalars to log; those named `loss_...` are its parts.
       foreground: (B, T) foreground labels Q^A, one array an embedding, for the clustering head.
       cluster_labels: (S, K, 2) Q^C of this step; () without clusters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import methods
+      >>> loss = methods.Loss.of({"loss_class": jnp.asarray(0.5), "loss_norm": jnp.asarray(0.25)})
+      >>> print(loss.value)
+      0.75
     """
 
     value: Float[Array, ""]
@@ -122,7 +127,15 @@ class Foreground(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast and on what a method trains."""
+    """How long, how fast and on what a method trains.
+
+    Example:
+      >>> from dataclasses import replace
+      >>> from casejax import methods
+      >>> short = replace(methods.find("wtalc").schedule, epochs=30)
+      >>> print(short.epochs, short.batch_size, short.learning_rate)
+      30 10 0.0001
+    """
 
     num_snippets: int = option(750, "snippets T sampled from every video", within="[1, inf)")
     batch_size: int = option(16, "videos a step, over all devices", within="[1, inf)")

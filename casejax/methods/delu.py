@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from casejax import losses, ot
+from casejax.array_types import Array, Bool, Float
 from casejax.losses import lengths, select_top_k, stream_mean, time_mean
 from casejax.methods import co2net
 from casejax.methods.contract import Loss, Number, Outputs, Step, supervised
 from casejax.records import option
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
-
-    Evidence = Callable[[Float[Array, "b c"]], Float[Array, "b c"]]
-    VideoLoss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
-    Rank = Callable[..., Float[Array, " t"]]  # of (values, *, mask)
+Evidence = Callable[[Float[Array, "b c"]], Float[Array, "b c"]]
+VideoLoss = Callable[[Float[Array, "b c"], Float[Array, "b c"]], Float[Array, " b"]]
+Rank = Callable[..., Float[Array, " t"]]  # of (values, *, mask)
 
 
 def exp_evidence(logits: Float[Array, "*b c"]) -> Float[Array, "*b c"]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.labels import foreground_labels
 from casejax.losses import without_padding
 from casejax.methods.contract import Outputs
 from casejax.records import SnippetScores
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 Initializer = Callable[..., jax.Array]
 Init = Callable[[int, int], tuple[Initializer, Initializer]]

@@ -6,15 +6,13 @@ CVPR 2022, after the published program.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.losses import ABSENT, unit, without_padding
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 _SHARPNESS = 5.0  # factor on the cosines by which snippets belong to tokens
 

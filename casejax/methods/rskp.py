@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.labels.pseudo_labels import pseudo_label_loss
 from casejax.losses import time_mean, unit, without_padding
 from casejax.methods.contract import WHOLE, BackgroundSettings, Loss, Method, Number, Outputs, Schedule, Step
@@ -32,9 +33,6 @@ from casejax.methods.layers import (
 )
 from casejax.methods.representatives import Memory, reallocate, recall, refine_tokens, remember
 from casejax.records import SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)

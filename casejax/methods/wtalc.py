@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import mil_loss, time_softmax, unit, without_padding
 from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step
 from casejax.methods.layers import check_counts, check_rates, dropout, dropout_keys, pointwise, read_streams, xavier
 from casejax.records import SnippetScores, option
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 @dataclass(frozen=True)

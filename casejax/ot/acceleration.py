@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+from casejax.array_types import Array, Bool, Float
 
 MEMORY = 6
 """Past iterations that Anderson acceleration uses."""

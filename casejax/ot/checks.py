@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Num
+from casejax.array_types import Array, Num
 
-    Scalar = float | np.number | Num[Array, ""] | Num[np.ndarray, ""]
+Scalar = float | np.number | Num[Array, ""] | Num[np.ndarray, ""]
 
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))

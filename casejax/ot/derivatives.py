@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.array_types import Array, Float
 from casejax.ot import iteration
 from casejax.ot.acceleration import divide
 from casejax.ot.iteration import Problem, Solution, first_scalings, scalings, wide
 from casejax.ot.kernels import Wide, log_of, residues_and_exponents, scaled_entries
 from casejax.ot.placement import AxisName, total_over, varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
-from casejax.ot.checks import boolean, count, numbers, positive, refuse
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
+from casejax.ot.checks import Scalar, boolean, count, numbers, positive, refuse
 from casejax.ot.iteration import Problem, iterate
 from casejax.ot.kernels import Kernel
 from casejax.ot.placement import (
@@ -33,12 +35,6 @@ from casejax.ot.solver import (
     refuse_mass,
     usable,
 )
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 
 class SinkhornPotentials(NamedTuple):
@@ -104,6 +100,17 @@ def sinkhorn_embeddings(
 
     Raises:
       ValueError: the arrays do not fit each other, or hold what no plan can have; as `sinkhorn`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from casejax import ot
+      >>> embeddings, prototypes = jnp.array([[0.6, 0.8], [0.8, 0.6]]), jnp.eye(2)
+      >>> found = ot.sinkhorn_embeddings(embeddings, prototypes, epsilon=0.2)
+      >>> logs = found.row_potential[:, None] + found.column_potential[None] + embeddings @ prototypes.T / 0.2
+      >>> print(np.asarray(jnp.exp(logs)).round(2))  # the plan, written out
+      [[0.27 0.73]
+       [0.73 0.27]]
     """
     embeddings = numbers("embeddings", embeddings)
     if callable(prototypes):

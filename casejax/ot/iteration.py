@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.ot.acceleration import MEMORY, Memory, divide, remember
 from casejax.ot.kernels import (
     REACH,
@@ -28,10 +29,6 @@ from casejax.ot.kernels import (
     wide_kernel,
 )
 from casejax.ot.placement import AxisName, greatest_over, total_over, varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-
 
 ACCOMPANIED = 64 * 64
 """Entries up to which the plain iteration is carried along with the accelerated one, at little cost."""

@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.ot.placement import AxisName, greatest_over, total_over, varying_as
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 REACH = 24.0
 """|scores / epsilon + log_prior| up to which a plain kernel, its sums and its scalings stay within float32."""

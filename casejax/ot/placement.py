@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-if TYPE_CHECKING:
-    from jaxtyping import Array
+from casejax.array_types import Array
 
 AxisName = str | tuple[str, ...] | None
 """The mapped axis, or axes, that rows are sharded over; None where all rows are here."""

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from casejax.ot.checks import boolean, count, numbers, positive, refuse
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
+from casejax.ot.checks import Scalar, boolean, count, numbers, positive, refuse
 from casejax.ot.placement import spec_of, with_automatic_axes
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 
 def equipartition(num_columns: SupportsIndex, mass: Scalar = 1.0) -> Float[Array, " k"]:
-    """The column marginal that gives every column the same share (Eq. 9 of CASE): mass / K each."""
+    """The column marginal that gives every column the same share (Eq. 9 of CASE): mass / K each.
+
+    Example:
+      >>> from casejax import ot
+      >>> print(ot.equipartition(4))
+      [0.25 0.25 0.25 0.25]
+    """
     from jax.export import is_symbolic_dim  # here, since few need it and it takes long to load
 
     number: Any = num_columns
@@ -52,6 +54,13 @@ def foreground_marginal(
 
     Returns:
       (2,) shares of foreground and background; they sum to 1.
+
+    Example:
+      >>> from casejax import ot
+      >>> print(ot.foreground_marginal([1, 0, 0, 0, 1, 1], mask=[1, 1, 1, 1, 0, 0]))
+      [0.25 0.75]
+      >>> print(ot.foreground_marginal([0, 0, 0, 0], floor=0.1))
+      [0.1 0.9]
     """
     labels = numbers("labels", labels)
     shown = None if mask is None else boolean("mask", mask, labels.shape)
@@ -75,6 +84,11 @@ def ascending_rank(
 
     Of equal values the earlier has the lower rank. Masked snippets are not counted; the numbers at their places have
     no meaning.
+
+    Example:
+      >>> from casejax import ot
+      >>> print(ot.ascending_rank([0.1, 0.9, 0.5, 0.2]))
+      [0.25 1.   0.75 0.5 ]
     """
     attention, shown = _attention(attention, mask)
     keys = attention if shown is None else jnp.where(shown, attention, jnp.inf)
@@ -90,6 +104,11 @@ def published_rank(
 
     Entry n is one less the index of the n-th most attended snippet, as a share of N. It says nothing
     about snippet n, and is here to reproduce published runs.
+
+    Example:
+      >>> from casejax import ot
+      >>> print(ot.published_rank([0.1, 0.9, 0.5, 0.2]))  # the snippets in descending order are 1, 2, 3 and 0
+      [0.5  0.25 0.   0.75]
     """
     attention, shown = _attention(attention, mask)
     keys = -attention if shown is None else jnp.where(shown, -attention, jnp.inf)
@@ -123,6 +142,15 @@ def gaussian_rank_prior(
 
     Raises:
       ValueError: `std` is a number and not positive.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import ot
+      >>> attention, cluster_foreground = [0.9, 0.2], [1.0, 0.5]
+      >>> log_prior = ot.gaussian_rank_prior(attention, cluster_foreground, std=0.25)
+      >>> print(np.asarray(log_prior).round(2))  # rank 1 goes with foreground 1, rank 1/2 with 1/2
+      [[ 0.47 -1.53]
+       [-1.53  0.47]]
     """
     std = positive("std", std)
     attention, shown = _attention(attention, mask)

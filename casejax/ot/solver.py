@@ -2,22 +2,24 @@
 
 The self-labels of CASE (Liu et al., "Revisiting Foreground and Background Separation in Weakly-supervised
 Temporal Action Localization", ICCV 2023) are transport plans. Everything in `casejax.ot` is a pure function of arrays
-that needs jax and numpy alone, so the folder can be copied into other code.
+that needs jax and numpy alone, so the folder can be copied into other code, with `array_types.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
+from casejax.array_types import Array, Bool, Float, Int, Num, Shaped
 from casejax.ot.acceleration import divide
-from casejax.ot.checks import boolean, count, numbers, on_host, positive, refuse
+from casejax.ot.checks import Scalar, boolean, count, numbers, on_host, positive, refuse
 from casejax.ot.derivatives import solve_to_tolerance, solve_truncated
 from casejax.ot.iteration import Problem
 from casejax.ot.kernels import filled_up
@@ -31,12 +33,6 @@ from casejax.ot.placement import (
     with_automatic_axes,
 )
 from casejax.ot.priors import equal_shares
-
-if TYPE_CHECKING:
-    from jax.typing import ArrayLike
-    from jaxtyping import Array, Bool, Float, Int, Num, Shaped
-
-    from casejax.ot.checks import Scalar
 
 JUDGED_AT = 1e-4
 """Error up to which `converged` is true where no tolerance was asked for."""
@@ -155,6 +151,19 @@ def sinkhorn(
       Approximation", NeurIPS 2018. Walker and Ni, "Anderson Acceleration for Fixed-Point Iterations", SIAM
       Journal on Numerical Analysis 2011. Sejourne et al., "Faster Unbalanced Optimal Transport: Translation Invariant
       Sinkhorn and 1-D Frank-Wolfe", AISTATS 2022.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import ot
+      >>> scores = [[1.0, 0.5], [1.0, 0.5], [1.0, 0.9], [1.0, 0.9]]  # column 0 is best for all
+      >>> result = ot.sinkhorn(scores, num_iters=100, tolerance=1e-4)
+      >>> print(np.asarray(result.plan).round(2))  # half go to column 1: those that lose least
+      [[0.98 0.02]
+       [0.98 0.02]
+       [0.02 0.98]
+       [0.02 0.98]]
+      >>> print(result.converged)
+      True
     """
     scores = numbers("scores", scores)
     if scores.ndim != 2 or 0 in scores.shape:

@@ -13,6 +13,8 @@ from casejax.runtime.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # matplotlib is loaded when something is drawn
 
 WIDTH = 12.0  # inches; at 100 dots an inch every picture is 1200 pixels wide
 
@@ -61,6 +63,14 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     Raises:
       ValueError: a name with another ending.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import report
+      >>> report.save(report.cluster_foreground(np.array([[0.9, 0.1]]), ("rgb",)), "clusters.png")
+      >>> Path("clusters.png").read_bytes()[1:4]
+      b'PNG'
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

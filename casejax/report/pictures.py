@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casejax.array_types import Float, Real, UInt8
 from casejax.records import Dataset, SegmentTable, SnippetScores
 from casejax.report.canvas import (
     BLUE,
@@ -26,9 +27,10 @@ from casejax.report.canvas import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Real, UInt8
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # matplotlib is loaded when something is drawn
 
 LANE = 0.36  # inches, height of one class's lane of segments
 PICTURE = 0.9  # inches, height of a frame of the video
@@ -88,6 +90,18 @@ def draw_pictures(
 
     Raises:
       ImportError: matplotlib is missing; the message says how to install it.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data, report
+      >>> from casejax.records import SnippetScores
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> scores = SnippetScores(fused=np.ones((6, 8, 2)), video=np.ones((6, 2)), attention=np.ones((6, 8)))
+      >>> found = world.test.ground_truth(world.classes)
+      >>> files = report.draw_pictures(Path("pictures"), world, scores, found, None, [], timelines=1)
+      >>> [file.suffix for file in files]
+      ['.png', '.png']
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"curves": training_curves(metrics)}
@@ -135,6 +149,14 @@ def score_curves(
 
     Returns:
       What the curves are, and each by its name, (T,).
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import report
+      >>> from casejax.records import SnippetScores
+      >>> scores = SnippetScores(fused=np.zeros((1, 4, 2)), video=np.zeros((1, 2)), attention=np.ones((1, 4)))
+      >>> report.score_curves(scores, 0)
+      ('Foreground probability', {'$P^A$ attention': array([1., 1., 1., 1.])})
     """
     shown = [
         (name, np.asarray(values)[video, :length])
@@ -179,6 +201,16 @@ def timeline(
       heading: what the curves are. The axis is [0, 1] where all values are.
       covered: seconds from which to which the T snippets stand evenly; default the whole video.
       frames: RGB pictures of the video to show above, from the middles of as many equal parts of it.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import report
+      >>> annotated, found = ("Dive", np.array([[1.0, 3.0]])), ("Dive", np.array([[1.2, 3.1]]), np.array([0.9]))
+      >>> curves = {"$P^A$ attention": np.linspace(0, 1, 8)}
+      >>> figure = report.timeline(
+      ...     title="a", duration=5.0, ground_truth=[annotated], curves=curves, predictions=[found]
+      ... )
+      >>> report.save(figure, "a.png")
     """
     drawn = [(name, COLORS.get(name, INK), np.asarray(values)) for name, values in curves.items()]
     shapes = [values.shape for _, _, values in drawn]
@@ -253,6 +285,11 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
       metrics: the lines of `metrics.jsonl`, each with `step` and any of the keys of `LOSSES`,
         `ENTROPIES` (nats) and `ERRORS`; `log_num_clusters`, nats, adds the bound of the entropies.
+
+    Example:
+      >>> from casejax import report
+      >>> metrics = [{"step": step, "loss": 1 / step} for step in range(1, 9)]
+      >>> report.save(report.training_curves(metrics), "curves.png")
     """
     figure = new_figure(4.3)
     lines = [line for line in metrics if "step" in line]
@@ -291,6 +328,13 @@ def cluster_foreground(probabilities: Float[np.ndarray, "*s k"], stream_names: S
     Args:
       probabilities: (S, K) or (K,) Q^C of foreground, in [0, 1].
       stream_names: S names, such as ("rgb", "flow"); another number of them is a `ValueError`.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import report
+      >>> figure = report.cluster_foreground(np.array([[0.9, 0.1]]), ("rgb",))
+      >>> len(figure.axes)
+      1
     """
     rows = np.atleast_2d(np.asarray(probabilities, np.float64))
     if rows.ndim != 2 or len(rows) != len(stream_names) or rows.shape[1] == 0:

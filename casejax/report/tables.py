@@ -23,13 +23,35 @@ from casejax.runtime.files import write_json, write_text
 
 
 def write_predictions(path: Path, detections: SegmentTable, dataset: Dataset) -> None:
-    """Detections on the test split in the ActivityNet results format."""
+    """Detections on the test split in the ActivityNet results format.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import data, report
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> report.write_predictions(Path("predictions.json"), world.test.ground_truth(world.classes), world)
+      >>> len(json.loads(Path("predictions.json").read_text())["results"])
+      6
+    """
     videos = [video.id for video in dataset.test.videos]
     write_json(path, results_dict(detections, videos, dataset.classes))
 
 
 def write_average_precision(path: Path, result: DetectionResult) -> None:
-    """Per-class AP as CSV: a row a class, a column a tIoU, fractions; empty without ground truth."""
+    """Per-class AP as CSV: a row a class, a column a tIoU, fractions; empty without ground truth.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import evaluate, report
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[1, 3]])
+      >>> result = evaluate.evaluate_detections(truth, truth, ["Dive"], tious=[0.5])
+      >>> report.write_average_precision(Path("ap.csv"), result)
+      >>> print(Path("ap.csv").read_text())
+      class,ground_truth,predictions,AP@0.5,mean
+      Dive,1,1,1.000000,1.000000
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     tious = [f"AP@{tiou:g}" for tiou in result.tious]
@@ -62,6 +84,19 @@ def print_results(
       num_instances: annotated instances in them.
       selection: how the model was selected, such as "last step".
       intervals: bootstrap intervals at the protocol's tIoU, by the name of the model, which then gets two more rows.
+
+    Example:
+      >>> from rich.console import Console
+      >>> from casejax import evaluate, report
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[1, 3]])
+      >>> result = evaluate.judge(truth, truth, ["Dive"], evaluate.CASE, videos=["a"])
+      >>> counts = {"num_videos": 1, "num_instances": 1}
+      >>> console, rows = Console(width=160), {"mine": (result, None)}
+      >>> with console.capture() as said:
+      ...     report.print_results(console, rows, protocol=evaluate.CASE, selection="last step", **counts)
+      >>> "100.0" in said.get()
+      True
     """
     intervals = intervals or {}
     description = protocol.describe(num_videos, num_instances, selection=selection)
@@ -127,6 +162,16 @@ def print_seeds(console: Console, results: Mapping[int, DetectionResult], *, pro
 
     Returns:
       The averages of the protocol as plain values: for each its `seeds`, `mean` and `sd`, fractions.
+
+    Example:
+      >>> from rich.console import Console
+      >>> from casejax import evaluate, report
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[1, 3]])
+      >>> result = evaluate.judge(truth, truth, ["Dive"], evaluate.CASE, videos=["a"])
+      >>> averages = report.print_seeds(Console(quiet=True), {0: result, 1: result}, protocol=evaluate.CASE)
+      >>> averages["0.1:0.7"]
+      {'seeds': {'0': 1.0, '1': 1.0}, 'mean': 1.0, 'sd': 0.0}
     """
     table = Table("mAP, %", box=None, pad_edge=False, padding=(0, 0, 0, 1))
     names = [f"{tiou:g}" for tiou in protocol.tious] + [f"{low:g}:{high:g}" for low, high in protocol.averages]
@@ -152,7 +197,16 @@ def summary(
     protocol: Protocol,
     interval: Bootstrap | None = None,
 ) -> dict[str, Any]:
-    """The printed numbers as plain values, fractions; with `interval` also the ends of the mAP intervals."""
+    """The printed numbers as plain values, fractions; with `interval` also the ends of the mAP intervals.
+
+    Example:
+      >>> from casejax import evaluate, report
+      >>> from casejax.records import SegmentTable
+      >>> truth = SegmentTable.from_rows([0], [0], [[1, 3]])
+      >>> result = evaluate.judge(truth, truth, ["Dive"], evaluate.CASE, videos=["a"])
+      >>> sorted(report.summary(result, None, evaluate.CASE))
+      ['average_mAP', 'mAP']
+    """
     values: dict[str, Any] = {
         "mAP": {f"{tiou:.2f}": float(value) for tiou, value in zip(detection.tious, detection.mean_ap, strict=True)},
         "average_mAP": {f"{low}:{high}": detection.average(low, high) for low, high in protocol.averages},

@@ -1,4 +1,7 @@
-"""What a run is: its options, its state, and the folder it leaves."""
+"""What a run is: its options, its state, and the folder it leaves.
+
+Examples begin where `run` is the folder of a run, as `casejax train --demo --out run` leaves it.
+"""
 
 from casejax.run.config import Config, Option, Training
 from casejax.run.conversion import convert, export_published

@@ -47,6 +47,14 @@ def convert(
       DataError: files that cannot be used, or class names that do not fit the model.
       OptionError: a configuration that no run can use.
       CheckpointError: `out` already holds a checkpoint.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import run
+      >>> run.export_published("run", "best_model.pkl", "cls_gt.npy")
+      >>> model = run.convert("best_model.pkl", "cls_gt.npy", "converted", classes=["CliffDive", "Dive"])
+      >>> run.restore_run(Path("converted")).config.method.name
+      'case'
     """
     model = from_published(model_path, cls_gt_path)
     dims, hidden, num_classes, num_clusters = model.sizes
@@ -86,6 +94,13 @@ def export_published(run: AnyPath, model_path: AnyPath, cls_gt_path: AnyPath) ->
 
     Raises:
       CheckpointError: no readable checkpoint, or one of a model that the published program cannot hold.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import run
+      >>> run.export_published("run", "best_model.pkl", "cls_gt.npy")
+      >>> np.load("cls_gt.npy").shape  # background and foreground of 16 clusters
+      (16, 2)
     """
     restored = restore_run(Path(run))
     options = restored.config.flat()

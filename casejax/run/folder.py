@@ -32,7 +32,14 @@ META = {
 
 
 def describe(config: Config, dataset: Dataset, teacher: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a checkpoint is saved with: enough to rebuild the network, to recognise the run, and to know its teacher."""
+    """What a checkpoint is saved with: enough to rebuild the network, to recognise the run, and to know its teacher.
+
+    Example:
+      >>> from casejax import data, run
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> sorted(run.describe(run.Config.of("case"), world))
+      ['casejax', 'config', 'data']
+    """
     return ({} if teacher is None else {"teacher": dict(teacher)}) | {
         "casejax": casejax.__version__,
         "config": config.as_dict(),
@@ -190,6 +197,13 @@ def restore_run(folder: Path) -> Restored:
 
     Raises:
       CheckpointError: no checkpoint in the folder, or one that cannot be read.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import run
+      >>> restored = run.restore_run(Path("run"))
+      >>> restored.config.method.name
+      'case'
     """
     from casejax.run import exported  # which is made of what is above
 

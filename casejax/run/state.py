@@ -44,6 +44,12 @@ def initial_state(
       dims: feature dimensions of the streams.
       num_classes: action classes C.
       videos: training videos, and the snippets of the longest; needed where labels are made while it trains.
+
+    Example:
+      >>> from casejax import run
+      >>> graphdef, state = run.initial_state(run.Config.of("case", hidden=8), dims=(6, 4), num_classes=3)
+      >>> int(state.step), state.cluster_labels.shape[-1]
+      (0, 2)
     """
     method, settings, schedule = config.method, config.settings, config.schedule
     rngs = nnx.Rngs(params=config.training.seed)

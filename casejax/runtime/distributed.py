@@ -38,6 +38,10 @@ def join(
 
     Raises:
       OptionError: options that contradict each other, or no cluster, or no answer from the others.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.join()  # no options: the process stays alone
     """
     explicit = (coordinator, num_processes, process_id)
     given = [value is not None for value in explicit]
@@ -66,7 +70,13 @@ def join(
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes, evaluates and prints."""
+    """Whether this process is the one that writes, evaluates and prints.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.is_first()
+      True
+    """
     return jax.process_index() == 0
 
 
@@ -80,6 +90,11 @@ def own_part(data_parts: int) -> tuple[int, int]:
 
     Raises:
       OptionError: parts that the processes cannot share evenly.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.own_part(4)
+      (0, 1)
     """
     count = jax.process_count()
     if data_parts == 1 or count == 1:
@@ -92,7 +107,13 @@ def own_part(data_parts: int) -> tuple[int, int]:
 
 
 def largest(value: int) -> int:
-    """The greatest of the processes' values; every process must call it."""
+    """The greatest of the processes' values; every process must call it.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.largest(7)
+      7
+    """
     return value if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
@@ -100,6 +121,12 @@ def total_of_parts(counts: np.ndarray) -> int:
     """The sum of counts of which every process knows all, or a part and zeros; every process must call it.
 
     What several processes know is counted once: the number is that of the data, whatever number of processes reads it.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import runtime
+      >>> runtime.total_of_parts(np.array([3, 4]))
+      7
     """
     if jax.process_count() > 1:
         counts = multihost_utils.process_allgather(np.asarray(counts, np.int32)).max(axis=0)
@@ -107,20 +134,40 @@ def total_of_parts(counts: np.ndarray) -> int:
 
 
 def from_first(value: float) -> float:
-    """The first process's value; every process must call it."""
+    """The first process's value; every process must call it.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.from_first(0.5)
+      0.5
+    """
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
 def wait_for_all(name: str) -> None:
-    """Return once every process has called this with the same name, which must be new."""
+    """Return once every process has called this with the same name, which must be new.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.wait_for_all("data written")  # at once in a single process
+    """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def raise_peer_lost(error: Exception) -> NoReturn:
-    """Turn a failure of the runtime into a `PeerLostError` where there are other processes; else raise it again."""
+    """Turn a failure of the runtime into a `PeerLostError` where there are other processes; else raise it again.
+
+    Example:
+      >>> from casejax import runtime
+      >>> try:
+      ...     runtime.raise_peer_lost(ValueError("not the network"))
+      ... except ValueError as error:  # a single process has no peer to lose
+      ...     print(error)
+      not the network
+    """
     if jax.process_count() == 1:
         raise error
     raise PeerLostError(

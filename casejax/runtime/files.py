@@ -46,6 +46,13 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", *, size: int | Non
 
     Raises:
       WriteError: a disk that is full, or a folder that cannot be written.
+
+    Example:
+      >>> from casejax import runtime
+      >>> with runtime.whole_file("notes.txt") as file:
+      ...     _ = file.write("all of it")
+      >>> runtime.read_text("notes.txt")
+      'all of it'
     """
     path = Path(path)
     with _explained(path, needed=size):
@@ -79,6 +86,14 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
       DataError: `path` exists already.
       WriteError: a disk that is full, or a folder that cannot be written.
+
+    Example:
+      >>> from casejax import runtime
+      >>> with runtime.whole_folder("out") as folder:
+      ...     (folder / "a.txt").touch()
+      >>> import os
+      >>> os.listdir("out")
+      ['a.txt']
     """
     path = Path(path).absolute()
     if path.exists():
@@ -102,7 +117,14 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_text("notes.txt", "all of it")
+      >>> runtime.read_text("notes.txt")
+      'all of it'
+    """
     with whole_file(path, size=len(text.encode())) as file:
         file.write(text)
 
@@ -114,7 +136,14 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all; null stands for a number that is not finite."""
+    """Write a value as indented JSON, whole or not at all; null stands for a number that is not finite.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_json("loss.json", {"loss": float("nan")})
+      >>> runtime.read_json("loss.json")
+      {'loss': None}
+    """
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
@@ -156,6 +185,11 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
 
     Returns:
       What was removed. Hidden places that a living process holds stay, on whatever host it runs.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.sweep(".")  # nothing was left here
+      []
     """
     removed: list[Path] = []
     if fcntl is None:

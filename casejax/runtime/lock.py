@@ -33,6 +33,12 @@ def own_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
       CheckpointError: another run is in the folder; the message says which process of which host.
       WriteError: the folder cannot be made or written.
+
+    Example:
+      >>> from casejax import runtime
+      >>> with runtime.own_folder("run") as folder:  # another process that asks for it is refused
+      ...     print(folder.name)
+      run
     """
     path = Path(folder).resolve()
     thread = threading.get_ident()

@@ -25,6 +25,11 @@ def make_mesh(num_devices: int | None = None, model_devices: int = 1) -> Mesh:
     Raises:
       OptionError: more devices than there are, fewer than one, some of another process left out, or a number
         that `model_devices` does not divide.
+
+    Example:
+      >>> from casejax import runtime
+      >>> dict(runtime.make_mesh(1).shape)
+      {'data': 1, 'model': 1}
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     count = len(devices) if num_devices is None else num_devices
@@ -47,12 +52,24 @@ def make_mesh(num_devices: int | None = None, model_devices: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Every device holds the whole array.
+
+    Example:
+      >>> from casejax import runtime
+      >>> tuple(runtime.replicated(runtime.make_mesh(1)).spec)
+      ()
+    """
     return NamedSharding(mesh, P())
 
 
 def over_videos(mesh: Mesh) -> NamedSharding:
-    """The leading axis, videos, is split over the axis `data`."""
+    """The leading axis, videos, is split over the axis `data`.
+
+    Example:
+      >>> from casejax import runtime
+      >>> tuple(runtime.over_videos(runtime.make_mesh(1)).spec)
+      ('data',)
+    """
     return NamedSharding(mesh, P("data"))
 
 
@@ -63,6 +80,14 @@ def state_shardings(state: Any, mesh: Mesh, split: Mapping[str, Mapping[str, tup
       state: any tree.
       mesh: devices.
       split: by names of a layer and of a parameter on the way to a leaf, the mesh axis of each of its axes.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import runtime
+      >>> state = {"encoder": {"kernel": np.zeros((4, 8)), "bias": np.zeros(8)}}
+      >>> split = {"encoder": {"kernel": (None, "model")}}
+      >>> tuple(runtime.state_shardings(state, runtime.make_mesh(1), split)["encoder"]["kernel"].spec)
+      (None, 'model')
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -82,6 +107,13 @@ def place(tree: Any, shardings: Any) -> Any:
     Args:
       tree: arrays; PRNG keys too.
       shardings: one sharding for all, or a tree of them.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import runtime
+      >>> placed = runtime.place({"x": np.ones(2)}, runtime.replicated(runtime.make_mesh(1)))
+      >>> placed["x"].tolist()
+      [1.0, 1.0]
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -101,6 +133,12 @@ def local(tree: Any) -> Any:
     """Placed arrays as this process alone can use them; where there are several, each must call it.
 
     In a single process they stay as they are. Otherwise they become copies on the host.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import runtime
+      >>> runtime.local({"x": jnp.arange(2)})
+      {'x': Array([0, 1], dtype=int32)}
     """
     if jax.process_count() == 1:
         return tree
@@ -113,6 +151,11 @@ def check_placement(mesh: Mesh, *, batch_size: int, hidden: int, data_parts: int
 
     Raises:
       OptionError: naming both numbers and the remedy.
+
+    Example:
+      >>> from casejax import runtime
+      >>> mesh = runtime.make_mesh(1)
+      >>> runtime.check_placement(mesh, batch_size=16, hidden=64, data_parts=1)  # one device takes any
     """
     count, model = mesh.shape["data"], mesh.shape["model"]
     if batch_size % count:

@@ -91,7 +91,15 @@ def limit(kind: str) -> int:
 
 
 def open_plain(path: str | os.PathLike[str], kind: str = "features", *, missing: str = "") -> io.BufferedReader:
-    """Open a plain file for reading; arguments and errors as `check_plain`."""
+    """Open a plain file for reading; arguments and errors as `check_plain`.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_text("notes.txt", "some")
+      >>> with runtime.open_plain("notes.txt") as file:
+      ...     file.read()
+      b'some'
+    """
     check_plain(path, kind, missing=missing)
     try:
         # What the name stands for may have changed: a pipe must not block, and is looked at again.
@@ -127,6 +135,12 @@ def read_text(path: str | os.PathLike[str], kind: str = "text", *, missing: str 
 
     Raises:
       DataError: as `check_plain`, or what is no UTF-8, with line and byte.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_text("notes.txt", "all of it")
+      >>> runtime.read_text("notes.txt")
+      'all of it'
     """
     data = read_bytes(path, kind, missing=missing)
     try:
@@ -161,6 +175,12 @@ def read_json(
     Raises:
       DataError: as `read_text`; no JSON, an object with a key twice, nested too deep, a number of too many digits,
         text that is none, or another form.
+
+    Example:
+      >>> from casejax import runtime
+      >>> runtime.write_json("classes.json", {"classes": ["Dive"]})
+      >>> runtime.read_json("classes.json")["classes"]
+      ['Dive']
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

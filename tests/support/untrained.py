@@ -19,9 +19,10 @@ def save_untrained(
     classes=("a", "b", "c"),
     timing=Timing(),
     provenance=None,
+    alike=False,
     **options,
 ):
-    """Write the folder; returns its configuration."""
+    """Write the folder; returns its configuration. `alike`: the streams have one Q^C, as in the published program."""
     config = Config.of(method, **{"hidden": 8, "num_snippets": 32, **options})
     nothing = Features.end_to_end(tuple(np.zeros((0, dim), np.float32) for dim in dims), [])
     splits = (Split(name, (), nothing) for name in ("train", "test"))
@@ -29,6 +30,7 @@ def save_untrained(
     if np.ndim(state.cluster_labels) == 3:
         rng = np.random.default_rng(1)
         drawn = rng.dirichlet(np.ones(2), state.cluster_labels.shape[:2])
+        drawn = np.broadcast_to(drawn[:1], drawn.shape) if alike else drawn
         state = state._replace(cluster_labels=jnp.asarray(drawn, jnp.float32))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         dataset = Dataset("nowhere", classes, streams, *splits, timing, provenance or {})

@@ -19,15 +19,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from casejax.array_types import Int
 from casejax.errors import DataError
 from casejax.runtime.reading import read_json, read_text
-
-if TYPE_CHECKING:
-    from jaxtyping import Int
 
 EVENTS = {1: "vault", 2: "floor exercise", 3: "balance beam", 4: "uneven bars"}
 

@@ -16,16 +16,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from casejax.alignment.data.finegym import EVENTS, EventVideo, reorganise, typical_order
+from casejax.array_types import Int, UInt8
 from casejax.errors import DataError, OptionError
 from casejax.runtime.reading import brief, open_plain, read_text
-
-if TYPE_CHECKING:
-    from jaxtyping import Int, UInt8
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 PHASES = "phases.txt"

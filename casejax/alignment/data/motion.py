@@ -8,14 +8,10 @@ joints are hidden now and then, and carry junk coordinates while they are, as in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from casejax.array_types import Float
 from casejax.data.penn_action import JOINTS, PoseTrack
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 ACTIONS = ("crane_lift", "ladle_pour", "gate_swing", "well_draw", "sheaf_toss", "oar_plant", "net_haul", "bell_pull")
 NUM_JOINTS = len(JOINTS)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Float, Key
 from casejax.data.poses import OTHER_SIDE
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
 
 NUM_JOINTS = len(OTHER_SIDE)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from casejax.array_types import Float, Int
 from casejax.data.poses import OTHER_SIDE, Poses
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 MIN_SHARED_JOINTS = 3  # with fewer joints in common two poses are not compared
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from casejax.array_types import Array, Float, Int
 from casejax.errors import DataError
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 
 class VideoSet(NamedTuple):

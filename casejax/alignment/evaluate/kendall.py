@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, Real
+from casejax.array_types import Float, Int, Real
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (n, d) and (m, d) to (n, m)
 Match = Callable[[np.ndarray], np.ndarray]  # distances (n, m) to a column for every row, (n,)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from casejax.array_types import Float, Int
 
 FRACTIONS = (0.1, 0.5, 1.0)
 """Shares of the training videos whose labels are used in the published tables."""

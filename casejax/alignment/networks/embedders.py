@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from casejax.alignment.networks.resnet import ResNetV2, normalise
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
+from casejax.array_types import Array, Bool, Float, Key
 
 Params = Any  # a pytree of arrays, as nnx.split gives it
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import jax
 from flax import nnx
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+from casejax.array_types import Array, Float
 
 
 class OrderHead(nnx.Module):

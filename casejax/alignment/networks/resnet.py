@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+from casejax.array_types import Array, Bool, Float
 
 Params = Any  # a pytree of arrays, as nnx.split gives it
 Path = tuple[Any, ...]

@@ -14,11 +14,13 @@ from flax import nnx
 from casejax.alignment.data.frames import FrameVideo
 from casejax.alignment.networks.activation_maps import class_activation, overlay
 from casejax.alignment.train.image_trainer import ImageConfig, ImageState, read_context
+from casejax.array_types import Real
 from casejax.report.canvas import WIDTH, fold, new_figure, save
 
 if TYPE_CHECKING:
-    from jaxtyping import Real
     from matplotlib.figure import Figure
+else:
+    Figure = Any  # matplotlib is loaded when something is drawn
 
 
 def draw_activations(

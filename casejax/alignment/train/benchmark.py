@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,14 +28,12 @@ from casejax.alignment.evaluate.table import HONEST, PUBLISHED, Protocol, Row, f
 from casejax.alignment.train.methods import METHODS
 from casejax.alignment.train.picture import synchronised_poses
 from casejax.alignment.train.trainer import AlignConfig, embed_videos, network_params, train_embedders
+from casejax.array_types import Float
 from casejax.data.penn_action import PoseTrack
 from casejax.data.poses import normalise_pose, pose_features, raw_features
 from casejax.errors import DataError
 from casejax.report.canvas import save
 from casejax.runtime.files import write_json, write_text
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 PROTOCOLS = (PUBLISHED, HONEST)
 NAMES = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,13 +35,11 @@ from casejax.alignment.train.image_trainer import (
     train_image_network,
 )
 from casejax.alignment.train.methods import METHODS
+from casejax.array_types import Array
 from casejax.errors import DataError, OptionError
 
-if TYPE_CHECKING:
-    from jaxtyping import Array
-
-    Embed = Callable[[Array], Array]
-    Embedded = Mapping[FrameVideo, np.ndarray]
+Embed = Callable[[Array], Array]
+Embedded = Mapping[FrameVideo, np.ndarray]
 
 SHORTEST = 5
 """Frames that a training video must have: Shuffle and Learn draws five."""

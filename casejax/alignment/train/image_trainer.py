@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,11 @@ from casejax.alignment.networks.resnet import ResNetV2, frozen, only_bn, train_a
 from casejax.alignment.sampling import context_indices
 from casejax.alignment.train.methods import Method
 from casejax.alignment.train.trainer import Aligner, log_line, not_finite, resumed
+from casejax.array_types import Array, Float, Int, Key, UInt8
 from casejax.errors import DivergedError, Interrupted, OptionError
 from casejax.runtime.checkpoint import Checkpoints
 from casejax.runtime.interrupt import StopRequest
 from casejax.runtime.lock import own_folder
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key, UInt8
 
 TRAINED: dict[str, Callable[[Any], Any]] = {"frozen": frozen, "only-bn": only_bn, "all": train_all}
 """What of the backbone is trained, by the name of the option."""

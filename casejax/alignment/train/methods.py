@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,10 @@ from casejax.alignment.shuffle_and_learn import shuffle_and_learn_loss, triplet_
 from casejax.alignment.speednet import clip_features, speednet_loss
 from casejax.alignment.tcc import tcc_loss
 from casejax.alignment.tcn import tcn_npairs_loss
+from casejax.array_types import Array, Float, Int, Key
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
-
-    # embeddings (B, T, D) of frames (B, T) of the videos of the batch
-    Embed = Callable[[Int[Array, "b t"]], Float[Array, "b t d"]]
+# embeddings (B, T, D) of frames (B, T) of the videos of the batch
+Embed = Callable[[Int[Array, "b t"]], Float[Array, "b t d"]]
 
 NUM_FRAMES = 20
 """Frames T drawn from each video, for every method, as published for GTA and TCC."""

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from casejax.array_types import Int, Real
 from casejax.data.poses import HIPS, SHOULDERS, Poses
 from casejax.report.canvas import BLUE, GRID, INK, MUTED, ORANGE, VERMILLION, WIDTH, fold, new_figure, style
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, Real
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # matplotlib is loaded when something is drawn
 
 HEIGHT = 5.6  # inches
 MAX_SKELETONS = 10

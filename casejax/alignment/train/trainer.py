@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,13 @@ from casejax.alignment.data.video_set import VideoSet
 from casejax.alignment.networks.embedders import SequenceEmbedder
 from casejax.alignment.sampling import context_indices
 from casejax.alignment.train.methods import Method
+from casejax.array_types import Array, Float, Int, Key
 from casejax.errors import CheckpointError, DivergedError, Interrupted, OptionError
 from casejax.runtime import mesh as placement
 from casejax.runtime.checkpoint import Checkpoints, State
 from casejax.runtime.files import append_line
 from casejax.runtime.interrupt import StopRequest
 from casejax.runtime.lock import own_folder
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
 
 ON_CPU = 3
 """Networks on the vectorised axis at a time on a single CPU: more of them fall out of its caches."""

@@ -56,6 +56,13 @@ def read_a2cl_pt(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
 
     Warns:
       DataWarning: annotations that are odd and used all the same; rows, durations and annotations that do not fit.
+
+    Example:
+      >>> from casejax import data
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> data.write_a2cl_pt(world, "published")
+      >>> data.read_a2cl_pt("published").classes
+      ('CliffDive', 'Dive')
     """
     root, given = Path(root), given_timing(options)
     streams = joint_streams(root, "a2cl_pt", options)
@@ -112,6 +119,13 @@ def write_a2cl_pt(dataset: Dataset, root: str | os.PathLike[str]) -> None:
 
     Raises:
       DataError: `root` exists, ids are not unique, or a video has no features.
+
+    Example:
+      >>> from casejax import data
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> data.write_a2cl_pt(world, "published")
+      >>> len(data.read_a2cl_pt("published").train.videos)
+      6
     """
     root = Path(root)
     splits = {"train": dataset.train, "test": dataset.test}

@@ -56,6 +56,20 @@ def read_activitynet(root: str | os.PathLike[str], **options: Unpack[ReadOptions
     Warns:
       DataWarning: videos without features or labels, which are left out; annotations that are odd and used all the
         same; rows, durations and annotations that do not fit.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> Path("set/features").mkdir(parents=True)
+      >>> labels = [{"label": "Dive", "segment": [0.5, 2.0]}]
+      >>> videos = {x: {"subset": x, "duration": 5.76, "annotations": labels} for x in ("training", "validation")}
+      >>> _ = Path("set/activity_net.v1-3.min.json").write_text(json.dumps({"database": videos}))
+      >>> for name in videos:
+      ...     np.save(f"set/features/{name}.npy", np.ones((9, 4), np.float32))
+      >>> data.read_activitynet("set").test.videos[0].segments
+      array([[0.5, 2. ]])
     """
     root = check_folder(root)
     path, lists = need_file(root, *NAMES), read_lists(root)

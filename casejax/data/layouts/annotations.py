@@ -45,6 +45,15 @@ def read_annotations(
 
     Warns:
       DataWarning: what is odd and used all the same, in one warning a kind, with counts.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> from casejax import data
+      >>> entry = {"subset": "train", "annotations": [{"label": "Dive", "segment": [1, 3]}]}
+      >>> _ = Path("gt.json").write_text(json.dumps({"database": {"a": entry}}))
+      >>> data.read_annotations("gt.json")["a"].segments
+      array([[1., 3.]])
     """
     path = Path(path)
     return parse_videos(parse_database(read_json(path), path), path, only=only, remarks=remarks)

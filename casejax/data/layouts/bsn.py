@@ -36,7 +36,7 @@ COLUMNS = ("video", "numframe", "seconds", "subset", "featureframe")
 
 
 def read_bsn(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Dataset:
-    """Read and check a data set in this layout.
+    r"""Read and check a data set in this layout.
 
     Args:
       root: folder in the layout described at the top of this module.
@@ -52,6 +52,23 @@ def read_bsn(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Da
     Warns:
       DataWarning: videos without features or labels, which are left out; annotations that are odd and used all the
         same; rows and annotations that do not fit.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> Path("set/features").mkdir(parents=True)
+      >>> rows = [f"v_{x},100,5.0,20,20,{x},100" for x in ("training", "validation")]
+      >>> table = "\n".join(["video,numFrame,seconds,fps,rfps,subset,featureFrame", *rows])
+      >>> _ = Path("set/video_info_new.csv").write_text(table)
+      >>> labels = {"duration_second": 5.0, "duration_frame": 100, "feature_frame": 100,
+      ...           "annotations": [{"label": "Dive", "segment": [0.5, 2.0]}]}
+      >>> _ = Path("set/anet_anno_action.json").write_text(json.dumps({"v_training": labels, "v_validation": labels}))
+      >>> for name in ("v_training", "v_validation"):
+      ...     np.save(f"set/features/{name}.npy", np.ones((10, 4), np.float32))
+      >>> data.read_bsn("set").test.videos[0].segments
+      array([[0.5, 2. ]])
     """
     root = check_folder(root)
     both = find_file(root, "anet_anno_action.json")

@@ -37,6 +37,13 @@ def load_features_file(
 
     Raises:
       DataError: not a complete array of finite floats, with the right axes and at least one snippet.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> np.save("a.npy", np.arange(6.0).reshape(2, 3))
+      >>> data.load_features_file("a.npy", arrangement=data.Arrangement(order="dim,snippets")).shape
+      (3, 2)
     """
     source = Source(Path(path), key)
     out = np.empty(arrangement.shape(read_header(source), str(source)), np.float32)

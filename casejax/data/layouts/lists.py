@@ -44,7 +44,7 @@ PREFIXES = {"video_validation": "validation", "video_test": "test"}
 
 
 def read_multithumos(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Dataset:
-    """Read and check a data set with a file a class.
+    r"""Read and check a data set with a file a class.
 
     Args:
       root: folder in the layout described at the top of this module.
@@ -59,6 +59,18 @@ def read_multithumos(root: str | os.PathLike[str], **options: Unpack[ReadOptions
 
     Warns:
       DataWarning: videos without features, which are left out; annotations that are odd and used all the same.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> for folder in ("annotations", "features"):
+      ...     Path("set", folder).mkdir(parents=True)
+      >>> _ = Path("set/annotations/Dive.txt").write_text("video_validation_1 0.5 2.0\nvideo_test_1 1.0 3.0\n")
+      >>> for name in ("video_validation_1", "video_test_1"):
+      ...     np.save(f"set/features/{name}.npy", np.ones((9, 4), np.float32))
+      >>> data.read_multithumos("set").test.videos[0].segments
+      array([[1., 3.]])
     """
     root = check_folder(root)
     folder = next((p for p in annotation_folders(root)[1:] if any(p.glob("*.txt"))), root / "annotations")
@@ -93,7 +105,7 @@ def read_multithumos(root: str | os.PathLike[str], **options: Unpack[ReadOptions
 
 
 def read_charades(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> Dataset:
-    """Read and check a data set with a CSV file a subset.
+    r"""Read and check a data set with a CSV file a subset.
 
     Args:
       root: folder in the layout described at the top of this module.
@@ -109,6 +121,17 @@ def read_charades(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) 
     Warns:
       DataWarning: videos without features or actions, which are left out; annotations that are odd and used all the
         same; rows, durations and annotations that do not fit.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> Path("set/features").mkdir(parents=True)
+      >>> for split, name in (("train", "AAAA1"), ("test", "BBBB2")):
+      ...     _ = Path(f"set/Charades_v1_{split}.csv").write_text(f"id,actions,length\n{name},c092 0.5 2.0,5.76\n")
+      ...     np.save(f"set/features/{name}.npy", np.ones((9, 4), np.float32))
+      >>> data.read_charades("set").test.videos[0].segments
+      array([[0.5, 2. ]])
     """
     root, remarks = check_folder(root), Remarks()
     paths = {part: need_file(root, f"Charades*_{part}.csv", f"*_{part}.csv") for part in ("train", "test")}

@@ -64,6 +64,20 @@ def read_opentad(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
     Warns:
       DataWarning: instances that repeat others, and videos without features or labels, which are left out; annotations
         that are odd and used all the same; rows, durations and annotations that do not fit.
+
+    Example:
+      >>> import json
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> Path("set/features").mkdir(parents=True)
+      >>> labels = [{"label": "Dive", "segment": [0.5, 2.0]}]
+      >>> videos = {x: {"subset": x, "duration": 5.76, "annotations": labels} for x in ("Validation", "Test")}
+      >>> _ = Path("set/thumos_14_anno.json").write_text(json.dumps({"database": videos}))
+      >>> for name in videos:
+      ...     np.save(f"set/features/{name}.npy", np.ones((9, 4), np.float32))
+      >>> data.read_opentad("set").test.videos[0].segments
+      array([[0.5, 2. ]])
     """
     root = check_folder(root)
     path, remarks = need_file(root, *NAMES), Remarks()

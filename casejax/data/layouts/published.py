@@ -57,6 +57,12 @@ def read_dataset(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -
 
     Warns:
       DataWarning: annotations that are odd and used all the same; rows, durations and annotations that do not fit.
+
+    Example:
+      >>> from casejax import data
+      >>> data.write_world("world", num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> data.read_dataset("world").classes
+      ('CliffDive', 'Dive')
     """
     root, given = Path(root), given_timing(options)
     videos, classes = read_videos(root, lenient=options.get("lenient", False))
@@ -108,6 +114,14 @@ def read_features(
     Raises:
       DataError: no such split or stream, a file that cannot be used, or files that contradict each other.
       ValueError: `videos` is empty.
+
+    Example:
+      >>> from casejax import data
+      >>> data.write_world("world", num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> videos = [video.id for video in data.read_dataset("world").train.videos[:2]]
+      >>> features = data.read_features("world", "train", videos, ("rgb",))
+      >>> features.streams[0].shape == (features.lengths.sum(), 8)
+      True
     """
     if not videos:
         raise ValueError("videos is empty; name at least one")
@@ -123,6 +137,13 @@ def write_dataset(dataset: Dataset, root: str | os.PathLike[str]) -> None:
 
     Raises:
       DataError: `root` exists, or the ids cannot be file names or are not unique.
+
+    Example:
+      >>> from casejax import data
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> data.write_dataset(world, "world")
+      >>> data.read_dataset("world").streams
+      ('rgb', 'flow')
     """
     root = Path(root)
     splits = {"train": dataset.train, "test": dataset.test}

@@ -76,7 +76,7 @@ def read_table(
     accept_labels: bool = False,
     **options: Unpack[ReadOptions],
 ) -> Dataset:
-    """Read and check a data set of one's own.
+    r"""Read and check a data set of one's own.
 
     Args:
       features: folder with a file a video, with a folder a stream, or a file of HDF5.
@@ -92,6 +92,18 @@ def read_table(
 
     Warns:
       DataWarning: features that no row names, videos of no split, times that are odd or do not fit the features.
+
+    Example:
+      >>> import numpy as np
+      >>> from pathlib import Path
+      >>> from casejax import data
+      >>> Path("features").mkdir()
+      >>> for name in ("a", "b"):
+      ...     np.save(f"features/{name}.npy", np.ones((5, 2), np.float32))
+      >>> _ = Path("labels.csv").write_text("video,label,split\na,Dive,train\nb,Dive,test\n")
+      >>> dataset = data.read_table("features", "labels.csv")
+      >>> dataset.classes, len(dataset.train.videos), len(dataset.test.videos)
+      (('Dive',), 1, 1)
     """
     features, labels, given = Path(features), Path(labels), given_timing(options)
     streams = options.get("streams")

@@ -43,6 +43,11 @@ def timing_of(
 
     Raises:
       OptionError: a value that is not positive and finite, one that is missing, or two that exclude each other.
+
+    Example:
+      >>> from casejax import data
+      >>> data.timing_of(stride=8, fps=30)
+      Timing(frames=8, stride=8, fps=30, first_frame=0.0, rescaled=False)
     """
     given = {"snippet_seconds": snippet_seconds, "stride": stride, "fps": fps, "frames": frames}
     for name, value in given.items():

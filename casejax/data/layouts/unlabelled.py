@@ -73,6 +73,13 @@ def find_videos(
     Raises:
       DataError: nothing there, a file that cannot be used, other dimensions, streams of one video that differ in
         length, or two videos of one name. The message names the first file and counts the others.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> np.save("a.npy", np.ones((5, 2), np.float32))
+      >>> [found.id for found in data.find_videos(["a.npy"], streams=["features"], dims=[2])]
+      ['a']
     """
     found: dict[tuple[Source, ...], Found] = {}
     for place in _expand(places):

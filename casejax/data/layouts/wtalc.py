@@ -55,6 +55,23 @@ def read_wtalc(root: str | os.PathLike[str], **options: Unpack[ReadOptions]) -> 
     Warns:
       DataWarning: videos that are left out; annotations that are odd and used all the same; rows, durations and
         annotations that do not fit.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> Path("set/features").mkdir(parents=True)
+      >>> rows = {"classlist": np.array(["Dive"]), "videoname": np.array(["a", "b"])}
+      >>> rows["subset"] = np.array(["validation", "test"])
+      >>> for name, value in {"labels": "Dive", "labels_all": "Dive", "segments": [0.5, 2.0]}.items():
+      ...     rows[name] = np.empty(2, object)
+      ...     rows[name][:] = [[value]] * 2
+      >>> for name, array in rows.items():
+      ...     np.save(f"set/{name}.npy", array)
+      >>> for name in ("a", "b"):
+      ...     np.save(f"set/features/{name}.npy", np.ones((9, 4), np.float32))
+      >>> data.read_wtalc("set").test.videos[0].segments
+      array([[0.5, 2. ]])
     """
     root = check_folder(root)
     folder = _annotations(root)

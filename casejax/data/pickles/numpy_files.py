@@ -41,6 +41,13 @@ def read_object_array(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
       DataError: for every other file. Nothing that a file names is ever imported or called.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> np.save("labels.npy", np.array([["Dive"], ["Dive", "Jump"]], object))
+      >>> data.read_object_array("labels.npy").tolist()
+      [['Dive'], ['Dive', 'Jump']]
     """
     path = Path(path)
     try:
@@ -74,6 +81,14 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
 
     Raises:
       DataError: for every other file. Nothing that a file names is ever imported or called.
+
+    Example:
+      >>> import pickle
+      >>> from pathlib import Path
+      >>> from casejax import data
+      >>> _ = Path("weights.pkl").write_bytes(pickle.dumps({"width": 4}))
+      >>> data.read_pickle("weights.pkl")
+      {'width': 4}
     """
     path = Path(path)
     try:

@@ -41,6 +41,13 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
 
     Raises:
       DataError: for every other file. Nothing that a file names is ever imported or called.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> data.write_torch("model.pth", {"bias": np.zeros(3, np.float32)})
+      >>> data.read_torch("model.pth")["bias"].tolist()
+      [0.0, 0.0, 0.0]
     """
     path = Path(path)
     data = read_bytes(path, "weights", missing="check the path")
@@ -62,6 +69,14 @@ def write_torch(path: str | os.PathLike[str], state: Mapping[str, np.ndarray]) -
 
     Raises:
       DataError: an array of a type torch does not have, or a name that is no string.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import data
+      >>> data.write_torch("model.pth", {"weight": np.eye(2)})
+      >>> data.read_torch("model.pth")["weight"]
+      array([[1., 0.],
+             [0., 1.]])
     """
     path, arrays = Path(path), {}
     for name, value in state.items():

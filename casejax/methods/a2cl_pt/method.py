@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.errors import OptionError
 from casejax.losses import initial_centers, top_k_mean
 from casejax.methods.a2cl_pt.network import A2CLPTNet
@@ -19,9 +20,6 @@ from casejax.methods.a2cl_pt.optimizer import network_and_centers
 from casejax.methods.a2cl_pt.settings import A2CLPTSettings
 from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step, adam
 from casejax.records import Dataset, SnippetScores
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 
 class CenteredNet(nnx.Module):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import without_padding
 from casejax.methods.a2cl_pt.settings import A2CLPTSettings
 from casejax.methods.contract import Outputs
 from casejax.methods.layers import check_counts, check_rates, dropout, pointwise, xavier
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 ERASED = -100.0
 """Logit of erased snippets."""

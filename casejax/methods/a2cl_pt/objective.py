@@ -6,22 +6,19 @@ Min and Corso, "Adversarial Background-Aware Loss for Weakly-Supervised Temporal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float, Int, Key
 from casejax.losses import mil_loss
+from casejax.methods.contract import Outputs
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
-
-    from casejax.methods.contract import Outputs
-
-    # features F, background f (N, D), labels (N,), centers (C, D), mask (N,); `candidates` (N, C) by keyword
-    CenterLoss = Callable[..., Float[Array, ""]]
+# features F, background f (N, D), labels (N,), centers (C, D), mask (N,); `candidates` (N, C) by keyword
+CenterLoss = Callable[..., Float[Array, ""]]
 
 BETAS = (0.001, 0.1)
 """Range of the temperature by which the background's attention is flattened."""

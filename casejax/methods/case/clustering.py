@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from casejax import losses, ot
+from casejax.array_types import Array, Bool, Float, Int
 from casejax.labels import self_labels
 from casejax.methods.case.neighbours import over_neighbours
 from casejax.methods.case.objective import mean_over_streams, stream_groups
 from casejax.methods.case.settings import HeadSettings
 from casejax.methods.contract import Loss, Outputs
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
 
 RANKS: dict[str, Callable[..., Array]] = {
     "true": ot.ascending_rank,

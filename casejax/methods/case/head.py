@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import inverse_norm, unit
 from casejax.methods.case.settings import HeadSettings
 from casejax.methods.contract import Outputs
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
-
-MakeHead = Callable[[int, nnx.Rngs], "CosineHead"]
-"""From the width of an embedding and the seeds of the parameters to the head on it."""
 
 
 class CosineHead(nnx.Module):
@@ -60,6 +55,10 @@ class CosineHead(nnx.Module):
         # Scaling the K products is cheaper than scaling the embedding, and the same.
         product = jnp.einsum("...d,kd->...k", embedding, directions, precision="highest")
         return self.temperature * product * inverse_norm(embedding)
+
+
+MakeHead = Callable[[int, nnx.Rngs], CosineHead]
+"""From the width of an embedding and the seeds of the parameters to the head on it."""
 
 
 def make_head(settings: HeadSettings) -> MakeHead:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.losses import stream_mean
 from casejax.methods.case.neighbours import over_neighbours
 from casejax.methods.case.settings import CaseSettings, Clustered
 from casejax.methods.contract import Foreground, Outputs
 from casejax.methods.layers import calibrated_scores
 from casejax.records import SnippetScores
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 def transformed_foreground(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float
 from casejax.errors import OptionError
 from casejax.methods.case.clustering import clustering_loss, initial_cluster_labels
 from casejax.methods.case.datasets import ACTIVITYNET, ACTIVITYNET_CLUSTERS
@@ -20,9 +21,6 @@ from casejax.methods.case.settings import CaseSettings, Clustered
 from casejax.methods.case.variants import OF_HEAD, VARIANTS
 from casejax.methods.contract import Loss, Method, Outputs, Schedule, Step
 from casejax.records import Localization, SnippetScores
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 BASELINE = Method(
     "baseline",
@@ -49,6 +47,15 @@ def with_head(method: Method) -> Method:
 
     Raises:
       OptionError: a method without attention, to which the head refers.
+
+    Example:
+      >>> from casejax import methods
+      >>> print(methods.with_head(methods.find("aicl")).name)
+      aicl+case
+      >>> methods.with_head(methods.find("wtalc"))
+      Traceback (most recent call last):
+          ...
+      casejax.errors.OptionError: method wtalc+case: the clustering head refers to attention, wtalc has none
     """
     if method.foreground is not None:
         return method

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.losses import stream_mean, without_padding
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 def over_neighbours(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Int, Key
 from casejax.losses import without_padding
 from casejax.methods.case.head import MakeHead
 from casejax.methods.case.settings import CaseSettings
 from casejax.methods.contract import Outputs
 from casejax.methods.layers import check_counts, pointwise
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 
 from casejax import losses
+from casejax.array_types import Array, Bool, Float
 from casejax.labels import foreground_labels
 from casejax.methods.case.settings import CaseSettings
 from casejax.methods.contract import Loss, Outputs, Step
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 def case_loss(

@@ -10,21 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from casejax.array_types import Array, Float
 from casejax.data.pickles.torch_files import read_torch
 from casejax.errors import DataError
 from casejax.methods.case.head import make_head
 from casejax.methods.case.network import CaseNet
 from casejax.methods.case.settings import CaseSettings, HeadSettings
 from casejax.runtime.npy import map_npy
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 AnyPath = str | os.PathLike[str]
 Params = Any  # a pytree of arrays, as nnx.split gives it

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Bool, Float
 from casejax.methods.student.network import Regressed
 from casejax.methods.student.targets import length_of, locations
 from casejax.records import Proposals
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 def decode(

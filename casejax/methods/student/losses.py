@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
+from casejax.array_types import Array, Float
 from casejax.methods.contract import Number
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
 
 
 def focal_loss(

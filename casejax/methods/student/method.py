@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from casejax.array_types import Array, Bool, Float
 from casejax.losses import top_k_mean, without_padding
 from casejax.methods.contract import WHOLE, Loss, Method, Number, Outputs, Schedule, Step, adam
 from casejax.methods.student.decoding import decode
@@ -18,9 +19,6 @@ from casejax.methods.student.network import StudentNet
 from casejax.methods.student.settings import StudentSettings
 from casejax.methods.student.targets import Targets, assign, locations
 from casejax.records import SnippetScores
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
 
 
 def student_loss(

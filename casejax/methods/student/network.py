@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from casejax.array_types import Array, Bool, Float, Key
 from casejax.losses import without_padding
 from casejax.methods.contract import Outputs
 from casejax.methods.layers import (
@@ -23,9 +24,6 @@ from casejax.methods.layers import (
 )
 from casejax.methods.student.settings import StudentSettings
 from casejax.methods.student.targets import length_of, locations
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Key
 
 FIRST_PROBABILITY = 0.01
 """Of every class at every location before the first step, so that the many negatives do not rule it (RetinaNet)."""

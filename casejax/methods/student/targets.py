@@ -7,14 +7,13 @@ ECCV 2022, Sec. 3.3, for time). Where several instances of a class claim a locat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+from casejax.array_types import Array, Bool, Float, Int
 
 
 class Locations(NamedTuple):

@@ -1,0 +1,70 @@
+"""Every public function has an example in its docstring, and every example runs as it is printed."""
+
+import doctest
+import importlib
+import inspect
+import io
+import shutil
+
+import pytest
+from untrained import save_untrained
+
+# The rooms whose public functions all have an example.
+ROOMS = (
+    "casejax.ot",
+    "casejax.losses",
+    "casejax.labels",
+    "casejax.localize",
+    "casejax.arrays",
+    "casejax.methods",
+    "casejax.alignment",
+    "casejax.evaluate",
+    "casejax.data",
+    "casejax.run",
+    "casejax.report",
+    "casejax.inference",
+    "casejax.runtime",
+)
+
+# Their examples begin in a folder where `run` is the folder of a run.
+GIVEN_A_RUN = ("casejax.run", "casejax.inference")
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def written_in(room):
+    """The docstrings of a room's public names, and of the public methods of its classes, by name."""
+    package = importlib.import_module(room)
+    for name in package.__all__:
+        each = getattr(package, name)
+        if not callable(each) or not getattr(each, "__module__", "").startswith("casejax."):
+            continue
+        yield name, inspect.unwrap(each)
+        if inspect.isclass(each):
+            for member, thing in vars(each).items():
+                if not member.startswith("_") or member == "__call__":
+                    thing = getattr(thing, "__func__", getattr(thing, "fget", thing))
+                    if inspect.isfunction(inspect.unwrap(thing)):
+                        yield f"{name}.{member}", inspect.unwrap(thing)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_examples_run_and_every_function_has_one(room, tmp_path, monkeypatch):
+    if room in GIVEN_A_RUN:
+        save_untrained(tmp_path / "run", dims=(8, 8), classes=("CliffDive", "Dive"), alike=True)
+    runner, said = doctest.DocTestRunner(optionflags=OPTIONS), io.StringIO()
+    without, failed = [], 0
+    for name, thing in written_in(room):
+        # Nothing is imported for an example: it is what a user types.
+        test = doctest.DocTestParser().get_doctest(thing.__doc__ or "", {}, f"{room}.{name}", None, 0)
+        if test.examples:
+            own = tmp_path / "examples" / name  # they may write files
+            own.mkdir(parents=True)
+            monkeypatch.chdir(own)
+            if room in GIVEN_A_RUN:
+                shutil.copytree(tmp_path / "run", "run")
+            failed += runner.run(test, out=said.write).failed
+        elif "." not in name and not inspect.isclass(thing):
+            without.append(name)
+    assert failed == 0, said.getvalue()
+    assert without == []
