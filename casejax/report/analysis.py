@@ -111,8 +111,8 @@ def read_analysis(path: Path) -> Analysis:
         raise DataError(f"{path}: has format {version}, this casejax reads {FORMAT}; {again}")
     values: dict[str, Any] = {}
     for name in ("truth", "found"):
-        columns = [arrays.pop(f"{name}.{column}", None) for column in SegmentTable._fields]
-        values[name] = SegmentTable(*columns) if all(column is not None for column in columns) else None
+        columns = [arrays.pop(f"{name}.{column}") for column in SegmentTable._fields if f"{name}.{column}" in arrays]
+        values[name] = SegmentTable(*columns) if len(columns) == len(SegmentTable._fields) else None
     known = {field.name for field in fields(Analysis)}
     values |= {name: str(array) if name == "heading" else array for name, array in arrays.items() if name in known}
     missing = [field.name for field in fields(Analysis)[:8] if values.get(field.name) is None]

@@ -130,7 +130,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file, whole or not at all.
+
+    Example:
+      >>> from casejax import runtime
+      >>> from pathlib import Path
+      >>> runtime.write_bytes("header.bin", b"CASE")
+      >>> Path("header.bin").read_bytes()
+      b'CASE'
+    """
     with whole_file(path, "wb", size=len(data)) as file:
         file.write(data)
 
