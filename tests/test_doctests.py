@@ -4,9 +4,11 @@ import doctest
 import importlib
 import inspect
 import io
+import os
 import shutil
 
 import pytest
+from drawn_weights import write_drawn_weights
 from untrained import save_untrained
 
 # The rooms whose public functions all have an example.
@@ -24,10 +26,19 @@ ROOMS = (
     "casejax.report",
     "casejax.inference",
     "casejax.runtime",
+    "casejax.train",
+    "casejax.features",
 )
 
-# Their examples begin in a folder where `run` is the folder of a run.
-GIVEN_A_RUN = ("casejax.run", "casejax.inference")
+
+def save_run(folder):
+    """`run`, the folder of a run."""
+    save_untrained(folder / "run", dims=(8, 8), classes=("CliffDive", "Dive"), alike=True)
+
+
+# What examples of a room find in the folder that they begin in, and what must be installed for them.
+GIVEN = {"casejax.run": save_run, "casejax.inference": save_run, "casejax.features": write_drawn_weights}
+NEEDED = {"casejax.features": ("av", "cv2")}
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -48,10 +59,15 @@ def written_in(room):
                         yield f"{name}.{member}", inspect.unwrap(thing)
 
 
+@pytest.mark.usefixtures("kept_steps")
 @pytest.mark.parametrize("room", ROOMS)
 def test_examples_run_and_every_function_has_one(room, tmp_path, monkeypatch):
-    if room in GIVEN_A_RUN:
-        save_untrained(tmp_path / "run", dims=(8, 8), classes=("CliffDive", "Dive"), alike=True)
+    for module in NEEDED.get(room, ()):
+        pytest.importorskip(module)
+    given = tmp_path / "given"
+    given.mkdir()
+    if room in GIVEN:
+        GIVEN[room](given)
     runner, said = doctest.DocTestRunner(optionflags=OPTIONS), io.StringIO()
     without, failed = [], 0
     for name, thing in written_in(room):
@@ -59,10 +75,9 @@ def test_examples_run_and_every_function_has_one(room, tmp_path, monkeypatch):
         test = doctest.DocTestParser().get_doctest(thing.__doc__ or "", {}, f"{room}.{name}", None, 0)
         if test.examples:
             own = tmp_path / "examples" / name  # they may write files
-            own.mkdir(parents=True)
+            # linked, since weights are large: no example writes into what it was given
+            shutil.copytree(given, own, copy_function=os.link)
             monkeypatch.chdir(own)
-            if room in GIVEN_A_RUN:
-                shutil.copytree(tmp_path / "run", "run")
             failed += runner.run(test, out=said.write).failed
         elif "." not in name and not inspect.isclass(thing):
             without.append(name)

@@ -2,6 +2,8 @@
 
 Reading videos needs PyAV, and flow OpenCV: `pip install 'casejax[video]'`. Each network is read from a file, split once
 with `nnx.split`, and then used as a function of its parameters and clips.
+
+Examples begin where `rgb_imagenet.pt` and `efficientnet-lite0-57934424.pth` are, files of weights that are published.
 """
 
 from casejax.features.backbones import BACKBONES, Backbone, StreamWeights, find_backbone

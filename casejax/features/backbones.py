@@ -76,6 +76,11 @@ def find_backbone(name: str) -> Backbone:
 
     Raises:
       OptionError: there is none.
+
+    Example:
+      >>> from casejax import features
+      >>> features.find_backbone("i3d").name
+      'i3d'
     """
     try:
         return BACKBONES[name]

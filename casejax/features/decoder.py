@@ -47,6 +47,14 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     Raises:
       DataError: not a file, no video in it, or no picture that can be decoded.
       OptionError: PyAV is not installed.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import features
+      >>> features.write_video("a.mp4", np.zeros((10, 32, 48, 3), np.uint8), fps=10)
+      >>> about = features.probe("a.mp4")
+      >>> about.width, about.height, about.fps, about.duration
+      (48, 32, 10.0, 1.0)
     """
     path = Path(path)
     with _opened(path) as container:
@@ -81,6 +89,13 @@ def read_frames(
     Raises:
       DataError: not a video, a damaged one, or one without pictures; the message says after how many seconds.
       OptionError: fps, short_side or first out of range; PyAV is not installed.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import features
+      >>> features.write_video("a.mp4", np.zeros((10, 32, 48, 3), np.uint8), fps=10)
+      >>> [frame.shape for frame in features.read_frames("a.mp4", fps=2, short_side=16)]
+      [(16, 24, 3), (16, 24, 3)]
     """
     if not (math.isfinite(fps) and fps > 0):
         raise OptionError(f"fps must be positive and finite, got {fps}")
@@ -110,6 +125,13 @@ def sample_frames(
 
     Raises:
       DataError: as `read_frames`.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import features
+      >>> features.write_video("a.mp4", np.zeros((10, 32, 48, 3), np.uint8), fps=10)
+      >>> [frame.shape for frame in features.sample_frames("a.mp4", 1.0, 2, short_side=16)]
+      [(16, 24, 3), (16, 24, 3)]
     """
     rate = count / duration
     found = list(read_frames(path, fps=2 * rate, short_side=short_side))
@@ -121,6 +143,13 @@ def count_frames(path: str | os.PathLike[str], *, fps: float) -> int:
 
     Raises:
       DataError: as `read_frames`.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import features
+      >>> features.write_video("a.mp4", np.zeros((10, 32, 48, 3), np.uint8), fps=10)
+      >>> features.count_frames("a.mp4", fps=5)
+      5
     """
     until = max(end for _, end, _ in _timed(Path(path), Fraction(0)))
     return math.ceil(until * Fraction(fps).limit_denominator(1_000_000))

@@ -121,7 +121,16 @@ def efficientnet_features(
     *,
     output: str = "features",
 ) -> Float[Array, "b *t d"]:
-    """`EfficientNetLite0.__call__` as a compiled function; `graphdef` and `params` are what `nnx.split` makes of it."""
+    """`EfficientNetLite0.__call__` as a compiled function; `graphdef` and `params` are what `nnx.split` makes of it.
+
+    Example:
+      >>> import numpy as np
+      >>> from flax import nnx
+      >>> from casejax import features
+      >>> graphdef, params = nnx.split(features.read_efficientnet("efficientnet-lite0-57934424.pth"))
+      >>> features.efficientnet_features(graphdef, params, np.zeros((1, 4, 32, 32, 3), np.uint8)).shape
+      (1, 1280)
+    """
     return nnx.merge(graphdef, params)(clips, output=output)
 
 
@@ -169,6 +178,12 @@ def read_efficientnet(path: str | os.PathLike[str], *, dtype: Any = None) -> Eff
     Raises:
       DataError: no file, a damaged one, or the weights of something else; the message says what it holds, what is
         missing, and where the right file is.
+
+    Example:
+      >>> from casejax import features
+      >>> network = features.read_efficientnet("efficientnet-lite0-57934424.pth")
+      >>> network.stem.kernel.get_value().shape
+      (3, 3, 3, 32)
     """
     path = Path(path)
     try:

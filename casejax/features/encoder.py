@@ -25,6 +25,13 @@ def write_video(
 
     Raises:
       OptionError: PyAV is not installed, no picture, or pictures of several sizes.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import features
+      >>> features.write_video("a.mp4", np.zeros((10, 32, 48, 3), np.uint8), fps=10)
+      >>> features.count_frames("a.mp4", fps=10)
+      10
     """
     try:
         import av

@@ -229,6 +229,18 @@ def extract_videos(
 
     Raises:
       DataError: the folder has features that were made otherwise, or of another file of the same id.
+
+    Example:
+      >>> import numpy as np
+      >>> from pathlib import Path
+      >>> from casejax import features
+      >>> weights = ["efficientnet-lite0-57934424.pth"]
+      >>> extractor = features.Extractor.load(weights, backbone="efficientnet_lite0", batch=1)
+      >>> features.write_video("a.mp4", np.zeros((20, 32, 48, 3), np.uint8), fps=25)
+      >>> features.extract_videos(extractor, {"a": Path("a.mp4")}, "out")  # no video is broken
+      {}
+      >>> np.load("out/rgb/a.npy").shape
+      (1, 1280)
     """
     folder = FeatureFolder.open(Path(out), extractor.stated())
     folder.check(videos)

@@ -35,6 +35,15 @@ def optical_flow(
 
     Raises:
       OptionError: an unknown kind, or an OpenCV without it.
+
+    Example:
+      >>> import numpy as np
+      >>> from casejax import features
+      >>> blocks = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+      >>> picture = blocks.repeat(8, axis=0).repeat(8, axis=1)
+      >>> (flow,) = features.optical_flow([picture, np.roll(picture, 2, axis=1)], kind="dis")
+      >>> flow.shape, round(float(np.median(flow[..., 0])))  # 2 pixels to the right
+      ((128, 128, 2), 2)
     """
     find = partial(_between, _maker(kind))
     pairs = pictures[:-1], pictures[1:]

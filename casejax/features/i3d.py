@@ -132,7 +132,16 @@ def i3d_features(
     *,
     output: str = "features",
 ) -> Float[Array, "b *t_h_w d"]:
-    """`I3D.__call__` as a compiled function; `graphdef` and `params` are what `nnx.split` makes of the network."""
+    """`I3D.__call__` as a compiled function; `graphdef` and `params` are what `nnx.split` makes of the network.
+
+    Example:
+      >>> import numpy as np
+      >>> from flax import nnx
+      >>> from casejax import features
+      >>> graphdef, params = nnx.split(features.read_i3d("rgb_imagenet.pt"))
+      >>> features.i3d_features(graphdef, params, np.zeros((1, 8, 32, 32, 3), np.uint8)).shape
+      (1, 1024)
+    """
     return nnx.merge(graphdef, params)(clips, output=output)
 
 

@@ -45,12 +45,24 @@ def read_i3d(path: str | os.PathLike[str], *, dtype: Any = None) -> I3D:
     Raises:
       DataError: no file, a damaged one, or the weights of something else; the message says what it holds, what is
         missing, and where the right files are.
+
+    Example:
+      >>> from casejax import features
+      >>> features.read_i3d("rgb_imagenet.pt").channels
+      3
     """
     return I3D(read_i3d_weights(path), dtype=dtype)
 
 
 def read_i3d_weights(path: str | os.PathLike[str]) -> dict[str, Weights]:
-    """The folded weights in a file, by the names in `layer_shapes`. See `read_i3d`."""
+    """The folded weights in a file, by the names in `layer_shapes`. See `read_i3d`.
+
+    Example:
+      >>> from casejax import features
+      >>> weights = features.read_i3d_weights("rgb_imagenet.pt")
+      >>> len(weights), weights["Conv3d_1a_7x7"].kernel.shape
+      (58, (7, 7, 7, 3, 64))
+    """
     path = Path(path)
     arrays, keys = _read(path)
     first_key = keys(STEM, (7, 7, 7, 3, 64))["kernel"][0]

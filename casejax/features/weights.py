@@ -39,6 +39,13 @@ def checksum(path: str | os.PathLike[str]) -> str:
 
     Raises:
       DataError: it cannot be read.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import features
+      >>> _ = Path("empty").write_bytes(b"")
+      >>> features.checksum("empty")[:8]
+      'e3b0c442'
     """
     try:
         with open_plain(path, "weights", missing="check the path") as file:
@@ -48,7 +55,15 @@ def checksum(path: str | os.PathLike[str]) -> str:
 
 
 def known_weights(path: str | os.PathLike[str]) -> str | None:
-    """What a file of weights is, if its checksum is one of `KNOWN_FILES`; None if not."""
+    """What a file of weights is, if its checksum is one of `KNOWN_FILES`; None if not.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import features
+      >>> _ = Path("own.pth").write_bytes(b"")
+      >>> features.known_weights("own.pth") is None
+      True
+    """
     return KNOWN_FILES.get(checksum(path))
 
 

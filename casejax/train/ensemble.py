@@ -74,6 +74,14 @@ def train_ensemble(
       OptionError: a configuration that no run can use.
       ValueError: `side_by_side` below 1.
       DivergedError: a loss that is not finite.
+
+    Example:
+      >>> from casejax import data, run, train
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> members = train.train_ensemble(world, [config, config.changed(seed=1), config.changed(nms_threshold=0.5)])
+      >>> [(served, int(member.state.step)) for served, member in members]
+      [([0, 2], 1), ([1], 1)]
     """
     if side_by_side is not None and side_by_side < 1:
         raise ValueError(f"side_by_side must be at least 1, got {side_by_side}")

@@ -68,7 +68,7 @@ def run(
 ) -> RunResult | None:
     """Train on the train split, evaluate the selected step on the test split, and write everything to `out`.
 
-    `out` then holds `checkpoints/`, `config.json`, `metrics.jsonl`, `predictions.json`,
+    `out` then holds `checkpoints/`, `config.json`, `run.json`, `metrics.jsonl`, `predictions.json`,
     `average_precision.csv`, `results.json`, `analysis.npz` and `pictures/`, and `selected/` where a step was selected.
 
     Args:
@@ -86,6 +86,17 @@ def run(
     Raises:
       OptionError: an option that needs all features of a process that has read only a part of them.
       As `casejax.train.loop.train`.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from rich.console import Console
+      >>> from casejax import data, run, train
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> _ = train.run(world, config, Path("out"), devices=1, console=Console(quiet=True))
+      >>> print(*sorted(file.name for file in Path("out").iterdir()))
+      analysis.npz average_precision.csv checkpoints config.json metrics.jsonl pictures
+      predictions.json results.json run.json
     """
     console = console or default_console()
     protocol = protocol or usual_protocol(config, dataset)
@@ -191,6 +202,16 @@ def run_seeds(
     Raises:
       ValueError: no seed, or one twice.
       As `run`.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from rich.console import Console
+      >>> from casejax import data, run, train
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> results = train.run_seeds(world, config, Path("out"), seeds=[0, 1], devices=1, console=Console(quiet=True))
+      >>> sorted(results), sorted(file.name for file in Path("out").iterdir())
+      ([0, 1], ['seed-0', 'seed-1', 'seeds.json'])
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must name at least one seed, each once, got {list(seeds)}")

@@ -90,6 +90,15 @@ def train(
 
     Warns:
       TrainingWarning: the run has most likely diverged, though all is finite.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from casejax import data, run, train
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> trained = train.train(world, config, Path("out"), devices=1)
+      >>> int(trained.state.step), int(trained.initial.step)
+      (1, 0)
     """
     config.check()
     config.check_data(dataset)

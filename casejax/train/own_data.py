@@ -35,7 +35,7 @@ def train_on_table(
     console: Console | None = None,
     **options: Any,
 ) -> Localizer:
-    """Train on data of one's own; `casejax.train(...)` is the same.
+    r"""Train on data of one's own; `casejax.train(...)` is the same.
 
     Args:
       features: folder with a file a video, with a folder a stream, or a file of HDF5.
@@ -62,6 +62,20 @@ def train_on_table(
       DataError: files that cannot be used.
       OptionError: options that do not exist or cannot be used.
       As `casejax.train.run`.
+
+    Example:
+      >>> import numpy as np
+      >>> from pathlib import Path
+      >>> import casejax
+      >>> _ = Path("labels.csv").write_text("video,label\na,Dive\nb,Dive\nc,Jump\nd,Jump\ne,Dive\nf,Jump\n")
+      >>> Path("features").mkdir()
+      >>> for name in "abcdef":
+      ...   np.save(f"features/{name}.npy", np.ones((40, 8), np.float32))
+      >>> options = {"method": "asl", "hidden": 8, "num_snippets": 32, "epochs": 1, "devices": 1}
+      >>> localizer = casejax.train("features", "labels.csv", "out", **options)
+      no test videos, so nothing is evaluated; trained in ... s; everything is in out
+      >>> localizer.classes
+      ('Dive', 'Jump')
     """
     if variant is None:
         variant = "corrected" if "corrected" in find(method).variants else "official"

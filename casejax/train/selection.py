@@ -40,6 +40,13 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
 
     Raises:
       DataError: nothing can be set aside, or what can has no segment to judge by.
+
+    Example:
+      >>> from casejax import data, train
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> rest, held = train.hold_out(world, share=0.3, seed=0)
+      >>> len(rest.train.videos), len(held.test.videos)
+      (4, 2)
     """
     videos = dataset.train.videos
     own = dataset.train.multi_hot(dataset.classes)

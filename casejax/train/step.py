@@ -53,6 +53,20 @@ def update(
 
     The batch is split over the mesh by video; self-labels couple it across devices, since the program is
     written for the global batch. Numeric options of `config` may be traced values.
+
+    Example:
+      >>> from functools import partial
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from casejax import run, runtime, train
+      >>> from casejax.records import Batch
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> graphdef, state = run.initial_state(config, dims=(8, 8), num_classes=2)
+      >>> batch = Batch((jnp.ones((6, 32, 8)), jnp.ones((6, 32, 8))), labels=jnp.ones((6, 2)))
+      >>> given = {"steps_per_epoch": 1, "graphdef": graphdef, "config": config, "mesh": runtime.make_mesh(1)}
+      >>> state, metrics = jax.jit(partial(train.update, **given))(state, batch)
+      >>> int(state.step), bool(jnp.isfinite(metrics["loss"]))
+      (1, True)
     """
     if batch.rows is None:
         batch = jax.lax.with_sharding_constraint(batch, placement.over_videos(mesh))
@@ -200,6 +214,21 @@ def make_train_steps(
     Returns:
       (state, split, n) -> the state n steps later (its input is donated) and the mean of every metric over
       those steps. `n` is traced: one compilation serves every n.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import data, run, runtime, train
+      >>> from casejax.data import sampling
+      >>> world = data.make_world(num_classes=2, dim=8, train_videos=6, test_videos=6, median=20, longest=40)
+      >>> features = world.train.features
+      >>> first, lengths = features.starts.astype("int32"), features.lengths.astype("int32")
+      >>> split = sampling.PackedSplit(features.streams, first, lengths, world.train.multi_hot(world.classes))
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> graphdef, state = run.initial_state(config, dims=(8, 8), num_classes=2)
+      >>> steps = train.make_train_steps(graphdef, config, runtime.make_mesh(1))
+      >>> state, metrics = steps(state, split, jnp.int32(3))
+      >>> int(state.step), bool(jnp.isfinite(metrics["loss"]))
+      (3, True)
     """
     # On several devices, the rows of a batch would have to be shared out anew.
     if mesh.size > 1 or not config.may_be_compact:
@@ -218,6 +247,18 @@ def make_batch_step(graphdef: nnx.GraphDef[Any], config: Config, mesh: Mesh, ste
 
     Returns:
       (state, batch) -> the next state (its input is donated) and the metrics of the step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from casejax import run, runtime, train
+      >>> from casejax.records import Batch
+      >>> config = run.Config.of("asl", hidden=8, num_snippets=32, batch_size=6, epochs=1)
+      >>> graphdef, state = run.initial_state(config, dims=(8, 8), num_classes=2)
+      >>> step = train.make_batch_step(graphdef, config, runtime.make_mesh(1), steps_per_epoch=1)
+      >>> batch = Batch((jnp.ones((6, 32, 8)), jnp.ones((6, 32, 8))), labels=jnp.ones((6, 2)))
+      >>> state, metrics = step(state, batch)
+      >>> int(state.step), bool(jnp.isfinite(metrics["loss"]))
+      (1, True)
     """
 
     @partial(jax.jit, donate_argnums=0)
