@@ -45,7 +45,7 @@ class SegmentTable(NamedTuple):
             np.ones(count) if score is None else np.asarray(score, np.float64).reshape(count),
         )
 
-    def take(self, index: np.ndarray) -> SegmentTable:
+    def take(self, index: np.ndarray | Sequence[int]) -> SegmentTable:
         """The rows that `index` (integers or booleans) selects, in its order."""
         return SegmentTable(*(column[index] for column in self))
 

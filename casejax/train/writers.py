@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from casejax.errors import OptionError
 from casejax.runtime.files import write_text
-from casejax.runtime.reading import read_table
+from casejax.runtime.reading import read_table, read_text
 
 NEEDS = {"tensorboard": ("tensorboardX", "tensorboardX"), "wandb": ("wandb", "wandb")}
 """The module and the package of each that needs one."""
@@ -112,7 +112,7 @@ class _Wandb:
         import wandb
 
         kept = folder / "wandb" / "id.txt"
-        goes_on = {"id": kept.read_text(encoding="utf-8")} if step and kept.is_file() else {}
+        goes_on = {"id": read_text(kept)} if step and kept.is_file() else {}
         self._run = wandb.init(
             project="casejax", dir=str(folder), name=folder.name, config=dict(options), resume="allow", **goes_on
         )

@@ -271,7 +271,7 @@ def test_files_that_cannot_be_read(files, tmp_path):
     whole = labels.read_bytes()
     for damage in (b"", whole[:20], whole[:-1], b"text"):
         labels.write_bytes(damage)
-        with pytest.raises(DataError, match=r"not a readable \.npy file"):
+        with pytest.raises(DataError, match=r"cls_gt\.npy: .*; name the cls_gt\.npy that"):
             convert.from_published(model, labels)
 
 

@@ -317,7 +317,9 @@ def test_m_a_damaged_checkpoint_without_sums_is_named(world, whole, tmp_path):
     for file in (folder / "state").rglob("*"):
         if file.is_file() and "manifest" in file.name:
             file.write_bytes(b"rubbish")
-    with pytest.raises(errors.CheckpointError, match=r"checkpoints/8 cannot be read .* delete that step's folder"):
+    with pytest.raises(
+        errors.CheckpointError, match=r"checkpoints/8/state: cannot be read .* delete that step's folder"
+    ):
         loop.train(world, CONFIG, tmp_path / "run", resume=True, devices=1)
 
 
