@@ -19,7 +19,7 @@ import evidence_runs
 import student
 
 TEACHER = {"epochs": 8, "num_snippets": 16, "batch_size": 8, "hidden": 8, "num_clusters": 3}
-SMALL = "--hidden 8 --levels 3 --blocks 1 --epochs 2 --num-snippets 16 --batch-size 8 --min-score 0"
+SMALL = "--hidden 8 --levels 3 --blocks 1 --epochs 2 --num-snippets 16 --batch-size 8 --proposal-score 0"
 
 
 def small(folder, seed):

@@ -19,7 +19,7 @@ from casejax.train import loop, teaching
 
 SIZES = {"num_snippets": 16, "batch_size": 8, "epochs": 3, "log_every": 2, "hidden": 8}
 STUDENT = Config.of(
-    "student", **SIZES, levels=3, blocks=1, max_instances=64, doubt=0.01, min_score=0.0, learning_rate=1e-3
+    "student", **SIZES, levels=3, blocks=1, max_instances=64, doubt=0.01, proposal_score=0.0, learning_rate=1e-3
 )
 
 
@@ -154,7 +154,7 @@ def test_a_student_teaches_the_next(world, taught, tmp_path):
 
 
 def test_a_running_mean_that_finds_nothing_leaves_the_instances_as_they_are(world, teacher, tmp_path, capsys):
-    config = STUDENT.changed(relabel=1, min_score=1.0)
+    config = STUDENT.changed(relabel=1, proposal_score=1.0)
     state = loop.train(world, config, tmp_path, devices=1, teacher=teacher).state
     assert int(state.labels.made) == 2
     first = teaching.first_instances(world, config, teacher)

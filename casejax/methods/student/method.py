@@ -86,7 +86,7 @@ def student_scores(
         outputs.own,
         levels=settings.levels,
         max_proposals=settings.max_proposals,
-        min_score=settings.min_score,
+        min_score=settings.proposal_score,
         factors=video**settings.video_share,
         mask=mask,
     )

@@ -92,6 +92,6 @@ class StudentSettings:
     max_proposals: int = option(
         2000, "proposals of a video before suppression, the best", within="[1, inf)", inference=True
     )
-    min_score: float = option(
+    proposal_score: float = option(
         0.01, "score below which a proposal is left out before suppression", within="[0, 1]", inference=True
     )
