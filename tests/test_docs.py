@@ -163,7 +163,7 @@ def test_code_runs(page, tmp_path, monkeypatch, capsys):
     names = GIVEN[page](monkeypatch) if page in GIVEN else {}
     for package in NEEDED.get(page, ()):
         pytest.importorskip(package)
-    with jax.numpy_rank_promotion("allow"):  # OTT needs it, and users have it
+    with jax.numpy_rank_promotion("allow" if page in NEEDED else "raise"):  # OTT needs it
         exec("\n".join(PAGES[page]), names)
     if page in RESULTS:
         RESULTS[page](names, capsys.readouterr().out)
