@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,12 +79,15 @@ def _take(path: Path, thread: int) -> tuple[int | None, str]:
         while True:
             try:
                 descriptor = os.open(path / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:  # its last owner wrote nothing and removed the folder
+                files.make_folder(path)
+                continue
             except OSError as error:
                 raise files.write_error(path / NAME, error, 64) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "an unknown process"
+                holder = _name(descriptor)
                 os.close(descriptor)
                 return None, holder
             except OSError:  # a file system without locks
@@ -98,3 +102,11 @@ def _take(path: Path, thread: int) -> tuple[int | None, str]:
             os.close(descriptor)  # its owner removed it between opening and locking
     _held[path] = thread
     return None, ""
+
+
+def _name(descriptor: int) -> str:
+    """Who holds a lock; it writes its name just after it has locked, so that is waited for, for a second."""
+    until = time.monotonic() + 1
+    while not (name := os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return name or "an unknown process"

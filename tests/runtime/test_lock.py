@@ -1,5 +1,6 @@
 """One run in a folder at a time."""
 
+import fcntl
 import threading
 
 import pytest
@@ -51,3 +52,32 @@ def test_what_a_kill_left_in_it_is_swept(tmp_path):
     with own_folder(tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == [".lock"]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_owner_that_has_not_written_its_name_yet_is_waited_for(tmp_path):
+    with open(tmp_path / ".lock", "w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        named = threading.Timer(0.1, lambda: owner.write("process 7 on a host") and owner.flush())
+        named.start()
+        with pytest.raises(CheckpointError, match=r"another run is in this folder \(process 7 on a host\)"):
+            enter(tmp_path)
+        named.join()
+        owner.truncate(0)
+        with pytest.raises(CheckpointError, match=r"\(an unknown process\)"):
+            enter(tmp_path)
+
+
+def test_a_folder_that_goes_while_it_is_entered_is_made_again(tmp_path, monkeypatch):
+    made = []
+
+    def make_and_lose(path):
+        made.append(path)
+        path.mkdir(parents=True)
+        if len(made) == 1:
+            path.rmdir()
+        return path
+
+    monkeypatch.setattr(files, "make_folder", make_and_lose)
+    with own_folder(tmp_path / "a") as path:
+        assert (path / ".lock").exists()
+    assert len(made) == 2
