@@ -19,8 +19,8 @@ from casejax.run.config import Config
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 OF_OTHERS = """
---activations --finegym --methods --steps --train --figure --kernels --peak-of --penn --row --rows --table --thumos14 --worlds
---gamma --lr --modal --std --temp --verbose
+--activations --finegym --methods --steps --train --figure --kernels --peak-of --penn --row --rows --table
+--thumos14 --worlds --gamma --lr --modal --std --temp --verbose
 --logdir --no-binary --no-deps --command --worker --gpus-per-task --nodes --ntasks-per-node --requeue
 """  # of examples and benchmarks; of the published program, where they have no underscore; of pip, SLURM and the like
 
