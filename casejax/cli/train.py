@@ -30,6 +30,7 @@ from casejax.inference.evaluate import report_on_grid, usual_protocol
 from casejax.methods import DATASETS, METHODS, VARIANTS, find
 from casejax.methods.contract import THUMOS14
 from casejax.run.config import Config
+from casejax.runtime.checkpoint import check_place
 from casejax.runtime.distributed import is_first, own_part
 from casejax.runtime.lock import own_folder
 from casejax.runtime.reading import is_text
@@ -100,6 +101,7 @@ def _train(words: list[str], defaults: Defaults, command: str) -> None:
         out = defaults.out or Path("runs", world or method.name)
     if not is_text(str(out)):
         raise OptionError(f"--out {str(out)!r}: its name is no UTF-8, which files are written in; choose another")
+    check_place(out)
     with own_folder(out):
         _run(arguments, config, given, out, world, defaults)
 

@@ -232,7 +232,8 @@ def _opened(path: Path) -> Any:
         raise OptionError("reading videos needs PyAV: pip install 'casejax[video]'") from error
     check_plain(path, "video", missing="name a video")
     try:
-        container = av.open(str(path))
+        # a plain name such as rgb:1.mp4 would be a protocol; what a file refers to must not be fetched
+        container = av.open(f"file:{os.path.abspath(path)}", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DataError(f"{path}: is no video that can be read ({_first_line(error)})") from error
     if not container.streams.video:

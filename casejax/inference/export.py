@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,8 @@ def export_program(restored: Restored) -> tuple[bytes, int | None]:
     def program(batch: Any, time: Any) -> bytes:
         streams = [jax.ShapeDtypeStruct((batch, time, dim), jnp.float32) for dim in restored.meta["data"]["dims"]]
         mask = jax.ShapeDtypeStruct((batch, time), jnp.bool_)
-        return bytes(export.export(jax.jit(scores), platforms=PLATFORMS)(mask, *streams).serialize())
+        with _without_places():
+            return bytes(export.export(jax.jit(scores), platforms=PLATFORMS)(mask, *streams).serialize())
 
     batch, time = export.symbolic_shape("b, t")
     length = config.localization.test_num_snippets or config.schedule.num_snippets
@@ -91,6 +94,18 @@ def export_program(restored: Restored) -> tuple[bytes, int | None]:
     raise CheckpointError(
         f"{restored.folder}: method {config.method.name} cannot be exported for any number of videos ({reason})"
     )
+
+
+@contextmanager
+def _without_places() -> Iterator[None]:
+    """Programs that name no files of this machine: others get them, and the same network gives the same bytes."""
+    name = "jax_traceback_in_locations_limit"
+    kept = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, kept)
 
 
 def model_card(restored: Restored, results: dict[str, Any], num_snippets: int | None = None) -> str:

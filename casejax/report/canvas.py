@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import textwrap
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,5 +78,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"a picture's name must end in .png, got {Path(path).name}")
     drawn = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(drawn, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # one sees that: letters of no font here are boxes
+        FigureCanvasAgg(figure).print_png(drawn, metadata={"Software": None})
     write_bytes(path, drawn.getvalue())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
 import sys
 import threading
@@ -33,6 +34,9 @@ from casejax.runtime import apart, distributed, files, reading
 SUMS = "sums.json"
 BLOCK = 1 << 22  # bytes read at a time
 OWN_FILES = 1 << 18  # bytes of what Orbax and TensorStore write about the arrays of a checkpoint, at most
+MISREAD = re.compile(r"[*?\[\\]|gs:/")
+"""Orbax collects files by globs of the whole path, and leaves out arrays where these letters are in it; TensorStore takes
+a backslash for a slash, and a name `gs:` for Google's storage."""
 DISK_FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
 """What TensorStore says where the disk is full, in the middle of its messages."""
 
@@ -53,11 +57,29 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a folder whose name Orbax or TensorStore reads as something else, before anything is written.
+
+    Raises:
+      CheckpointError: naming what they misread, and the remedy.
+    """
+    if found := MISREAD.search(folder.absolute().as_posix()):
+        raise CheckpointError(
+            f"{folder}: no checkpoint can be kept below a folder with {found[0]!r} in its name; choose another --out, "
+            "rename that folder, or make a link to it without (ln -s)"
+        )
+
+
 class Checkpoints:
-    """The newest checkpoints of one run in `folder`/<step>, `keep` of them or all; a context manager."""
+    """The newest checkpoints of one run in `folder`/<step>, `keep` of them or all; a context manager.
+
+    Raises:
+      CheckpointError: as `check_place`.
+    """
 
     def __init__(self, folder: Path, *, keep: int | None = 2) -> None:
         self.folder = folder.absolute()
+        check_place(folder)
         self._keep = keep
         self._checked: set[int] = set()
         with _one_voice():  # of damaged files, which are named when they are read

@@ -112,7 +112,7 @@ def main(name: str, folder: Path) -> dict[str, object]:
         try:
             status, said = caught(job, disk)
             mount(disk, ROOM, "remount")
-            again, remarks = caught(job, disk)
+            again, remarks = caught(job, disk) if status else (0, "")
             got = tree(disk)
             rest = sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
         finally:

@@ -17,6 +17,9 @@ NETWORK = {"num_clusters": 4, "hidden": 8, "num_snippets": 16}
 DRAWN = re.compile(r"[0-9a-f]{32}|(?<=tmp)[-_.]?\d+$")
 """Names of chance: those of TensorStore's files, and the time behind Orbax's temporary folders."""
 
+OF_THREADS = re.compile(r"/ocdbt\.process_\d+/|/d/\*$|/manifest\.ocdbt$")
+"""What TensorStore's threads write, in no fixed order, into a checkpoint that bears its name only once all is there."""
+
 
 def world(folder: Path) -> None:
     """A data set, as `casejax train` writes that of its embedded world."""
@@ -111,7 +114,7 @@ def export(folder: Path) -> None:
 
 def predict(folder: Path) -> None:
     """Segments in features, as JSON, CSV and pictures."""
-    words = [sources(folder) / "run", sources(folder) / "rgb", sources(folder) / "flow", "--json", folder / "out.json"]
+    words = [sources(folder) / "run", sources(folder) / "features", "--json", folder / "out.json"]
     again([*words, "--csv", folder / "out.csv", "--pictures", folder / "pictures"], "predict")
 
 
@@ -152,9 +155,9 @@ def sources(folder: Path) -> Path:
         checkpoints.save(state._replace(cluster_labels=labels), describe(config, data))
     export_published(place / "run", place / "model.pkl", place / "labels.npy")
     for stream in ("rgb", "flow"):
-        (place / stream).mkdir()
+        (place / "features" / stream).mkdir(parents=True)
         for video in ("a", "b"):
-            np.save(place / stream / f"{video}.npy", np.tile(ROWS, (5, 1)))
+            np.save(place / "features" / stream / f"{video}.npy", np.tile(ROWS, (5, 1)))
     return place
 
 
@@ -225,10 +228,10 @@ def _checkpoint(place: Path) -> str:
 
 def _lasting(path: Path) -> bytes:
     """The bytes of a file without figures of time."""
-    data = path.read_bytes()
-    if path.name == "run.json":  # a start more for every kill, with its time
+    data, name = path.read_bytes(), path.name.removeprefix(".").removesuffix(".partial")
+    if name == "run.json" and data:  # a start more for every kill, with its time
         return repr(bool(json.loads(data)["starts"])).encode()
-    if path.name != "metrics.jsonl":
+    if name != "metrics.jsonl":
         return data
     lines = []
     for line in data.splitlines():
@@ -244,10 +247,12 @@ def likeness(folder: Path) -> str:
     found = []
     for path in sorted(folder.rglob("*")):
         name = DRAWN.sub("*", path.relative_to(folder).as_posix())
+        if OF_THREADS.search(name):
+            continue
         if path.is_dir():
             found.append((name, "folder"))
-        elif path.name == ".lock":
-            found.append((name, "lock"))
+        elif path.name == ".lock" or "sums.json" in name:  # sums name the threads' files
+            found.append((name, str(path.stat().st_size > 0)))
         elif re.search(r"(checkpoints|selected)[^/]*/", name):
             found.append((name, str(path.stat().st_size)))
         else:

@@ -94,3 +94,20 @@ def test_a_checkpoint_that_a_kill_left_half_deleted_goes(folder):
         checkpoints.tidy()
         assert checkpoints.steps == [1, 2]
     assert not (folder / "0").exists()
+
+
+@pytest.mark.parametrize("name", ["[a]", "a*", "a?", "a\\b", "gs:"])
+def test_names_that_its_libraries_misread_are_refused(tmp_path, name):
+    """Orbax wrote a checkpoint without its arrays below a folder with a bracket in its name, and said nothing."""
+    with pytest.raises(CheckpointError, match=r"below a folder with .* in its name; choose another --out"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["two  spaces", "\N{CLAPPER BOARD} 映", "%s", "{x}", "'q'", "a#b", "s3:", "a:b", "~"])
+def test_other_names_are_kept(tmp_path, name):
+    for step in (1, 2):
+        with Checkpoints(tmp_path / name) as checkpoints:
+            checkpoints.save(state(step), {})
+    assert refusal(tmp_path / name, 2, READS["restore"]) == ""
+    assert [path.name for path in tmp_path.iterdir()] == [name]

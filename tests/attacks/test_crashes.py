@@ -63,7 +63,7 @@ def test_from_whatever_kills_leave_a_rerun_ends_the_same(job, fast):
     found = moments(job, fast, "--states")
     assert found["wrong"] == []
     assert found["states"] >= STATES.get(job, 5)
-    assert found["longest"] > 1  # kills while recovering from a kill were among them
+    assert found["recovering"] > 0  # kills while recovering from a kill were among them
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from casejax.train import loop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of the signals and locks of Linux")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(casejax.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
-SIZES = {"hidden": 8, "num_snippets": 16, "batch_size": 4, "log_every": 2, "checkpoint_every": 2}
-CONFIG = Config.of("wtalc").changed(**SIZES, epochs=10**6)
+SIZES = {"hidden": 8, "num_clusters": 4, "num_snippets": 16, "batch_size": 4, "log_every": 2, "checkpoint_every": 2}
+CONFIG = Config.of("case").changed(**SIZES, epochs=10**6)
 
 
 @pytest.fixture(scope="module")

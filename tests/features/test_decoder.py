@@ -1,5 +1,6 @@
 """Videos to pictures: those that a player shows at the times asked for, whatever the file is like."""
 
+import socket
 import struct
 
 import numpy as np
@@ -142,6 +143,31 @@ def test_files_that_cannot_be_used_are_named(tmp_path, rng):
     }.items():
         with pytest.raises(DataError, match=rf"{name}.*{said}"):
             list(read_frames(tmp_path / name, fps=25, short_side=32))
+
+
+def test_names_that_ffmpeg_could_take_for_something_else(steady, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("rgb:1.mkv", "concat:a|b.mkv", "a%03d [x]*.mkv", "-y.mkv", "映像 é.mkv"):
+        (tmp_path / name).write_bytes(steady.read_bytes())
+        assert levels(name) == levels(steady)
+
+
+def test_what_a_file_refers_to_is_not_fetched(tmp_path):
+    """A playlist, a description of a stream and a list of files, by their own endings."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        url = f"http://127.0.0.1:{port}/x.ts"
+        for name, text in {
+            "a.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n",
+            "a.sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+            "a.ffconcat": f"ffconcat version 1.0\nfile {url}\n",
+        }.items():
+            (tmp_path / name).write_text(text)
+            with pytest.raises(DataError, match=f"{name}: is no video that can be read"):
+                probe(tmp_path / name)
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,16 @@ def test_what_is_read_back_finds_the_same(run, exported):
     np.testing.assert_array_equal(one.snippet_scores.fused, other.snippet_scores.fused)
 
 
+def test_it_is_the_same_bytes_again_and_names_no_place_of_this_machine(run, exported, tmp_path):
+    assert main(["export", str(run), str(tmp_path / "again")]) == 0
+    for file in exported.iterdir():
+        data = file.read_bytes()
+        assert data == (tmp_path / "again" / file.name).read_bytes(), file.name
+        for place in (Path(casejax.__file__).parent, Path(jax.__file__).parent, run, Path.home()):
+            assert bytes(place) not in data, (file.name, place)
+        assert b".py" not in data
+
+
 def test_the_program_runs_where_casejax_cannot_be_imported(run, exported, tmp_path):
     given = features(16)
     np.savez(tmp_path / "in.npz", *(np.stack([x, x[::-1]]) for x in given))
