@@ -35,8 +35,8 @@ SUMS = "sums.json"
 BLOCK = 1 << 22  # bytes read at a time
 OWN_FILES = 1 << 18  # bytes of what Orbax and TensorStore write about the arrays of a checkpoint, at most
 MISREAD = re.compile(r"[*?\[\\]|gs:/")
-"""Orbax collects files by globs of the whole path, and leaves out arrays where these letters are in it; TensorStore takes
-a backslash for a slash, and a name `gs:` for Google's storage."""
+"""Orbax collects files by globs of the whole path, and leaves out arrays where these letters are in it; TensorStore
+takes a backslash for a slash, and a name `gs:` for Google's storage."""
 DISK_FULL = ("RESOURCE_EXHAUSTED", "No space left", "Disk quota exceeded", "File too large")
 """What TensorStore says where the disk is full, in the middle of its messages."""
 
