@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from casejax.errors import DataError, OptionError
 from casejax.methods import METHODS, Method, find
 from casejax.methods.contract import THUMOS14, Number, Schedule
 from casejax.records import Dataset, Localization, option
+from casejax.runtime.reading import brief
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Config:
         """Inverse of `as_dict`; options without an effect are as published for the data set.
 
         Raises:
-          OptionError: a method, data set or option that does not exist.
+          OptionError: a method, data set or option that does not exist, or a value of another type than its option's.
         """
         start = cls.of(str(values.get("method")), dataset=str(values.get("dataset", THUMOS14)))
         own = {
@@ -183,7 +185,9 @@ class Config:
             if isinstance(options, Mapping)
             for name, value in options.items()
         }
-        return replace(start.changed(**own), variant=values.get("variant", "official"))
+        config = replace(start.changed(**own), variant=str(values.get("variant", "official")))
+        config.check_types()
+        return config
 
     def changed(self, **values: Any) -> Config:
         """A copy with single options replaced, named without their group.
@@ -208,19 +212,29 @@ class Config:
             "of schedule, localization and training (--help-all lists them)"
         )
 
+    def check_types(self) -> None:
+        """Refuse values of another type than their option's.
+
+        Raises:
+          OptionError: naming the option, its value and what it takes.
+        """
+        for each in self.options():
+            if not _fits(each.value, each.hint):
+                one_of = f"one of {get_args(each.hint)}" if get_origin(each.hint) is Literal else _name(each.hint)
+                raise OptionError(f"{each.name} must be {one_of}, got {brief(repr(each.value))}")
+
     def check(self) -> None:
         """Refuse values that no run can use, and options that do not go together.
 
         Raises:
           OptionError: naming the option, its value and what is allowed.
         """
+        self.check_types()
         for each in self.options():
             values = each.value if isinstance(each.value, tuple) else (each.value,)
             within = each.meta("within")
             if each.value is not None and within and not all(_lies(value, within) for value in values):
                 raise OptionError(f"{each.name} must lie in {within}, got {each.value}")
-            if get_origin(each.hint) is Literal and each.value not in get_args(each.hint):
-                raise OptionError(f"{each.name} must be one of {get_args(each.hint)}, got {each.value!r}")
         if not self.localization.thresholds:
             raise OptionError("thresholds must name at least one threshold, got none")
         if self.localization.smooth_width % 2 == 0:
@@ -333,10 +347,31 @@ def _replaced(group: Any, values: Mapping[str, Any]) -> Any:
     return replace(group, **own)
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of an option; whole numbers are numbers, and no bool is one."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is tuple:
+        kinds = (inner[0],) * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else inner
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is not None:
+        return any(_fits(value, each) for each in inner)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint in (int, float) and isinstance(value, Integral):
+        return abs(int(value)) < 2**63
+    return isinstance(value, Real if hint is float else hint)
+
+
+def _name(hint: Any) -> str:
+    return {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}.get(hint, str(hint))
+
+
 def _lies(value: Any, within: str) -> bool:
     """Whether a number lies in an interval such as "[0, 1)"."""
     low, high = (float(end) for end in within[1:-1].split(","))
-    if isinstance(value, str) or not math.isfinite(value):
+    if not math.isfinite(value):
         return False
     return (value >= low if within[0] == "[" else value > low) and (
         value <= high if within[-1] == "]" else value < high

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 
 from casejax.errors import CheckpointError, DataError, OptionError
-from casejax.run.config import Config
-from casejax.run.folder import Restored
+from casejax.run.folder import META, Restored, network_of
 from casejax.run.state import initial_state
 from casejax.runtime import files
 from casejax.runtime.reading import brief, read_bytes, read_json
@@ -60,29 +59,34 @@ def read_network(folder: Path) -> Restored:
         raise OptionError(f"{folder} needs safetensors: pip install 'casejax[export]'") from None
     try:
         arrays = load(read_bytes(folder / WEIGHTS, "weights"))
-        meta: dict[str, Any] = read_json(folder / SETTINGS, {"config": dict, "data": dict})
-        config, data = Config.from_dict(meta["config"]), meta["data"]
+        meta: dict[str, Any] = read_json(folder / SETTINGS, META)
+        config, data = network_of(meta, folder / SETTINGS), meta["data"]
         dims, classes = tuple(data["dims"]), data["classes"]
-        graphdef, template = initial_state(config, dims, len(classes), videos=(0, 0))
-    except (DataError, OSError, ValueError, KeyError, TypeError, OptionError, SafetensorError) as error:
+        # without memory for it, of which damaged settings could ask for any amount
+        template = jax.eval_shape(lambda: initial_state(config, dims, len(classes))[1])
+    except (ArithmeticError, DataError, OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: cannot be read ({brief(error)}); export the run again (casejax export)"
         ) from error
     leaves, structure = jax.tree.flatten(template.params)
     names = [name for name, _ in _named(template.params)]
-    has_clusters = isinstance(template.cluster_labels, jax.Array)
+    has_clusters = hasattr(template.cluster_labels, "shape")
     wanted = dict(zip(names, leaves, strict=True)) | ({CLUSTER_LABELS: template.cluster_labels} if has_clusters else {})
     for name in wanted.keys() ^ arrays.keys():
         fault = "lacks" if name in wanted else "has also"
         raise CheckpointError(f"{folder / WEIGHTS}: {fault} {name}; export the run again (casejax export)")
     for name, leaf in wanted.items():
-        if arrays[name].shape != leaf.shape:
+        there, asked = (f"{each.dtype} {each.shape}" for each in (arrays[name], leaf))
+        if there != asked:
             raise CheckpointError(
-                f"{folder / WEIGHTS}: {name} is {arrays[name].shape}, {SETTINGS} asks for {leaf.shape}; export the run "
-                "again (casejax export)"
+                f"{folder / WEIGHTS}: {name} is {there}, {SETTINGS} asks for {asked}; export the run again "
+                "(casejax export)"
             )
+        if not np.isfinite(arrays[name]).all():
+            raise CheckpointError(f"{folder / WEIGHTS}: {name} is not finite; export another run (casejax export)")
     params = jax.tree.unflatten(structure, [jax.numpy.asarray(arrays[name]) for name in names])
-    state = template._replace(params=params, step=jax.numpy.int32(meta.get("step", 0)))
+    graphdef, state = initial_state(config, dims, len(classes))
+    state = state._replace(params=params, step=jax.numpy.int32(meta.get("step", 0)))
     if has_clusters:
         state = state._replace(cluster_labels=jax.numpy.asarray(arrays[CLUSTER_LABELS]))
     return Restored(folder, graphdef, state, config, meta)

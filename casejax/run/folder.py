@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +17,27 @@ from casejax.run.config import Config
 from casejax.run.state import TrainState, initial_state
 from casejax.runtime import distributed, files, reading
 from casejax.runtime.checkpoint import Checkpoints
-from casejax.runtime.reading import check_form
+from casejax.runtime.reading import brief, check_form
 
 MAY_CHANGE = {"log_every", "checkpoint_every", "feed", "on_nan", "log"}
 """Options that may differ when a run is resumed: none of them changes what a step computes that ends well."""
 
 REMEDY = "name the folder of a run that casejax trained, or train again"
 META = {
-    "config": dict,
-    "data": {"classes": [str], "dims": [int], "streams": [str], "train_videos": int, "longest_train_video": int},
+    "config": {"method": str, "dataset?": str, "variant?": str},
+    "data": {
+        "classes": [str],
+        "dims": [int],
+        "streams": [str],
+        "train_videos": int,
+        "longest_train_video": int,
+        "timing?": {"frames?": float, "stride?": float, "fps?": float, "first_frame?": float, "rescaled?": bool},
+        "provenance?": dict,
+    },
     "selected?": (dict, type(None)),
+    "step?": int,
 }
-"""What the description of a checkpoint looks like."""
+"""What the description of a checkpoint, or of an exported network, looks like."""
 
 
 def describe(config: Config, dataset: Dataset, teacher: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -143,10 +152,40 @@ def _meta(checkpoints: Checkpoints, step: int | None = None) -> dict[str, Any]:
     """The description of a checkpoint, by default the newest, of the form of `META`."""
     meta = checkpoints.meta(step)
     try:
-        check_form(meta, META, f"{checkpoints.folder}: description", remedy=REMEDY)
+        where = f"{checkpoints.folder}: description"
+        check_form(meta, META, where, remedy=REMEDY)
+        check_form(meta.get("selected") or {}, {"step?": int}, f"{where}: 'selected'", remedy=REMEDY)
     except DataError as error:
         raise CheckpointError(str(error)) from error
     return meta
+
+
+def network_of(meta: dict[str, Any], where: object) -> Config:
+    """The configuration that a description states, once all is there to make its network and to time its rows.
+
+    Raises:
+      CheckpointError: naming `where` and what is wrong.
+    """
+    try:
+        config = Config.from_dict(meta["config"])
+        config.check()
+    except OptionError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    data = meta["data"]
+    if "timing" not in data:
+        raise CheckpointError(f"{where}: does not say what a row of features stands for; train or convert again")
+    stated = data["timing"]
+    known = stated.keys() <= {each.name for each in fields(Timing)}
+    if not (known and Timing(**stated).stride > 0 and Timing(**stated).fps > 0):
+        raise CheckpointError(f"{where}: its timing, {brief(str(stated))}, is none; train or convert again")
+    if len(data["dims"]) != len(data["streams"]) or not data["classes"] or min(data["dims"], default=0) < 1:
+        raise CheckpointError(
+            f"{where}: streams {brief(str(data['streams']))} of dimensions {brief(str(data['dims']))} with "
+            f"{len(data['classes'])} classes make no network; train or convert again"
+        )
+    if not 0 <= meta.get("step", 0) < 2**31:
+        raise CheckpointError(f"{where}: no network was trained for {brief(str(meta['step']))} steps; export it again")
+    return config
 
 
 class Restored(NamedTuple):
@@ -216,20 +255,13 @@ def restore_run(folder: Path) -> Restored:
         newest = _meta(checkpoints)
         if "selected" not in newest and (folder / "selected").is_dir():  # of a release that did not say
             place = folder / "selected"
-        elif newest.get("selected"):
-            place, step = folder / "selected", int(newest["selected"]["step"])
+        elif "step" in (newest.get("selected") or {}):
+            place, step = folder / "selected", newest["selected"]["step"]
     with Checkpoints(place, keep=None) as checkpoints:
         if step is not None and step not in checkpoints.steps:
             raise CheckpointError(f"{place}: lacks step {step}, which was selected; resume the run from an earlier one")
         meta = _meta(checkpoints, step)
-        try:
-            config = Config.from_dict(meta["config"])
-            config.check()
-        except (OptionError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{place}: {error}") from error
-        data = meta["data"]
-        if "timing" not in data:
-            raise CheckpointError(f"{place}: does not say what a row of features stands for; train or convert again")
+        config, data = network_of(meta, place), meta["data"]
         videos = data["train_videos"], data["longest_train_video"]
         graphdef, template = initial_state(config, tuple(data["dims"]), len(data["classes"]), videos=videos)
         return Restored(folder, graphdef, checkpoints.restore(template, step), config, meta)

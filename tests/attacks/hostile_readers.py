@@ -32,14 +32,14 @@ from casejax.evaluate.protocols import CASE
 from casejax.features.writer import FeatureFolder
 from casejax.inference.judging import judge_file, read_truth
 from casejax.methods.case import published
-from casejax.records import SegmentTable
+from casejax.records import Dataset, Features, SegmentTable, Split
 from casejax.report.analysis import Analysis, read_analysis, write_analysis
 from casejax.report.comparison import read_finished
 from casejax.report.finished import read_run
 from casejax.run import record
 from casejax.run.config import Config
 from casejax.run.exported import read_network, write_network
-from casejax.run.folder import Restored, read_metrics
+from casejax.run.folder import Restored, describe, read_metrics
 from casejax.run.state import initial_state
 from casejax.train.writers import make_writer
 
@@ -245,11 +245,18 @@ def _exported(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         config = Config.of("case", hidden=2, num_clusters=2, num_snippets=4)
         graphdef, state = initial_state(config, (3,), 2)
-        about = {"data": {"dims": [3], "classes": ["a", "b"], "streams": ["rgb"]}}
-        write_network(Restored(folder, graphdef, state, config, about), folder)
+        nothing = Features.end_to_end((np.zeros((0, 3), np.float32),), [])
+        dataset = Dataset("here", ("a", "b"), ("rgb",), *(Split(each, (), nothing) for each in ("train", "test")))
+        write_network(Restored(folder, graphdef, state, config, describe(config, dataset)), folder)
         return folder / name
 
     return write
+
+
+def _read_exported(path: Path) -> object:
+    network = read_network(path.parent)
+    network.check_timing(network.timing, "itself")
+    return network.check_provenance({"backbone": "i3d"}, "itself")
 
 
 def _read_report(path: Path) -> object:
@@ -291,7 +298,7 @@ READERS = {
     "labels of clusters": Reader(_cluster_labels, lambda path: published._read_cluster_labels(path, 3)),
     "report": Reader(_text("average_precision.csv", "class,0.5\nJump,0.25\n"), _read_report),
     "exported": Reader(_exported("model.safetensors"), lambda path: read_network(path.parent)),
-    "exported settings": Reader(_exported("config.json"), lambda path: read_network(path.parent), True),
+    "exported settings": Reader(_exported("config.json"), _read_exported, True),
     "run": Reader(_json("run.json", {"starts": [{"step": 1}]}), record._earlier, False, False),
     "table of metrics": Reader(
         _text("metrics.csv", "step,loss\n1,0.5\n2,0.25\n"),

@@ -17,8 +17,9 @@ NETWORK = {"num_clusters": 4, "hidden": 8, "num_snippets": 16}
 DRAWN = re.compile(r"[0-9a-f]{32}|(?<=tmp)[-_.]?\d+$")
 """Names of chance: those of TensorStore's files, and the time behind Orbax's temporary folders."""
 
-OF_THREADS = re.compile(r"/ocdbt\.process_\d+/|/d/\*$|/manifest\.ocdbt$")
-"""What TensorStore's threads write, in no fixed order, into a checkpoint that bears its name only once all is there."""
+HIDDEN = re.compile(r"\.orbax-checkpoint-tmp/|/ocdbt\.process_\d+/|/d/\*$|/manifest\.ocdbt$")
+"""What lies in a checkpoint without a name yet, which is deleted as a whole, and what TensorStore's threads write, in no
+fixed order: states that differ in them are one. Real kills end among them too."""
 
 
 def world(folder: Path) -> None:
@@ -247,7 +248,7 @@ def likeness(folder: Path) -> str:
     found = []
     for path in sorted(folder.rglob("*")):
         name = DRAWN.sub("*", path.relative_to(folder).as_posix())
-        if OF_THREADS.search(name):
+        if HIDDEN.search(name):
             continue
         if path.is_dir():
             found.append((name, "folder"))

@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_whole_is_refused(exported, tmp_path):
     arrays = load_file(tmp_path / WEIGHTS)
     name = next(iter(arrays))
     save_file(arrays | {name: np.zeros((1, 1), np.float32)}, tmp_path / WEIGHTS)
-    with pytest.raises(CheckpointError, match=rf"{name} is \(1, 1\), config.json asks for"):
+    with pytest.raises(CheckpointError, match=rf"{name} is float32 \(1, 1\), config.json asks for"):
         Localizer.load(tmp_path)
     save_file({key: value for key, value in arrays.items() if key != name}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError, match=f"lacks {name}"):
