@@ -58,7 +58,7 @@ def generalized_bce(
       guard: added to both probabilities and both counts; bounds the gradient at 0 and 1.
 
     Returns:
-      (...) losses, one a video. A side without a snippet contributes 0.
+      (...) losses, one a video. A side without a snippet contributes 0. Values outside [0, 1] may give NaN.
 
     Raises:
       ValueError: `exponent` outside [0, 1].

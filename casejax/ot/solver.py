@@ -53,7 +53,7 @@ class SinkhornOutput(NamedTuple):
       column_error: the same of the columns; since rows are updated last, the error of a
         truncated iteration shows here. For a relaxed column marginal the distance is that to the column sums after one
         more update of the columns, which is 0 at the optimum and nowhere else.
-      converged: both errors are at most `tolerance` (1e-4 where none was given).
+      converged: both errors are at most `tolerance` (1e-4 where none was given), and there is mass.
     """
 
     plan: Float[Array, "n k"]

@@ -18,7 +18,7 @@ DRAWN = re.compile(r"[0-9a-f]{32}|(?<=tmp)[-_.]?\d+$")
 """Names of chance: those of TensorStore's files, and the time behind Orbax's temporary folders."""
 
 HIDDEN = re.compile(r"\.orbax-checkpoint-tmp/|/ocdbt\.process_\d+/|/d/\*$|/manifest\.ocdbt$")
-"""What lies in a checkpoint without a name yet, which is deleted as a whole, and what TensorStore's threads write, in no
+"""What lies in a checkpoint without a name yet, which is deleted as a whole, and what TensorStore's threads write in no
 fixed order: states that differ in them are one. Real kills end among them too."""
 
 

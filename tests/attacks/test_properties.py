@@ -7,6 +7,7 @@ all. Input that is finite and of ordinary size gives output that is finite, but 
 """
 
 import functools
+import os
 
 import jax
 import ml_dtypes
@@ -33,9 +34,9 @@ INFINITE = {
         "bootstrap_detections",
         "kinds_by_rank",
     )
-} | {"losses.triplets"}
-"""NaN for a class without instances and where nothing is there to measure, -inf where no other center is, as their
-docstrings say."""
+} | {"losses.triplets", "losses.generalized_bce", "alignment.smooth_min", "alignment.min_gamma", "alignment.hard_min"}
+"""NaN for a class without instances, where nothing is there to measure and for what is no probability, -inf where no other
+center is, +inf for the minimum of nothing, as their docstrings say."""
 
 ORDINARY = {
     "zeros": np.zeros_like,
@@ -60,6 +61,7 @@ SIZES = {
     "more columns than rows": Sizes(1, 2, 2, 5, 2, 4),
     "odd": Sizes(3, 7, 1, 1, 3, 2),
 }
+EXAMPLES = int(os.environ.get("CASEJAX_EXAMPLES", "60"))  # a function, of the slow test
 TYPES = (np.float16, ml_dtypes.bfloat16, np.int32, np.int64, np.uint8)
 
 
@@ -128,6 +130,8 @@ def attack(name, data):
         return
     except Exception as error:
         pytest.fail(f"{where}: {type(error).__name__}: {error}")
+    if hasattr(result, "column_potential"):
+        result = result._replace(column_potential=None)  # -inf for a column without mass, as its docstring says
     if ordinary and name not in INFINITE:
         assert all(np.isfinite(x).all() for x in numbers(result)), f"{where}: not finite"
 
@@ -143,7 +147,7 @@ def test_cheap_functions_at_the_edge(name, data):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", JOBS)
 def test_a_function_at_the_edge(name):
-    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def tried(data):
         attack(name, data)
