@@ -35,7 +35,7 @@ INFINITE = {
         "kinds_by_rank",
     )
 } | {"losses.triplets", "losses.generalized_bce", "alignment.smooth_min", "alignment.min_gamma", "alignment.hard_min"}
-"""NaN for a class without instances, where nothing is to be measured and for what is no probability, -inf where no other
+"""NaN for a class without instances, where nothing can be measured and for what is no probability, -inf where no other
 center is, +inf for the minimum of nothing, as their docstrings say."""
 
 ORDINARY = {
