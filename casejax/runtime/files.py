@@ -189,7 +189,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove what killed processes left of `whole_file` and `whole_folder` in a folder, not in those below it.
+    """Remove what killed processes left of `whole_file` and `whole_folder` in a folder and in those one level below.
 
     Returns:
       What was removed. Hidden places that a living process holds stay, on whatever host it runs.
@@ -202,7 +202,7 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
     removed: list[Path] = []
     if fcntl is None:
         return removed
-    for place in sorted(Path(folder).glob(".*.partial")):
+    for place in sorted(each for form in (".*.partial", "[!.]*/.*.partial") for each in Path(folder).glob(form)):
         with suppress(OSError):
             descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

@@ -19,10 +19,12 @@ import casejax
 from casejax.alignment.networks.keras_weights import read_keras_weights
 from casejax.data import store
 from casejax.data.layouts.feature_files import list_videos, load_features_file
+from casejax.data.layouts.rows import read_array
 from casejax.data.matlab import read_matlab
 from casejax.data.pickles import read_pickle
 from casejax.errors import CheckpointError, DataError
 from casejax.runtime import distributed, files, reading
+from casejax.runtime.npy import map_npy
 
 JSON_READERS = [name for name, reader in READERS.items() if reader.is_json and reader.names_file]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(casejax.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
@@ -221,6 +223,19 @@ def test_f_what_a_living_writer_holds_is_not_swept(tmp_path):
         assert (tmp_path / "a").read_text() == "other"
     assert (tmp_path / "a").read_text() == "one"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("described", ["|M", "<m8[s]", "|V3", "[('a', '<f4')]"])
+def test_c_dates_and_records_of_numpy_are_neither_numbers_nor_text(tmp_path, described):
+    """NumPy fails in `str` of a date without a unit."""
+    path = tmp_path / "classes.npy"
+    described = described if described[0] == "[" else repr(described)
+    header = f"{{'descr': {described}, 'fortran_order': False, 'shape': (2,), }}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64))
+    with pytest.raises(DataError, match="classes.npy: it is a single array of type .*, not an object"):
+        read_array(path)
+    with pytest.raises(DataError, match="classes.npy: .* holds neither numbers nor text"):
+        map_npy(path, remedy="name another")
 
 
 def test_k_two_data_sets_in_one_packed_folder(tmp_path):

@@ -34,9 +34,16 @@ INFINITE = {
         "bootstrap_detections",
         "kinds_by_rank",
     )
-} | {"losses.triplets", "losses.generalized_bce", "alignment.smooth_min", "alignment.min_gamma", "alignment.hard_min"}
-"""NaN for a class without instances, where nothing can be measured and for what is no probability, -inf where no other
-center is, +inf for the minimum of nothing, as their docstrings say."""
+} | {
+    "losses.triplets",
+    "losses.generalized_bce",
+    "labels.power_margin",
+    "alignment.smooth_min",
+    "alignment.min_gamma",
+    "alignment.hard_min",
+}
+"""NaN for a class without instances, where nothing can be measured and for what is no probability or length, -inf where no
+other center is, +inf for the minimum of nothing, as their docstrings say."""
 
 ORDINARY = {
     "zeros": np.zeros_like,
@@ -107,6 +114,8 @@ def attack(name, data):
         if not where:
             continue
         i = data.draw(st.sampled_from(where), "place")
+        if changed[i] is not leaves[i]:
+            continue
         value = np.asarray(changed[i])
         if kind == "mask":
             changed[i] = np.full_like(value, data.draw(st.booleans(), "shown"))

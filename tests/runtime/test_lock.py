@@ -49,9 +49,11 @@ def test_what_a_kill_left_in_it_is_swept(tmp_path):
     (tmp_path / ".world.partial").mkdir()
     (tmp_path / ".world.partial" / "x").write_text("x")
     (tmp_path / ".results.json.partial").write_text("x")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / ".curves.png.partial").write_text("x")
     with own_folder(tmp_path):
-        assert [p.name for p in tmp_path.iterdir()] == [".lock"]
-    assert not list(tmp_path.iterdir())
+        assert sorted(p.name for p in tmp_path.rglob("*")) == [".lock", "pictures"]
+    assert [p.name for p in tmp_path.rglob("*")] == ["pictures"]
 
 
 def test_an_owner_that_has_not_written_its_name_yet_is_waited_for(tmp_path):
