@@ -45,7 +45,9 @@ class SnippetLabels(NamedTuple):
 
 @takes()
 def power_margin(length: Float[Array, "*m"]) -> Float[Array, "*m"]:
-    """Snippets to either side that count as around an instance: 0.0785 length^0.9, as published; NaN for a negative length.
+    """Snippets to either side that count as around an instance: 0.0785 length^0.9, as published.
+
+    NaN for a negative length.
 
     Example:
       >>> import jax.numpy as jnp

@@ -47,7 +47,10 @@ def read_header(file: Any, where: Any, *, remedy: str) -> Header:
     if dtype.hasobject:
         raise DataError(f"{where}: dtype {dtype} means a pickle, which is never loaded; save it as float32")
     if dtype.kind not in "biufcSU":
-        raise DataError(f"{where}: dtype {brief(str(dtype))} holds neither numbers nor text; {remedy}")
+        raise DataError(
+            f"{where}: dtype {brief(str(dtype))} holds neither numbers nor text; save it as float32 or as strings, or "
+            f"{remedy}"
+        )
     if any(length < 0 for length in shape) or len(shape) > 32:
         raise DataError(f"{where}: its header promises the shape {shape[:8]}; {remedy}")
     return Header(shape, "F" if fortran else "C", dtype, math.prod(shape) * dtype.itemsize)

@@ -232,9 +232,9 @@ def test_c_dates_and_records_of_numpy_are_neither_numbers_nor_text(tmp_path, des
     described = described if described[0] == "[" else repr(described)
     header = f"{{'descr': {described}, 'fortran_order': False, 'shape': (2,), }}".ljust(117) + "\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64))
-    with pytest.raises(DataError, match="classes.npy: it is a single array of type .*, not an object"):
+    with pytest.raises(DataError, match=r"classes\.npy: it is a single array of type .*, not an object"):
         read_array(path)
-    with pytest.raises(DataError, match="classes.npy: .* holds neither numbers nor text"):
+    with pytest.raises(DataError, match=r"classes\.npy: .* holds neither numbers nor text"):
         map_npy(path, remedy="name another")
 
 
