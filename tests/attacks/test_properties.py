@@ -42,7 +42,7 @@ INFINITE = {
     "alignment.min_gamma",
     "alignment.hard_min",
 }
-"""NaN for a class without instances, where nothing can be measured and for what is no probability or length, -inf where no
+"""NaN for a class without instances, for nothing to measure and for what is no probability or length, -inf where no
 other center is, +inf for the minimum of nothing, as their docstrings say."""
 
 ORDINARY = {
