@@ -247,10 +247,10 @@ def _name(entry: Any) -> str:
 
 
 def _sums(place: Path) -> dict[str, Any]:
-    """Bytes and CRC-32 of every file of a checkpoint, by its path."""
+    """Bytes and CRC-32 of every file of a checkpoint, by its path; what a kill left of the sums is none of it."""
     found = {}
     for path in sorted(place.rglob("*")):
-        if path.is_file() and path.name != SUMS:
+        if path.is_file() and not path.name.removeprefix(".").startswith(SUMS):
             crc32, size = 0, 0
             with reading.open_plain(path) as file:
                 while block := file.read(BLOCK):

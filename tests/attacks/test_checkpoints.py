@@ -71,6 +71,14 @@ def test_every_flipped_bit_is_refused(folder, rng, flips):
     assert refusal(folder, 2, READS["restore"]) == ""
 
 
+def test_what_a_kill_left_of_the_sums_is_not_summed(folder):
+    (folder / "2" / SUMS).rename(folder / "2" / f".{SUMS}.partial")
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.tidy()
+    assert not list((folder / "2").glob(".*"))
+    assert refusal(folder, 2, READS["restore"]) == ""
+
+
 def test_what_a_kill_left_without_sums_gets_them_from_its_run(folder):
     (folder / "2" / SUMS).unlink()
     shutil.copytree(folder, folder.parent / "copy")
