@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 OF_OTHERS = """
 --activations --finegym --methods --steps --train --figure --kernels --peak-of --penn --row --rows --table
---thumos14 --worlds --gamma --lr --modal --std --temp --verbose
---logdir --no-binary --no-deps --command --worker --gpus-per-task --nodes --ntasks-per-node --requeue
+--states --thumos14 --worlds --gamma --lr --modal --std --temp --verbose
+--logdir --no-binary --no-deps --command --hypothesis-seed --worker --gpus-per-task --nodes --ntasks-per-node --requeue
 """  # of examples and benchmarks; of the published program, where they have no underscore; of pip, SLURM and the like
 
 
