@@ -165,9 +165,12 @@ def _open(folder: Path, stem: str, described: dict[str, Any], source: Source) ->
         raise DataError(f"{about}: describes other features than {path.name} was asked for; {remedy}")
     dtype, width, total = DTYPES[source.dtype], sum(source.dims), sum(source.lengths)
     expected = total * width * dtype.itemsize
-    if not path.exists() or path.stat().st_size != expected:
-        found = f"{path.stat().st_size} bytes" if path.exists() else "no such file"
-        raise DataError(f"{path}: {found} where {about.name} promises {expected} bytes; {remedy}")
+    try:
+        present = path.stat().st_size
+    except FileNotFoundError:  # looked at once: another process may delete it at any moment
+        raise DataError(f"{path}: no such file where {about.name} promises {expected} bytes; {remedy}") from None
+    if present != expected:
+        raise DataError(f"{path}: {present} bytes where {about.name} promises {expected} bytes; {remedy}")
     with reading.open_plain(path) as file:
         checksum = 0
         while block := file.read(BLOCK):

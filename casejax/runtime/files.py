@@ -58,22 +58,23 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", *, size: int | Non
     with _explained(path, needed=size):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, descriptor = _hidden_file(path)
-    try:
-        full = NO_ROOM | {errno.EROFS}
-        # Closing the file writes what is left once more, so that is explained too.
-        with (
-            _explained(path, only=full, needed=size),
-            open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file,
-        ):
+    full = NO_ROOM | {errno.EROFS}
+    # Closing the file writes what is left once more, so that is explained too.
+    with (
+        _explained(path, only=full, needed=size),
+        open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file,
+    ):
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
             with _explained(path):
                 os.replace(partial, path)  # while the lock is held: nobody takes the place for a leftover
                 _keep_name(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            if same_file(partial, descriptor):  # while it is held: nobody else's of the same name is removed
+                partial.unlink()
+            raise
 
 
 @contextmanager
@@ -110,7 +111,8 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.rename(partial, path)
             _keep_name(path)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if same_file(partial, descriptor):
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
         os.close(descriptor)
@@ -206,7 +208,8 @@ def sweep(folder: str | os.PathLike[str]) -> list[Path]:
         with suppress(OSError):
             descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                if _lock(descriptor):
+                # under its name there may be another by now, that of a living writer
+                if _lock(descriptor) and same_file(place, descriptor):
                     shutil.rmtree(place) if place.is_dir() else place.unlink()
                     removed.append(place)
             finally:
@@ -322,7 +325,7 @@ def same_file(path: Path, descriptor: int) -> bool:
     """Whether an open file still has its name."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

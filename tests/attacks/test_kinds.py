@@ -225,6 +225,45 @@ def test_f_what_a_living_writer_holds_is_not_swept(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_f_a_name_that_another_writer_has_taken_meanwhile_is_not_swept(tmp_path, monkeypatch):
+    """Between looking at a hidden place and locking it, its writer ends, and the next one begins under that name."""
+    partial, lock = tmp_path / ".a.partial", files._lock
+    partial.write_text("whole")
+
+    def late(descriptor):
+        if not (tmp_path / "a").exists():
+            partial.rename(tmp_path / "a")
+            partial.write_text("of the next")
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    assert files.sweep(tmp_path) == []
+    assert partial.read_text() == "of the next"
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_k_a_packed_file_that_goes_while_it_is_looked_at(tmp_path, monkeypatch, at):
+    """Another process deletes it just before somebody looks at it for the n-th time."""
+    source = store.Source([tmp_path / "s"], [3], [4], "float32")
+    source.files[0].write_text("x")
+    store.packed(tmp_path / "packed", "train", source, iter([ROWS]))
+    packed = next((tmp_path / "packed").glob("*.features"))
+    stat, looks = Path.stat, []
+
+    def late(path, **options):
+        looks.append(path)
+        if path == packed and looks.count(packed) == at:
+            packed.with_suffix(".json").unlink()
+            packed.unlink()
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", late)
+    got = store.packed(tmp_path / "packed", "train", source, iter([ROWS + 1]))
+    deleted = looks.count(packed) >= at
+    np.testing.assert_array_equal(got.streams[0], ROWS + 1 if deleted else ROWS)
+    assert packed in looks
+
+
 @pytest.mark.parametrize("described", ["|M", "<m8[s]", "|V3", "[('a', '<f4')]"])
 def test_c_dates_and_records_of_numpy_are_neither_numbers_nor_text(tmp_path, described):
     """NumPy fails in `str` of a date without a unit."""

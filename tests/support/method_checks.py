@@ -206,12 +206,21 @@ def assert_loss(found, want, rtol=2e-5):
 
 
 def assert_foreground(foreground, outputs, scores, divisor):
-    """Q^A: of each video the snippets that score highest for one of its classes, the same for every embedding."""
+    """Q^A: of each video the snippets that score highest for one of its classes, the same for every embedding.
+
+    Which of several that differ by round-off has the last place is left open: processors round differently.
+    """
     assert len(foreground) == len(outputs.embedding)
     for labels in foreground:
         for b, n in enumerate(LENGTHS):
-            chosen = oracles.select_top_k(scores(b)[None], divisor)[0]
-            np.testing.assert_array_equal(labels[b, :n], chosen[:, LABELS[b] > 0].any(axis=1))
+            own = scores(b)[:, LABELS[b] > 0]
+            chosen = oracles.select_top_k(own[None], divisor)[0]
+            last = np.where(chosen, own, np.inf).min(axis=0)
+            level = np.isclose(own, last, rtol=1e-6, atol=0)
+            clear = ~(level & (level.sum(axis=0) > 1)).any(axis=1)
+            assert clear.any()
+            np.testing.assert_array_equal(labels[b, :n][clear], chosen.any(axis=1)[clear])
+            assert labels[b, :n].sum() == chosen.any(axis=1).sum() or not clear.all()
             assert not labels[b, n:].any()
 
 
