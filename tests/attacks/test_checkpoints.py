@@ -119,3 +119,12 @@ def test_other_names_are_kept(tmp_path, name):
             checkpoints.save(state(step), {})
     assert refusal(tmp_path / name, 2, READS["restore"]) == ""
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_link_leads_to_a_folder_of_such_a_name(tmp_path):
+    (tmp_path / "runs [1]").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "runs [1]")
+    with Checkpoints(tmp_path / "runs") as checkpoints:
+        checkpoints.save(state(2), {})
+    assert refusal(tmp_path / "runs", 2, READS["restore"]) == ""
+    assert (tmp_path / "runs [1]" / "2" / SUMS).exists()
