@@ -175,8 +175,8 @@ def network_of(meta: dict[str, Any], where: object) -> Config:
     if "timing" not in data:
         raise CheckpointError(f"{where}: does not say what a row of features stands for; train or convert again")
     stated = data["timing"]
-    known = stated.keys() <= {each.name for each in fields(Timing)}
-    if not (known and Timing(**stated).stride > 0 and Timing(**stated).fps > 0):
+    timing = Timing(**stated) if stated.keys() <= {each.name for each in fields(Timing)} else None
+    if timing is None or min(timing.stride, timing.fps) <= 0:
         raise CheckpointError(f"{where}: its timing, {brief(str(stated))}, is none; train or convert again")
     if len(data["dims"]) != len(data["streams"]) or not data["classes"] or min(data["dims"], default=0) < 1:
         raise CheckpointError(
