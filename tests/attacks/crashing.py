@@ -25,7 +25,7 @@ from pathlib import Path
 from jobs import JOBS, WITH_JAX, bring_jax, keep_programs, likeness, sources, tree
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree"}
-MOST_STATES = 2000
+MOST_STATES = 500
 """States after which something must differ from run to run that should not."""
 
 

@@ -18,6 +18,8 @@ MOMENTS = {"report": 13, "pack": 20, "extract": 30, "world": 20}
 """Least numbers of moments of the jobs that need no JAX."""
 STATES = {"train": 20, "select": 30, "convert": 10, "publish": 5, "export": 10, "predict": 5}
 """Least numbers of states in which kills leave the jobs that do."""
+AT_ONCE = ("convert", "export")
+"""Jobs whose recovery passes through no state that a first kill does not leave too."""
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ def test_from_whatever_kills_leave_a_rerun_ends_the_same(job, fast):
     assert found["wrong"] == []
     assert found["states"] >= STATES.get(job, 5)
     assert found["recovering"] > 0  # kills while recovering from a kill were among them
+    assert (found["longest"] > 1) != (job in AT_ONCE)
 
 
 @pytest.mark.slow

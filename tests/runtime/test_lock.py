@@ -1,6 +1,5 @@
 """One run in a folder at a time."""
 
-import fcntl
 import threading
 
 import pytest
@@ -8,6 +7,8 @@ import pytest
 from casejax.errors import CheckpointError
 from casejax.runtime import files
 from casejax.runtime.lock import own_folder
+
+fcntl = pytest.importorskip("fcntl")
 
 
 def enter(path):

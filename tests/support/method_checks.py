@@ -220,7 +220,8 @@ def assert_foreground(foreground, outputs, scores, divisor):
             clear = ~(level & (level.sum(axis=0) > 1)).any(axis=1)
             assert clear.any()
             np.testing.assert_array_equal(labels[b, :n][clear], chosen.any(axis=1)[clear])
-            assert labels[b, :n].sum() == chosen.any(axis=1).sum() or not clear.all()
+            if own.shape[1] == 1:  # of several classes some may share a snippet
+                assert labels[b, :n].sum() == chosen.sum()
             assert not labels[b, n:].any()
 
 
